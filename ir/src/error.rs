@@ -1,0 +1,45 @@
+//! Diagnostics of the IRs, E01xx.
+
+use thiserror::Error;
+
+/// A range of bytes in a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Span {
+    /// First byte.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+/// One thing wrong with a text, a graph or a kernel.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[error("{kind}")]
+pub struct IrError {
+    /// Where, if it came from a text.
+    pub span: Option<Span>,
+    /// What.
+    pub kind: IrErrorKind,
+}
+
+/// What can be wrong.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[non_exhaustive]
+pub enum IrErrorKind {
+    /// A character or word that the grammar does not have here.
+    #[error("found {found}, expected {expected}")]
+    Syntax {
+        /// What stands there.
+        found: String,
+        /// What could stand there.
+        expected: String,
+    },
+}
+
+impl IrErrorKind {
+    /// The diagnostic's code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            IrErrorKind::Syntax { .. } => "E0101",
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What a program is: graph IR, kernel IR, loop IR, their texts, verifiers and interpreters.
+//!
+//! - [`dtype`]: element types and encodings
+//! - [`dim`]: extents as expressions over symbols
+//! - [`expr`]: scalar expressions
+//! - [`attr`], [`op`], [`ops`]: what an op is, and all of them
+//! - [`graph`]: tensors with named indices
+//! - [`kernel`]: programs over tiles
+//! - [`loops`]: programs over scalars and short vectors
+//! - [`target`]: what turns kernels into code
+//! - [`error`]: E01xx
+
+#![warn(missing_docs)]
+
+pub mod attr;
+pub mod dim;
+pub mod dtype;
+pub mod error;
+pub mod expr;
+pub mod graph;
+pub mod kernel;
+pub mod loops;
+pub mod op;
+pub mod ops;
+pub mod target;

@@ -1,0 +1,104 @@
+//! Sizes that depend on a step: small postfix programs over the step symbols.
+
+use serde::{Deserialize, Serialize};
+
+/// One operation of a [`SizeExpr`]. Binary operations take the two topmost values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SizeOp {
+    /// Push a constant.
+    Const(i64),
+    /// Push a step symbol, by its position in the plan's symbol table.
+    Symbol(u32),
+    /// Sum.
+    Add,
+    /// Product.
+    Mul,
+    /// Quotient rounded down.
+    FloorDiv,
+    /// Quotient rounded up.
+    CeilDiv,
+    /// Lesser of two.
+    Min,
+    /// Greater of two.
+    Max,
+}
+
+/// An integer expression over step symbols, in postfix order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SizeExpr(pub Vec<SizeOp>);
+
+impl SizeExpr {
+    /// The constant `value`.
+    pub fn constant(value: i64) -> Self {
+        SizeExpr(vec![SizeOp::Const(value)])
+    }
+
+    /// The symbol at `index` of the plan's symbol table.
+    pub fn symbol(index: u32) -> Self {
+        SizeExpr(vec![SizeOp::Symbol(index)])
+    }
+
+    /// `self op other`.
+    pub fn then(mut self, other: SizeExpr, op: SizeOp) -> Self {
+        self.0.extend(other.0);
+        self.0.push(op);
+        self
+    }
+
+    /// The value under `symbols`; `None` if the program is malformed, divides by zero, or
+    /// overflows.
+    pub fn eval(&self, symbols: &[i64]) -> Option<i64> {
+        let mut stack = Vec::with_capacity(4);
+        for op in &self.0 {
+            let value = match *op {
+                SizeOp::Const(c) => c,
+                SizeOp::Symbol(i) => *symbols.get(i as usize)?,
+                binary => {
+                    let b = stack.pop()?;
+                    let a = stack.pop()?;
+                    apply(binary, a, b)?
+                }
+            };
+            stack.push(value);
+        }
+        let value = stack.pop()?;
+        stack.is_empty().then_some(value)
+    }
+}
+
+fn apply(op: SizeOp, a: i64, b: i64) -> Option<i64> {
+    match op {
+        SizeOp::Add => a.checked_add(b),
+        SizeOp::Mul => a.checked_mul(b),
+        SizeOp::FloorDiv => (b > 0).then(|| a.div_euclid(b)),
+        SizeOp::CeilDiv => (b > 0).then(|| a.checked_add(b - 1).map(|v| v.div_euclid(b)))?,
+        SizeOp::Min => Some(a.min(b)),
+        SizeOp::Max => Some(a.max(b)),
+        SizeOp::Const(_) | SizeOp::Symbol(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evaluates_postfix_over_symbols() {
+        let n = SizeExpr::symbol(0);
+        let pages = n.then(SizeExpr::constant(64), SizeOp::CeilDiv);
+        assert_eq!(pages.eval(&[129]), Some(3));
+        assert_eq!(pages.eval(&[]), None);
+    }
+
+    #[test]
+    fn refuses_overflow_and_malformed_programs() {
+        let big = SizeExpr::constant(i64::MAX);
+        assert_eq!(big.clone().then(big, SizeOp::Mul).eval(&[]), None);
+        assert_eq!(SizeExpr(vec![SizeOp::Add]).eval(&[]), None);
+        assert_eq!(SizeExpr(vec![]).eval(&[]), None);
+        let zero = SizeExpr::constant(1).then(SizeExpr::constant(0), SizeOp::FloorDiv);
+        assert_eq!(zero.eval(&[]), None);
+    }
+}
