@@ -1,0 +1,343 @@
+//! Chat templates, as checkpoints publish them: Jinja with the functions that the reference
+//! renderer of Hugging Face transformers offers.
+
+use crate::error::{GenerateError, Result};
+use crate::pyjson;
+use crate::tokenize::TokenName;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value};
+use minijinja::{Environment, Error, ErrorKind};
+use serde::{Deserialize, Serialize};
+use serde_json::Map;
+
+/// Operations that a rendering may take: hundreds for each message of a long conversation.
+const FUEL: u64 = 20_000_000;
+/// Name of the template inside the engine; without a suffix, so that nothing is HTML-escaped.
+const NAME: &str = "chat_template";
+
+/// One turn of a conversation. Further keys (`tool_calls`, `reasoning_content`, ...) reach the
+/// template as they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, `tool`, or what else the template knows.
+    pub role: String,
+    /// Text of the turn; templates test whether it is none.
+    pub content: Option<String>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: Map<String, serde_json::Value>,
+}
+
+impl Message {
+    /// A turn with a role and a text.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Message { role: role.into(), content: Some(content.into()), extra: Map::new() }
+    }
+}
+
+/// What a template sees beside the messages.
+#[derive(Clone, Debug, Default)]
+pub struct ChatOptions {
+    /// End the text so that the model continues as the assistant.
+    pub add_generation_prompt: bool,
+    /// Tool descriptions, as in the OpenAI API; the template sees none if left out.
+    pub tools: Option<serde_json::Value>,
+    /// Further variables, e.g. `thinking` or `enable_thinking`.
+    pub variables: Map<String, serde_json::Value>,
+}
+
+/// A parsed template with the special tokens it may name.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    tokens: Vec<(&'static str, String)>,
+    fuel: u64,
+}
+
+/// The keys of `tokenizer_config.json` that templates depend on.
+#[derive(Debug, Default, Deserialize)]
+struct Config {
+    chat_template: Option<Templates>,
+    bos_token: Option<TokenName>,
+    eos_token: Option<TokenName>,
+    pad_token: Option<TokenName>,
+    unk_token: Option<TokenName>,
+}
+
+/// One template, or several with names of which `default` is the one for conversations.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Templates {
+    One(String),
+    Named(Vec<Named>),
+}
+
+#[derive(Debug, Deserialize)]
+struct Named {
+    name: String,
+    template: String,
+}
+
+impl ChatTemplate {
+    /// Reads the template of `tokenizer_config.json`; a `chat_template.jinja` file beside it has
+    /// the last word.
+    ///
+    /// # Errors
+    /// [`GenerateError::BadTokenizer`] if the configuration is not JSON of the known form,
+    /// [`GenerateError::NoChatTemplate`] if there is no template,
+    /// [`GenerateError::Template`] if it does not parse.
+    pub fn from_config(config: Option<&[u8]>, jinja: Option<&[u8]>) -> Result<Self> {
+        let bad = |file, detail: String| GenerateError::BadTokenizer { file, detail };
+        let config: Config = match config {
+            None => Config::default(),
+            Some(bytes) => serde_json::from_slice(bytes)
+                .map_err(|e| bad("tokenizer_config.json", e.to_string()))?,
+        };
+        let file = jinja
+            .map(|bytes| {
+                std::str::from_utf8(bytes).map_err(|e| bad("chat_template.jinja", e.to_string()))
+            })
+            .transpose()?;
+        let source = match (file, config.chat_template) {
+            (Some(text), _) => text.to_owned(),
+            (None, Some(Templates::One(text))) => text,
+            (None, Some(Templates::Named(all))) => all
+                .into_iter()
+                .find(|t| t.name == "default")
+                .map(|t| t.template)
+                .ok_or(GenerateError::NoChatTemplate)?,
+            (None, None) => return Err(GenerateError::NoChatTemplate),
+        };
+        let tokens = [
+            ("bos_token", config.bos_token),
+            ("eos_token", config.eos_token),
+            ("pad_token", config.pad_token),
+            ("unk_token", config.unk_token),
+        ];
+        let tokens = tokens
+            .into_iter()
+            .filter_map(|(key, name)| Some((key, name?.as_str().to_owned())))
+            .collect();
+        Self::new(&source, tokens)
+    }
+
+    /// Parses `source`; `tokens` are variables with the strings of special tokens.
+    ///
+    /// # Errors
+    /// [`GenerateError::Template`] if it does not parse.
+    pub fn new(source: &str, tokens: Vec<(&'static str, String)>) -> Result<Self> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.expect("only whitespace handling differs from the default"));
+        environment.set_fuel(Some(FUEL));
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", to_json);
+        environment
+            .add_template_owned(NAME, without_generation_tags(source))
+            .map_err(|e| template_error(&e, FUEL))?;
+        Ok(ChatTemplate { environment, tokens, fuel: FUEL })
+    }
+
+    /// Bounds the operations of a rendering to `fuel`.
+    pub fn with_fuel(mut self, fuel: u64) -> Self {
+        self.environment.set_fuel(Some(fuel));
+        self.fuel = fuel;
+        self
+    }
+
+    /// The prompt for a conversation. It spells out its special tokens, so it is encoded with
+    /// [`crate::tokenize::Bos::AsWritten`].
+    ///
+    /// # Errors
+    /// [`GenerateError::Template`] if rendering fails or the template itself raises an exception,
+    /// [`GenerateError::TemplateFuel`] if it does not come to an end.
+    pub fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String> {
+        let mut context = std::collections::BTreeMap::new();
+        for (key, text) in &self.tokens {
+            context.insert((*key).to_owned(), Value::from(text.as_str()));
+        }
+        for (key, value) in &options.variables {
+            context.insert(key.clone(), Value::from(Serde(value)));
+        }
+        context.insert("messages".into(), Value::from(Serde(messages)));
+        context.insert("add_generation_prompt".into(), Value::from(options.add_generation_prompt));
+        context.insert("tools".into(), Value::from(Serde(&options.tools)));
+        self.environment
+            .get_template(NAME)
+            .and_then(|t| t.render(Value::from(context)))
+            .map_err(|e| template_error(&e, self.fuel))
+    }
+}
+
+/// Replaces the tags that mark the assistant's tokens for training by tags that do nothing.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(open) = rest.find("{%") {
+        let Some(length) = rest[open..].find("%}") else { break };
+        let tag = &rest[open..open + length];
+        out.push_str(&rest[..open]);
+        let word = tag[2..].trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '+'));
+        match word {
+            "generation" => out.push_str(&tag.replacen(word, "if true", 1)),
+            "endgeneration" => out.push_str(&tag.replacen(word, "endif", 1)),
+            _ => out.push_str(tag),
+        }
+        rest = &rest[open + length..];
+    }
+    out.push_str(rest);
+    out
+}
+
+fn template_error(error: &Error, limit: u64) -> GenerateError {
+    let line = error.line().unwrap_or(0);
+    if error.kind() == ErrorKind::OutOfFuel {
+        return GenerateError::TemplateFuel { line, limit };
+    }
+    let detail = match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    };
+    GenerateError::Template { line, detail }
+}
+
+fn raise_exception(message: String) -> std::result::Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// The local time in a `strftime` format.
+fn strftime_now(format: String) -> std::result::Result<String, Error> {
+    jiff::fmt::strtime::format(&format, &jiff::Zoned::now())
+        .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}")))
+}
+
+/// Python's `json.dumps(value, ensure_ascii=False)` with its options.
+fn to_json(
+    value: &Value,
+    indent: Option<Value>,
+    kwargs: Kwargs,
+) -> std::result::Result<Value, Error> {
+    let indent = match indent {
+        Some(indent) => Some(indent),
+        None => kwargs.get::<Option<Value>>("indent")?,
+    };
+    let indent = match indent.filter(|v| !v.is_none() && !v.is_undefined()) {
+        None => None,
+        Some(v) => Some(usize::try_from(v)?.min(32)),
+    };
+    let style = pyjson::Style {
+        indent,
+        ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        separators: kwargs
+            .get::<Option<Vec<String>>>("separators")?
+            .and_then(|pair| <[String; 2]>::try_from(pair).ok()),
+    };
+    kwargs.assert_all_used()?;
+    let json = serde_json::to_value(value)
+        .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}")))?;
+    Ok(Value::from(pyjson::dumps(&json, &style)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str, messages: &[Message]) -> Result<String> {
+        let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
+        ChatTemplate::new(source, vec![("bos_token", "<s>".into())])?.render(messages, &options)
+    }
+
+    #[test]
+    fn python_idioms_of_published_templates_work() {
+        let source = "{{ bos_token }}{% set ns = namespace(n=0) %}
+{%- for m in messages %}
+    {%- if m.role == 'system' %}{% continue %}{% endif %}
+    {%- set ns.n = ns.n + 1 %}
+    {%- if '</think>' in m['content'] %}
+        {{- m['content'].split('</think>')[-1].lstrip('\\n') }}
+    {%- elif m.content.startswith('a') and m['tool_calls'] is not defined %}
+        {{- '[' + m.content | trim + ']' }}
+    {%- endif %}
+{%- endfor %}
+{{- ns.n }}{{ messages[::-1][0].role }}{{ tools is none }}";
+        let messages = [
+            Message::new("system", "x"),
+            Message::new("user", "a b "),
+            Message::new("assistant", "<think>no</think>\n\nyes"),
+        ];
+        let text = render(source, &messages).expect("the template is sound");
+        assert_eq!(text, "<s>[a b]yes2assistantTrue");
+    }
+
+    #[test]
+    fn blocks_leave_no_blank_lines() {
+        let text = render("a\n    {% if true %}\nb\n    {% endif %}\nc", &[]);
+        assert_eq!(text.expect("sound"), "a\nb\nc");
+    }
+
+    #[test]
+    fn json_is_written_as_python_writes_it() {
+        let mut message = Message::new("user", "é<b>");
+        message.extra.insert("z".into(), serde_json::json!({"b": [1, 2.5], "a": null}));
+        let messages = [message];
+        let one = render("{{ messages[0] | tojson }}", &messages).expect("sound");
+        let expected = r#"{"role": "user", "content": "é<b>", "z": {"b": [1, 2.5], "a": null}}"#;
+        assert_eq!(one, expected);
+        let ascii = render("{{ messages[0].content | tojson(ensure_ascii=true) }}", &messages);
+        assert_eq!(ascii.expect("sound"), r#""\u00e9<b>""#);
+        let deep = render("{{ messages[0].z | tojson(indent=2) }}", &messages).expect("sound");
+        assert_eq!(deep, "{\n  \"b\": [\n    1,\n    2.5\n  ],\n  \"a\": null\n}");
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let raised = render("one\ntwo\n{{ raise_exception('roles must alternate') }}", &[]);
+        let error = raised.expect_err("it raises");
+        assert_eq!(error.code(), "E0606");
+        let text = error.to_string();
+        assert!(text.starts_with("chat template, line 3: "), "{text}");
+        assert!(text.ends_with("roles must alternate"), "{text}");
+        let unparsable = render("one\n{% if %}", &[]).expect_err("it does not parse");
+        assert!(unparsable.to_string().starts_with("chat template, line 2: "), "{unparsable}");
+        let bad_time = render("{{ strftime_now('%!') }}", &[]).expect_err("no such directive");
+        assert_eq!(bad_time.code(), "E0606");
+    }
+
+    #[test]
+    fn a_template_that_loops_is_stopped() {
+        let source = "{% for a in range(9999) %}\n{% for b in range(9999) %}\n\
+                      {% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
+        let template = ChatTemplate::new(source, vec![]).expect("it parses").with_fuel(100_000);
+        let error = template.render(&[], &ChatOptions::default()).expect_err("it loops");
+        assert!(matches!(error, GenerateError::TemplateFuel { limit: 100_000, line: 1..=3 }));
+    }
+
+    #[test]
+    fn the_date_can_be_asked_for() {
+        let text = render("{{ strftime_now('%Y-%m-%d') }}", &[]).expect("sound");
+        assert_eq!(text.len(), 10);
+        assert!(text.starts_with("20"), "{text}");
+    }
+
+    #[test]
+    fn marks_for_training_change_nothing() {
+        let source = "a {%- generation -%} b {% endgeneration %}{% if true %}c{% endif %}";
+        assert_eq!(render(source, &[]).expect("sound"), "ab c");
+    }
+
+    #[test]
+    fn named_templates_and_files_are_found() {
+        let config = br#"{"chat_template": [{"name": "tool_use", "template": "t"},
+            {"name": "default", "template": "d{{ bos_token }}"}], "bos_token": "B"}"#;
+        let options = ChatOptions::default();
+        let named = ChatTemplate::from_config(Some(config), None).expect("there is a default");
+        assert_eq!(named.render(&[], &options).expect("sound"), "dB");
+        let file = ChatTemplate::from_config(Some(config), Some(b"f")).expect("a file");
+        assert_eq!(file.render(&[], &options).expect("sound"), "f");
+        let none = ChatTemplate::from_config(Some(b"{}"), None);
+        assert!(matches!(none, Err(GenerateError::NoChatTemplate)));
+    }
+}

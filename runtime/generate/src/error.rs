@@ -1,0 +1,201 @@
+//! What can go wrong between a prompt and its text.
+
+use thiserror::Error;
+
+/// Result of anything in this crate.
+pub type Result<T> = std::result::Result<T, GenerateError>;
+
+/// An error of tokenizing, templating, scheduling, sampling, or of the engine underneath.
+#[derive(Debug, Error)]
+pub enum GenerateError {
+    /// The artifact carries no tokenizer, and text was given or asked for.
+    #[error("the model has no tokenizer (section {section} is missing), so text cannot be used")]
+    NoTokenizer {
+        /// Section that was looked for.
+        section: &'static str,
+    },
+    /// A tokenizer file is there and unreadable.
+    #[error("{file} cannot be read: {detail}")]
+    BadTokenizer {
+        /// Name of the file inside the artifact.
+        file: &'static str,
+        /// What the parser said.
+        detail: String,
+    },
+    /// The tokenizer refused a text.
+    #[error("the tokenizer cannot encode the text: {detail}")]
+    Encode {
+        /// What the tokenizer said.
+        detail: String,
+    },
+    /// A token id lies outside the vocabulary.
+    #[error("token id {id} at position {position} is outside the vocabulary of {vocab}")]
+    TokenOutOfRange {
+        /// The id.
+        id: i64,
+        /// Its position in the prompt.
+        position: usize,
+        /// Number of ids of the model.
+        vocab: usize,
+    },
+    /// The model has no chat template.
+    #[error("the model has no chat template")]
+    NoChatTemplate,
+    /// The chat template failed to parse or to render.
+    #[error("chat template, line {line}: {detail}")]
+    Template {
+        /// Line of the template, from 1; 0 where the engine knows none.
+        line: usize,
+        /// What went wrong.
+        detail: String,
+    },
+    /// The chat template did not come to an end.
+    #[error("chat template, line {line}: stopped after {limit} operations")]
+    TemplateFuel {
+        /// Line of the template at which it was stopped, from 1.
+        line: usize,
+        /// Number of operations it was given.
+        limit: u64,
+    },
+    /// The model computed something that is not a number.
+    #[error("logit of token {id} at position {position} is {value}, expected a finite number")]
+    BadLogit {
+        /// Token id of the first such logit.
+        id: usize,
+        /// Position of the token that was to be chosen.
+        position: usize,
+        /// The logit.
+        value: f32,
+    },
+    /// No token may be chosen.
+    #[error("no token can be chosen at position {position}: all {vocab} are masked or impossible")]
+    NoCandidate {
+        /// Position of the token that was to be chosen.
+        position: usize,
+        /// Number of ids of the model.
+        vocab: usize,
+    },
+    /// A sampling option outside its range.
+    #[error("{option} is {value}, expected {expected}")]
+    BadOption {
+        /// Name of the option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A prompt without tokens.
+    #[error("the prompt has no tokens, expected at least 1")]
+    EmptyPrompt,
+    /// A prompt longer than the model's context.
+    #[error("the prompt has {tokens} tokens, the context holds {context}")]
+    PromptTooLong {
+        /// Length of the prompt.
+        tokens: usize,
+        /// Context length of the model.
+        context: usize,
+    },
+    /// A prompt that the paged state could not hold even alone.
+    #[error("the prompt needs {needed} state pages, the session has {total}")]
+    TooFewPages {
+        /// Pages that the sequence needs.
+        needed: usize,
+        /// Pages that there are.
+        total: usize,
+    },
+    /// The engine failed in a step.
+    #[error("{message}")]
+    Engine {
+        /// Code of the underlying error, e.g. `E0512`.
+        code: &'static str,
+        /// Its message.
+        message: String,
+        /// Its next step, if it names one.
+        help: Option<String>,
+        /// Whether a limit of the machine is the cause.
+        limit: bool,
+    },
+    /// The engine's logits do not have the promised shape.
+    #[error("the step returned {found} logits, expected {rows} rows of {vocab}")]
+    LogitsShape {
+        /// Number of values returned.
+        found: usize,
+        /// Rows asked for.
+        rows: usize,
+        /// Vocabulary size.
+        vocab: usize,
+    },
+}
+
+impl GenerateError {
+    /// The diagnostic's code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoTokenizer { .. } => "E0601",
+            Self::BadTokenizer { .. } => "E0602",
+            Self::Encode { .. } => "E0603",
+            Self::TokenOutOfRange { .. } => "E0604",
+            Self::NoChatTemplate => "E0605",
+            Self::Template { .. } => "E0606",
+            Self::TemplateFuel { .. } => "E0607",
+            Self::BadLogit { .. } => "E0608",
+            Self::NoCandidate { .. } => "E0609",
+            Self::BadOption { .. } => "E0610",
+            Self::EmptyPrompt => "E0611",
+            Self::PromptTooLong { .. } => "E0612",
+            Self::TooFewPages { .. } => "E0613",
+            Self::Engine { code, .. } => code,
+            Self::LogitsShape { .. } => "E0614",
+        }
+    }
+
+    /// The next step for whoever meets the error.
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::NoTokenizer { .. } => {
+                "give token ids with --prompt-ids 1,2,3, or compile a checkpoint directory that \
+                 has tokenizer.json"
+                    .to_owned()
+            }
+            Self::BadTokenizer { .. } => {
+                "compile again from a checkpoint whose tokenizer files are whole".to_owned()
+            }
+            Self::Encode { .. } => "give token ids with --prompt-ids 1,2,3".to_owned(),
+            Self::TokenOutOfRange { vocab, .. } => format!("ids run from 0 to {}", vocab - 1),
+            Self::NoChatTemplate => "use `run --prompt`, which takes the text as it is".to_owned(),
+            Self::Template { .. } | Self::TemplateFuel { .. } => {
+                "the template lies in tokenizer_config.json (or chat_template.jinja) of the \
+                 checkpoint; `run --prompt` works without it"
+                    .to_owned()
+            }
+            Self::BadLogit { .. } => {
+                "`latentc diff` names the first kernel that differs from the interpreter".to_owned()
+            }
+            Self::NoCandidate { .. } => "raise --top-p, or lower --min-p".to_owned(),
+            Self::BadOption { option, expected, .. } => format!("give {option} {expected}"),
+            Self::EmptyPrompt => "give a text with --prompt or ids with --prompt-ids".to_owned(),
+            Self::PromptTooLong { context, .. } => {
+                format!("shorten the prompt to at most {context} tokens")
+            }
+            Self::TooFewPages { .. } => {
+                "raise --context, or shorten the prompt; state pages are bounded by memory"
+                    .to_owned()
+            }
+            Self::Engine { help, .. } => return help.clone(),
+            Self::LogitsShape { .. } => {
+                "the artifact and this runtime disagree: compile the model again".to_owned()
+            }
+        })
+    }
+
+    /// Exit status of a command that ends with this error: 1 the input is at fault, 2 usage,
+    /// 3 a limit of the machine.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoTokenizer { .. } | Self::BadOption { .. } | Self::EmptyPrompt => 2,
+            Self::TooFewPages { .. } | Self::Engine { limit: true, .. } => 3,
+            _ => 1,
+        }
+    }
+}
