@@ -50,7 +50,12 @@ impl SizeExpr {
     /// The value under `symbols`; `None` if the program is malformed, divides by zero, or
     /// overflows.
     pub fn eval(&self, symbols: &[i64]) -> Option<i64> {
-        let mut stack = Vec::with_capacity(4);
+        self.eval_in(symbols, &mut Vec::with_capacity(4))
+    }
+
+    /// [`SizeExpr::eval`] with the caller's memory for the stack, whose contents are lost.
+    pub fn eval_in(&self, symbols: &[i64], stack: &mut Vec<i64>) -> Option<i64> {
+        stack.clear();
         for op in &self.0 {
             let value = match *op {
                 SizeOp::Const(c) => c,
@@ -65,6 +70,20 @@ impl SizeExpr {
         }
         let value = stack.pop()?;
         stack.is_empty().then_some(value)
+    }
+
+    /// Whether it is a whole program over `symbols` step symbols.
+    pub fn is_well_formed(&self, symbols: usize) -> bool {
+        let mut depth = 0usize;
+        for op in &self.0 {
+            match op {
+                SizeOp::Symbol(i) if *i as usize >= symbols => return false,
+                SizeOp::Const(_) | SizeOp::Symbol(_) => depth += 1,
+                _ if depth < 2 => return false,
+                _ => depth -= 1,
+            }
+        }
+        depth == 1
     }
 }
 
@@ -90,6 +109,16 @@ mod tests {
         let pages = n.then(SizeExpr::constant(64), SizeOp::CeilDiv);
         assert_eq!(pages.eval(&[129]), Some(3));
         assert_eq!(pages.eval(&[]), None);
+    }
+
+    #[test]
+    fn tells_whole_programs_from_others() {
+        let n = SizeExpr::symbol(1);
+        assert!(n.is_well_formed(2));
+        assert!(!n.is_well_formed(1));
+        assert!(n.clone().then(SizeExpr::constant(2), SizeOp::Mul).is_well_formed(2));
+        assert!(!SizeExpr(vec![SizeOp::Const(1), SizeOp::Add]).is_well_formed(2));
+        assert!(!SizeExpr(vec![SizeOp::Const(1), SizeOp::Const(1)]).is_well_formed(2));
     }
 
     #[test]

@@ -1,0 +1,23 @@
+//! What compiler and runtime share: the file format, the plan, the manifest.
+//!
+//! - [`plan`]: launch lists, states, packed weights; [`check`]: what must hold of a plan
+//! - [`size`]: sizes evaluated per step
+//! - [`manifest`]: what a file holds, for people and tools
+//! - [`format`]: the bytes of header, section table and footer
+//! - [`writer`] and [`reader`]: files out and in
+
+pub mod check;
+pub mod error;
+pub mod format;
+pub mod manifest;
+pub mod plan;
+pub mod reader;
+pub mod size;
+pub mod writer;
+
+pub use error::ArtifactError;
+pub use format::{Hash, Location, Section};
+pub use manifest::Manifest;
+pub use plan::Plan;
+pub use reader::Reader;
+pub use writer::{Summary, WeightsPlace, Writer};
