@@ -33,6 +33,22 @@ pub enum IrErrorKind {
         /// What could stand there.
         expected: String,
     },
+    /// Something a kernel does that cannot be made into loops.
+    #[error("kernel {kernel}: {what} cannot be expanded into loops")]
+    Unexpandable {
+        /// The kernel.
+        kernel: String,
+        /// What it does.
+        what: String,
+    },
+    /// A loop program that breaks a rule.
+    #[error("loop program {program}: {what}")]
+    Loops {
+        /// The program.
+        program: String,
+        /// What is wrong.
+        what: String,
+    },
 }
 
 impl IrErrorKind {
@@ -40,6 +56,8 @@ impl IrErrorKind {
     pub fn code(&self) -> &'static str {
         match self {
             IrErrorKind::Syntax { .. } => "E0101",
+            IrErrorKind::Unexpandable { .. } => "E0180",
+            IrErrorKind::Loops { .. } => "E0181",
         }
     }
 }

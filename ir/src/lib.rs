@@ -7,6 +7,7 @@
 //! - [`graph`]: tensors with named indices
 //! - [`kernel`]: programs over tiles
 //! - [`loops`]: programs over scalars and short vectors
+//! - [`expand`]: the former to the latter
 //! - [`target`]: what turns kernels into code
 //! - [`error`]: E01xx
 
@@ -16,6 +17,7 @@ pub mod attr;
 pub mod dim;
 pub mod dtype;
 pub mod error;
+pub mod expand;
 pub mod expr;
 pub mod graph;
 pub mod kernel;

@@ -194,24 +194,36 @@ pub enum Inst {
     },
 }
 
-/// A memory operand of [`Mma`]: element `(i, k)` at `address + i*row_bytes + k*col_bytes`.
+/// Distance in memory from one element to the next along an axis, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stride {
+    /// Known.
+    Bytes(i64),
+    /// I64.
+    Reg(Reg),
+}
+
+/// A memory operand of [`Mma`]: element `(i, k)` at `address + i*row + k*col`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Strided {
     /// I64.
     pub address: Reg,
-    /// I64: bytes from row to row.
-    pub row_bytes: Reg,
-    /// Bytes from column to column.
-    pub col_bytes: i64,
+    /// From row to row.
+    pub row: Stride,
+    /// From column to column.
+    pub col: Stride,
 }
 
-/// Left operand of [`Mma`]: `[m, k]`, F32 or BF16 or (encoded) I8.
+/// Left operand of [`Mma`]: `[m, k]`. Plain F32, BF16 or F16, or codes of a scaled encoding, one
+/// byte or more wide (offered only to a target that may claim it, decoded otherwise).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Left {
-    /// Element type; scaled only if the target claims such products.
+    /// Element type.
     pub encoding: Encoding,
-    /// Where.
+    /// Where its elements or codes are.
     pub at: Strided,
+    /// Scales of a scaled encoding.
+    pub scales: Option<Scales>,
 }
 
 /// Right operand of [`Mma`]: `[n, k]`.
@@ -221,11 +233,13 @@ pub enum Right {
     Strided {
         /// Element type.
         encoding: Encoding,
-        /// Element `(j, k)`; `col_bytes` is the distance along k.
+        /// Element `(j, k)`: `row` is the distance along n, `col` along k.
         at: Strided,
     },
     /// Blocks of `lanes` columns; in a block, for every group of `group` k's, `lanes` by `group`
-    /// elements: `[n/lanes, k/group, n:lanes, k:group]`. Padded with zeros in both.
+    /// elements: `[n/lanes, k/group, n:lanes, k:group]`. Padded with zeros in both. The tile
+    /// begins at a multiple of `lanes` and of `group`. Codes below a byte fill it from the low
+    /// bits.
     Blocked {
         /// Element type; of `Encoding::scale` blocks, scales lie apart at `scales`.
         encoding: Encoding,
@@ -237,24 +251,25 @@ pub enum Right {
         lanes: u32,
         /// k's that lie together.
         group: u32,
-        /// Scales of encoded weights: row-major grid, as f32.
+        /// Scales of a scaled encoding.
         scales: Option<Scales>,
     },
 }
 
-/// Where the scales of an encoded right operand lie: block of element `(j, k)` of the *tensor* is
-/// `((first_row + j) / rows, (first_col + k) / cols)`.
+/// Where the scales of an encoded operand lie, a row-major grid: the block of the tile's element
+/// `(i, k)` is `((first_row + i) / rows, (first_col + k) / cols)`. Their type is the encoding's
+/// `scale.dtype`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scales {
-    /// I64: of the tensor's first scale (F32, row-major).
+    /// I64: of the scale of block (0, 0).
     pub address: Reg,
     /// I64: scales in a row of the grid.
     pub per_row: Reg,
-    /// I32: the tile's first column in the tensor.
+    /// I32: the tile's first row within the tensor's matrix.
     pub first_row: Reg,
-    /// I32: the tile's first k in the tensor.
+    /// I32: the tile's first k within the tensor's matrix.
     pub first_col: Reg,
-    /// Extent of a block along n.
+    /// Extent of a block along rows.
     pub rows: u32,
     /// Extent of a block along k.
     pub cols: u32,

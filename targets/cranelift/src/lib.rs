@@ -1,0 +1,2 @@
+//! Kernels to native code by Cranelift.
+#![warn(missing_docs)]
