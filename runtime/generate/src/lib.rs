@@ -2,12 +2,22 @@
 //!
 //! - [`tokenize`]: text to token ids and back, as it streams
 //! - [`chat`]: chat templates
+//! - [`engine`]: what is needed of a model
+//! - [`sequence`], [`schedule`]: many sequences in one step, over paged states
 //! - [`sample`]: choosing the next token
+//! - [`generator`]: all of that as a stream of text
+//! - [`logits`]: the logits of every position of given prompts
 
 pub mod chat;
+pub mod engine;
 pub mod error;
+pub mod generator;
+pub mod logits;
+mod pages;
 mod pyjson;
 pub mod sample;
+pub mod schedule;
+pub mod sequence;
 pub mod tokenize;
 
 pub use error::{GenerateError, Result};

@@ -1,5 +1,5 @@
 //! The tokenizer and template of the small example model against texts that the reference
-//! implementation encoded (`data/tiny-v3-prompts.json`, from Hugging Face transformers).
+//! implementation encoded (`tests/goldens/tiny-v3`, from Hugging Face transformers).
 
 use generate::chat::{ChatOptions, ChatTemplate, Message};
 use generate::tokenize::{Bos, Specials, TextStream, Tokenizer};
@@ -7,12 +7,22 @@ use generate::{GenerateError, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-#[derive(Deserialize)]
 struct Prompt {
     prompt_text: String,
     input_ids: Vec<i32>,
     greedy_text: String,
     greedy_ids: Vec<i32>,
+}
+
+#[derive(Deserialize)]
+struct Goldens {
+    prompts: Vec<Texts>,
+}
+
+#[derive(Deserialize)]
+struct Texts {
+    prompt_text: String,
+    greedy_text: String,
 }
 
 fn model_file(name: &str) -> Vec<u8> {
@@ -26,10 +36,28 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::from_json(&model_file("tokenizer.json"), Some(&config)).expect("it is sound")
 }
 
+fn golden_file(extension: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/tiny-v3");
+    let path = path.with_extension(extension);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
 fn prompts() -> Vec<Prompt> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny-v3-prompts.json");
-    let bytes = std::fs::read(path).expect("the data lie beside this file");
-    serde_json::from_slice(&bytes).expect("a list of prompts")
+    let goldens: Goldens = serde_json::from_slice(&golden_file("json")).expect("prompts");
+    let bytes = golden_file("safetensors");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
+    let ids = |name: String| -> Vec<i32> {
+        let data = tensors.tensor(&name).expect("the prompt has it").data();
+        let id = |b: &[u8]| i64::from_le_bytes(b.try_into().expect("chunks of 8"));
+        data.chunks_exact(8).map(|b| id(b) as i32).collect()
+    };
+    let prompt = |(i, texts): (usize, Texts)| Prompt {
+        prompt_text: texts.prompt_text,
+        greedy_text: texts.greedy_text,
+        input_ids: ids(format!("p{i}.input_ids")),
+        greedy_ids: ids(format!("p{i}.greedy_ids")),
+    };
+    goldens.prompts.into_iter().enumerate().map(prompt).collect()
 }
 
 #[test]

@@ -1,0 +1,132 @@
+//! Generation as a stream of text.
+
+use crate::engine::Engine;
+use crate::error::{GenerateError, Result};
+use crate::schedule::{Bounds, Progress, Scheduler};
+use crate::sequence::{FinishReason, Request, SequenceId, Stats};
+use crate::tokenize::{Specials, TextStream, Tokenizer};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// What a generator yields.
+#[derive(Debug)]
+pub struct Event {
+    /// Of which sequence.
+    pub sequence: SequenceId,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened to a sequence.
+#[derive(Debug)]
+pub enum EventKind {
+    /// A token was generated.
+    Token {
+        /// Its id.
+        id: i32,
+        /// The text that became certain with it; often a word, sometimes nothing. Empty without a
+        /// tokenizer.
+        text: String,
+    },
+    /// The sequence ended.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// The rest of the text: an unfinished code point becomes U+FFFD.
+        text: String,
+        /// What it took.
+        stats: Stats,
+    },
+    /// The sequence ended because no token could be chosen.
+    Failed(GenerateError),
+}
+
+/// Runs requests and yields their tokens and texts as they come.
+pub struct Generator<E> {
+    scheduler: Scheduler<E>,
+    tokenizer: Option<Arc<Tokenizer>>,
+    streams: HashMap<SequenceId, TextStream>,
+    ready: VecDeque<Event>,
+}
+
+impl<E: Engine> Generator<E> {
+    /// A generator without sequences. With a tokenizer, ids that it does not define are never
+    /// chosen.
+    pub fn new(engine: E, tokenizer: Option<Arc<Tokenizer>>, bounds: Bounds) -> Self {
+        let allowed = tokenizer.as_ref().map(|t| t.defined(engine.vocab()));
+        Generator {
+            scheduler: Scheduler::new(engine, bounds, allowed),
+            tokenizer,
+            streams: HashMap::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// As [`Scheduler::submit`].
+    pub fn submit(&mut self, request: Request) -> Result<SequenceId> {
+        let id = self.scheduler.submit(request)?;
+        self.streams.insert(id, TextStream::new(Specials::Skip));
+        Ok(id)
+    }
+
+    /// The scheduler underneath.
+    pub fn scheduler(&self) -> &Scheduler<E> {
+        &self.scheduler
+    }
+
+    fn refill(&mut self) -> Result<()> {
+        let mut progress = Vec::new();
+        let stepped = self.scheduler.step(&mut progress);
+        for (sequence, what) in progress {
+            let kind = self.kind(sequence, what);
+            self.ready.push_back(Event { sequence, kind });
+        }
+        stepped
+    }
+
+    fn kind(&mut self, sequence: SequenceId, progress: Progress) -> EventKind {
+        match progress {
+            Progress::Token(id) => {
+                let text = match (&self.tokenizer, self.streams.get_mut(&sequence)) {
+                    (Some(tokenizer), Some(stream)) => stream.push(tokenizer, id),
+                    _ => String::new(),
+                };
+                EventKind::Token { id, text }
+            }
+            Progress::Finished(reason, stats) => {
+                let text = match (&self.tokenizer, self.streams.remove(&sequence)) {
+                    (Some(tokenizer), Some(mut stream)) => stream.finish(tokenizer),
+                    _ => String::new(),
+                };
+                EventKind::Finished { reason, text, stats }
+            }
+            Progress::Failed(error) => {
+                self.streams.remove(&sequence);
+                EventKind::Failed(error)
+            }
+        }
+    }
+}
+
+/// Ends when no sequence is left; [`Generator::submit`] makes it go on. After an error of the
+/// engine the sequences in flight are gone, those that waited go on.
+impl<E: Engine> Iterator for Generator<E> {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(Ok(event));
+            }
+            if self.scheduler.is_idle() {
+                return None;
+            }
+            if let Err(error) = self.refill() {
+                return Some(Err(error));
+            }
+        }
+    }
+}
