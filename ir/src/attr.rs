@@ -3,6 +3,8 @@
 use crate::dim::{Dim, Name};
 use crate::dtype::Encoding;
 use crate::expr::Expr;
+use std::fmt;
+use std::marker::PhantomData;
 
 /// Value of an attribute.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +48,21 @@ pub enum AttrKind {
     Encoding,
 }
 
+impl fmt::Display for AttrKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AttrKind::Bool => "true or false",
+            AttrKind::Float => "a number",
+            AttrKind::Floats => "a list of numbers",
+            AttrKind::Dim => "an extent",
+            AttrKind::Name => "a name",
+            AttrKind::Names => "a list of names",
+            AttrKind::Expr => "an expression",
+            AttrKind::Encoding => "an encoding",
+        })
+    }
+}
+
 /// Declaration of an attribute in an op's schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttrSpec {
@@ -73,4 +90,60 @@ impl Attr {
             Attr::Encoding(_) => AttrKind::Encoding,
         }
     }
+}
+
+/// A Rust type that an attribute can be read as and written from.
+pub trait AttrValue: Sized {
+    /// The kind it belongs to.
+    const KIND: AttrKind;
+    /// The value, where the kind is right.
+    fn of(attr: &Attr) -> Option<&Self>;
+}
+
+/// Position, name and Rust type of an attribute: declared once in the op's file.
+#[derive(Debug)]
+pub struct Key<T> {
+    /// Position in the schema.
+    pub at: usize,
+    /// Key in text.
+    pub key: &'static str,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Key<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Key<T> {}
+
+impl<T: AttrValue> Key<T> {
+    /// The attribute at position `at` of the schema, written `key` in text.
+    pub const fn new(at: usize, key: &'static str) -> Self {
+        Key { at, key, value: PhantomData }
+    }
+
+    /// Its line in the schema.
+    pub const fn spec(&self) -> AttrSpec {
+        AttrSpec { key: self.key, kind: T::KIND }
+    }
+}
+
+macro_rules! attr_values {
+    ($($variant:ident($ty:ty)),* $(,)?) => {$(
+        impl AttrValue for $ty {
+            const KIND: AttrKind = AttrKind::$variant;
+            fn of(attr: &Attr) -> Option<&Self> {
+                match attr { Attr::$variant(v) => Some(v), _ => None }
+            }
+        }
+        impl From<$ty> for Attr {
+            fn from(v: $ty) -> Attr { Attr::$variant(v) }
+        }
+    )*};
+}
+attr_values! {
+    Bool(bool), Float(f64), Floats(Vec<f64>), Dim(Dim), Name(Name), Names(Vec<Name>),
+    Expr(Expr), Encoding(Encoding),
 }

@@ -1,5 +1,7 @@
 //! Diagnostics of the IRs, E01xx.
 
+use crate::graph::error::GraphError;
+use crate::kernel::error::KernelError;
 use thiserror::Error;
 
 /// A range of bytes in a text.
@@ -49,15 +51,35 @@ pub enum IrErrorKind {
         /// What is wrong.
         what: String,
     },
+    /// About a graph or a program, E0102 to E0139.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// About a kernel, E0140 to E0169.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
 }
 
 impl IrErrorKind {
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {
+            IrErrorKind::Graph(e) => e.code(),
+            IrErrorKind::Kernel(e) => e.code(),
             IrErrorKind::Syntax { .. } => "E0101",
             IrErrorKind::Unexpandable { .. } => "E0180",
             IrErrorKind::Loops { .. } => "E0181",
         }
+    }
+}
+
+impl From<GraphError> for IrError {
+    fn from(e: GraphError) -> Self {
+        IrError { span: None, kind: e.into() }
+    }
+}
+
+impl From<KernelError> for IrError {
+    fn from(e: KernelError) -> Self {
+        IrError { span: None, kind: e.into() }
     }
 }

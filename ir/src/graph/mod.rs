@@ -10,11 +10,18 @@
 //! - [`interp`]: the meaning, over f32, f64 or a prime field
 //! - [`program`]: blocks, calls, weights, states, entry points
 
+pub mod bounds;
+pub mod builder;
+pub mod error;
+pub mod program;
+
 use crate::attr::Attrs;
 use crate::dim::{Dim, Name, Symbols};
-use crate::dtype::Encoding;
+use crate::dtype::{Class, DType, Encoding};
 use crate::op::OpRef;
+use error::GraphError;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A value of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +39,55 @@ pub struct Type {
     pub encoding: Encoding,
     /// Indices in order, slowest first.
     pub indices: Vec<Name>,
+}
+
+impl Type {
+    /// A value stored in an encoding, with these indices.
+    pub fn new<I: AsRef<str>>(encoding: impl Into<Encoding>, indices: &[I]) -> Self {
+        let indices = indices.iter().map(|i| i.as_ref().into()).collect();
+        Type { encoding: encoding.into(), indices }
+    }
+
+    /// The element type that ops compute with.
+    pub fn dtype(&self) -> DType {
+        self.encoding.decoded()
+    }
+
+    /// What arithmetic it takes part in.
+    pub fn class(&self) -> Class {
+        self.dtype().class()
+    }
+
+    /// Where an index stands.
+    pub fn position(&self, index: &str) -> Option<usize> {
+        self.indices.iter().position(|i| &**i == index)
+    }
+
+    /// Whether it has an index.
+    pub fn has(&self, index: &str) -> bool {
+        self.position(index).is_some()
+    }
+
+    /// Demands that each index occurs once and has an extent.
+    ///
+    /// Errors: E0106, E0107.
+    pub fn check(&self, graph: &Graph) -> Result<(), GraphError> {
+        for (i, index) in self.indices.iter().enumerate() {
+            if self.indices[..i].contains(index) {
+                return Err(GraphError::RepeatedIndex(index.clone()));
+            }
+            if !graph.indices.contains_key(index) && !graph.symbols.contains_key(index) {
+                return Err(GraphError::NoExtent(index.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.encoding, self.indices.join(", "))
+    }
 }
 
 /// What a graph parameter is to its caller.
@@ -101,6 +157,32 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// A graph without anything.
+    pub fn new(name: &str) -> Self {
+        Graph {
+            name: name.into(),
+            symbols: Symbols::new(),
+            indices: BTreeMap::new(),
+            params: vec![],
+            values: vec![],
+            nodes: vec![],
+            outputs: vec![],
+        }
+    }
+
+    /// Type of a value.
+    pub fn ty(&self, id: ValueId) -> &Type {
+        &self.value(id).ty
+    }
+
+    /// What the parameter at a position is to the caller.
+    pub fn param_kind(&self, position: usize) -> ParamKind {
+        match self.value(self.params[position]).def {
+            Def::Param(_, kind) => kind,
+            Def::Node(..) => ParamKind::Input,
+        }
+    }
+
     /// A value of this graph.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.0 as usize]
