@@ -155,7 +155,11 @@ impl Dim {
 
     /// Quotient by `divisor > 0`, rounded up.
     pub fn ceil_div(&self, divisor: i64) -> Dim {
-        self.divided(divisor, |a, d| -(-a).div_euclid(d), Atom::CeilDiv)
+        self.divided(
+            divisor,
+            |a, d| a.saturating_neg().div_euclid(d).saturating_neg(),
+            Atom::CeilDiv,
+        )
     }
 
     fn divided(

@@ -217,6 +217,24 @@ impl Expr {
         }
     }
 
+    /// The expression with each operand's position replaced, visited in the order of the text.
+    pub fn renumber(&self, to: &mut dyn FnMut(usize) -> usize) -> Expr {
+        match self {
+            Expr::Arg(i) => Expr::Arg(to(*i)),
+            Expr::Num(_) | Expr::Lowest => self.clone(),
+            Expr::Unary(f, a) => a.renumber(to).unary(*f),
+            Expr::Binary(f, a, b) => {
+                let a = a.renumber(to);
+                a.binary(*f, b.renumber(to))
+            }
+            Expr::Select(x) => {
+                let [c, a, b] = &**x;
+                let (c, a) = (c.renumber(to), a.renumber(to));
+                c.select(a, b.renumber(to))
+            }
+        }
+    }
+
     /// Class of the result, given the operands' classes. A lone literal is a float.
     pub fn class(&self, operands: &[Class]) -> Result<Class, ExprError> {
         Ok(self.infer(operands)?.unwrap_or(Class::Float))
@@ -324,6 +342,17 @@ impl<F: Fn(usize) -> String> fmt::Display for Named<'_, F> {
     }
 }
 
+/// Text that parses back to the same bits (NaN aside).
+pub(crate) fn literal(v: f64) -> String {
+    if v.is_nan() {
+        "nan".to_string()
+    } else if v == 0.0 || v.is_infinite() || (1e-5..1e16).contains(&v.abs()) {
+        v.to_string()
+    } else {
+        format!("{v:e}")
+    }
+}
+
 fn write_expr(
     f: &mut fmt::Formatter<'_>,
     e: &Expr,
@@ -332,12 +361,14 @@ fn write_expr(
 ) -> fmt::Result {
     match e {
         Expr::Arg(i) => f.write_str(&name(*i)),
-        Expr::Num(v) => write!(f, "{v}"),
+        Expr::Num(v) => f.write_str(&literal(*v)),
         Expr::Lowest => f.write_str("lowest"),
         Expr::Unary(Unary::Neg, a) => {
-            // Binds tighter than any operator; a nested literal or call needs no parentheses.
-            f.write_str("-")?;
-            write_expr(f, a, name, 9)
+            // `-3` is a literal; the negation of one is `-(3)`.
+            let (open, close) = if matches!(**a, Expr::Num(_)) { ("(", ")") } else { ("", "") };
+            write!(f, "-{open}")?;
+            write_expr(f, a, name, 9)?;
+            f.write_str(close)
         }
         Expr::Unary(u, a) => {
             write!(f, "{}(", u.name())?;

@@ -9,6 +9,7 @@
 //! - [`loops`]: programs over scalars and short vectors
 //! - [`expand`]: the former to the latter
 //! - [`target`]: what turns kernels into code
+//! - [`text`]: tokens, and the grammar that the texts share
 //! - [`error`]: E01xx
 
 #![warn(missing_docs)]
@@ -25,3 +26,4 @@ pub mod loops;
 pub mod op;
 pub mod ops;
 pub mod target;
+pub mod text;

@@ -6,9 +6,9 @@
 //! registers or warps is the target's business.
 //!
 //! - [`builder`]: makes kernels, inferring types
-//! - [`print`], [`parse`]: the text form; `parse(print(k)) == k`
-//! - [`verify`]: every check, all errors at once
-//! - [`interp`]: the meaning, in f64 or f32
+//! - [`infer`]: the type of an operation's result
+//! - [`packing`]: where the elements of a tensor lie in memory
+//! - [`error`]: E0140 to E0169
 //!
 //! Text (see `ir/README.md` for the grammar):
 //!
@@ -28,10 +28,19 @@
 //! }
 //! ```
 
+pub mod builder;
+pub mod error;
+pub mod infer;
+mod op;
+pub mod packing;
+
+pub use error::KernelError;
+pub use op::{Fold, Op};
+
 use crate::attr::Attr;
 use crate::dim::{Dim, Name, Symbols};
 use crate::dtype::{DType, Encoding};
-use crate::expr::Expr;
+use std::fmt;
 
 /// A tile value of a kernel (or a scalar: a tile of rank 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,6 +77,18 @@ impl TileType {
     }
 }
 
+impl fmt::Display for TileType {
+    /// `f32[4, 16]`; a scalar is `i32`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.encoding)?;
+        if self.shape.is_empty() {
+            return Ok(());
+        }
+        let extents: Vec<_> = self.shape.iter().map(u32::to_string).collect();
+        write!(f, "[{}]", extents.join(", "))
+    }
+}
+
 /// How a kernel uses a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -81,32 +102,34 @@ pub enum Role {
     Prefetch,
 }
 
-/// One step of a packed order: part of an axis, or a nested group of the block's scales or codes.
+/// One step of a packed order: part of an axis, or the scales of the block.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PackStep {
-    /// `axis / divisor`: the outermost part of an axis, of extent `ceil(extent / divisor)`,
-    /// padded with zeros.
+    /// `axis/divisor`: the outermost part of an axis, of extent `ceil(extent / divisor)`, padded
+    /// with zeros.
     Outer {
         /// Which logical axis.
         axis: u32,
         /// Product of the inner factors of this axis.
         divisor: u32,
     },
-    /// `axis : extent`: an inner factor of an axis, in order from slow to fast.
+    /// `axis:extent`, `axis/stride:extent`: the factor `(position / stride) % extent` of an axis.
     Inner {
         /// Which logical axis.
         axis: u32,
-        /// Extent of the factor.
+        /// Positions along the axis from one value of the factor to the next.
+        stride: u32,
+        /// Values of the factor.
         extent: u32,
     },
-    /// `{scale: ..}`: the scales of the block so far, laid out by these steps, before the codes
-    /// that follow. The steps' axes count blocks of scales, not elements.
+    /// `{..}`: the scales of the block that the steps before have chosen, laid out by these
+    /// inner steps (whose positions count blocks of scales), before the codes that follow.
     Scales(Vec<PackStep>),
 }
 
-/// Physical order of a packed tensor: steps from slowest to fastest. Every axis is split into one
-/// `Outer` and static `Inner` factors whose product is the divisor; an axis that is not split is
-/// `Outer` with divisor 1. Text: `packed [0/16, 1/2, 0:16, 1:2]`.
+/// Physical order of a packed tensor: steps from slowest to fastest. Every axis has one `Outer`
+/// step, and `Inner` factors whose strides and extents chain from 1 to the divisor; an axis that
+/// is not split is `Outer` with divisor 1. Text: `packed [0/16, 1/2, 0:16, 1:2]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Packing(pub Vec<PackStep>);
 
@@ -221,168 +244,21 @@ pub struct Access {
     pub coords: Vec<Coord>,
 }
 
-/// How elements of an axis are combined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fold {
-    /// Sum.
-    Add,
-    /// Greatest; of floats, no NaN.
-    Max,
-    /// Least; of floats, no NaN.
-    Min,
-}
-
-/// An operation on tiles. Unless said otherwise operands and result have equal shapes; an operand
-/// of lower rank is repeated along the trailing axes it lacks (`f32[64]` with `f32[64, 512]`).
-#[derive(Clone, Debug, PartialEq)]
-pub enum Op {
-    /// Every element is the number. Result: any plain type.
-    Splat(f64),
-    /// Position along an axis, `i32`.
-    Iota {
-        /// Which axis of the result.
-        axis: u32,
-    },
-    /// An expression over the operands' elements. Result: `f32`, `i32` or `bool`.
-    Map {
-        /// Operands.
-        args: Vec<ValueId>,
-        /// Over the operands, by position.
-        expr: Expr,
-    },
-    /// The value of a host-known size, a scalar `i32`.
-    Dim(Dim),
-    /// Round to the result's plain dtype (to nearest even; integers saturate).
-    Cast(ValueId),
-    /// Quantise to the result's scaled encoding (absolute maximum over each block).
-    Encode(ValueId),
-    /// The values of an encoded tile, as `f32`.
-    Decode(ValueId),
-    /// Combine along an axis, which the result lacks.
-    Reduce {
-        /// How.
-        fold: Fold,
-        /// Which axis of the operand.
-        axis: u32,
-        /// Operand.
-        arg: ValueId,
-    },
-    /// Running combination along an axis, inclusive.
-    Scan {
-        /// How.
-        fold: Fold,
-        /// Which axis.
-        axis: u32,
-        /// Operand.
-        arg: ValueId,
-    },
-    /// `a` where `cond`, else `b`, element by element; shapes broadcast as in `map`.
-    Where {
-        /// `bool`.
-        cond: ValueId,
-        /// Taken where true.
-        a: ValueId,
-        /// Taken where false.
-        b: ValueId,
-    },
-    /// `acc[i, j] + Σ_k a[i, k]·b[j, k]`, accumulated in the accumulator's `f32` (or `i32`).
-    /// Operands may be encoded: then the sum over blocks of the product of scales times the
-    /// product of codes.
-    Mma {
-        /// `[m, n]`
-        acc: ValueId,
-        /// `[m, k]`
-        a: ValueId,
-        /// `[n, k]`
-        b: ValueId,
-    },
-    /// Axes permuted: result axis `i` is operand axis `order[i]`.
-    Transpose {
-        /// Operand.
-        arg: ValueId,
-        /// Permutation.
-        order: Vec<u32>,
-    },
-    /// One axis made into several, row-major.
-    Split {
-        /// Operand.
-        arg: ValueId,
-        /// Which axis.
-        axis: u32,
-        /// Extents of the new axes.
-        extents: Vec<u32>,
-    },
-    /// Adjacent axes `axis .. axis + count` made into one, row-major.
-    Merge {
-        /// Operand.
-        arg: ValueId,
-        /// First of them.
-        axis: u32,
-        /// How many.
-        count: u32,
-    },
-    /// Part of a tile: per axis a static start; extents are the result's.
-    Slice {
-        /// Operand.
-        arg: ValueId,
-        /// First element along each axis.
-        starts: Vec<u32>,
-    },
-    /// Tiles one after another along an axis.
-    Concat {
-        /// Operands.
-        args: Vec<ValueId>,
-        /// Which axis.
-        axis: u32,
-    },
-    /// A new axis inserted at `axis`, along which the operand is repeated.
-    Broadcast {
-        /// Operand.
-        arg: ValueId,
-        /// Position of the new axis in the result.
-        axis: u32,
-    },
-    /// Positions of the `k` greatest along the last axis, `i32[.., k]`, greatest first; the lower
-    /// position wins a tie; masked-out elements come last, by position.
-    TopK {
-        /// Operand.
-        arg: ValueId,
-        /// `bool`, of the operand's shape: which take part.
-        mask: Option<ValueId>,
-        /// How many.
-        k: u32,
-    },
-    /// Elements of a tile named along its last axis: `out[.., i] = arg[.., index[.., i]]`.
-    Pick {
-        /// Operand.
-        arg: ValueId,
-        /// `i32`, equal to the operand but for the last axis.
-        index: ValueId,
-    },
-    /// The inverse: `out[.., index[.., i]] += arg[.., i]`, 0 elsewhere. The result's last extent
-    /// is the type's.
-    Place {
-        /// Values.
-        arg: ValueId,
-        /// `i32`, of the operand's shape.
-        index: ValueId,
-    },
-    /// `table[arg]`: a constant table of 16 or 256 numbers indexed by codes.
-    Lookup {
-        /// Integer codes.
-        arg: ValueId,
-        /// The table.
-        table: Vec<f64>,
-    },
-    /// Scratch memory of the result's type, private to the instance, contents undefined.
-    Alloc,
-    /// Read a tile. Gathers if a coordinate's start is a tile.
-    Load {
-        /// From where.
-        access: Access,
-        /// Stay encoded.
-        keep: bool,
-    },
+impl Access {
+    /// Calls `visit` with every value that the access reads; scratch comes first.
+    pub fn visit_operands(&self, visit: &mut dyn FnMut(ValueId)) {
+        if let Base::Scratch(v) = self.base {
+            visit(v);
+        }
+        for coord in &self.coords {
+            if let Start::Value(v) = coord.start {
+                visit(v);
+            }
+            if let Some(Bound::Value(v)) = coord.bound {
+                visit(v);
+            }
+        }
+    }
 }
 
 /// Hints of a loop; none changes the meaning.
