@@ -126,6 +126,45 @@ pub enum GenerateError {
         /// Vocabulary size.
         vocab: usize,
     },
+    /// A file or stream cannot be read or written.
+    #[error("cannot {action} {name}: {source}")]
+    Io {
+        /// What was tried, e.g. `read`.
+        action: &'static str,
+        /// Path, or `standard output`.
+        name: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Whoever read the output has closed it.
+    #[error("the output was closed by its reader")]
+    OutputClosed,
+    /// A list of token ids that cannot be read.
+    #[error("{name} is no list of token ids: {detail}")]
+    BadIds {
+        /// The file, or `--prompt-ids`.
+        name: String,
+        /// What was found.
+        detail: String,
+    },
+    /// Goldens that cannot be read.
+    #[error("{file} is not in the form of goldens: {detail}")]
+    BadGoldens {
+        /// The file.
+        file: String,
+        /// What was found.
+        detail: String,
+    },
+    /// The model's results differ from the goldens.
+    #[error("{failed} of {prompts} golden prompts differ by more than {tolerance}")]
+    GoldensDiffer {
+        /// Prompts that differ.
+        failed: usize,
+        /// Prompts compared.
+        prompts: usize,
+        /// Relative L2 error allowed at each position.
+        tolerance: f64,
+    },
 }
 
 impl GenerateError {
@@ -147,6 +186,11 @@ impl GenerateError {
             Self::TooFewPages { .. } => "E0613",
             Self::Engine { code, .. } => code,
             Self::LogitsShape { .. } => "E0614",
+            Self::Io { .. } => "E0615",
+            Self::OutputClosed => "E0616",
+            Self::BadIds { .. } => "E0617",
+            Self::BadGoldens { .. } => "E0618",
+            Self::GoldensDiffer { .. } => "E0619",
         }
     }
 
@@ -185,6 +229,21 @@ impl GenerateError {
             Self::Engine { help, .. } => return help.clone(),
             Self::LogitsShape { .. } => {
                 "the artifact and this runtime disagree: compile the model again".to_owned()
+            }
+            Self::Io { .. } => "check the path, its permissions and the free space".to_owned(),
+            Self::OutputClosed => return None,
+            Self::BadIds { .. } => {
+                "the form is [[1, 2, 3], [4, 5]], a JSON list for each sequence; a prompt may \
+                 also be given as 1,2,3"
+                    .to_owned()
+            }
+            Self::BadGoldens { .. } => {
+                "goldens are NAME.json with NAME.safetensors beside it".to_owned()
+            }
+            Self::GoldensDiffer { .. } => {
+                "`latentc diff` names the first kernel beyond its tolerance; quantised models \
+                 need a larger --tolerance"
+                    .to_owned()
             }
         })
     }

@@ -7,8 +7,10 @@
 //! - [`sample`]: choosing the next token
 //! - [`generator`]: all of that as a stream of text
 //! - [`logits`]: the logits of every position of given prompts
+//! - [`command`]: the commands of an executable
 
 pub mod chat;
+pub mod command;
 pub mod engine;
 pub mod error;
 pub mod generator;

@@ -1,0 +1,243 @@
+//! Arguments of the commands that work on a compiled model.
+
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// The commands that a deployed executable and `latentc` share. `F` says which file: nothing for
+/// an executable that is its own, [`FileArg`] for `latentc`.
+#[derive(Debug, Subcommand)]
+pub enum Command<F: Args> {
+    /// Continue a prompt
+    Run {
+        /// Which file.
+        #[command(flatten)]
+        file: F,
+        /// Options.
+        #[command(flatten)]
+        args: RunArgs,
+    },
+    /// Talk to the model, line by line
+    Chat {
+        /// Which file.
+        #[command(flatten)]
+        file: F,
+        /// Options.
+        #[command(flatten)]
+        args: ChatArgs,
+    },
+    /// Measure prefill and decode, beside the machine's own limits
+    Bench {
+        /// Which file.
+        #[command(flatten)]
+        file: F,
+        /// Options.
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+    /// Write the logits of every position of given token ids
+    Logits {
+        /// Which file.
+        #[command(flatten)]
+        file: F,
+        /// Options.
+        #[command(flatten)]
+        args: LogitsArgs,
+    },
+    /// Check all hashes, and optionally results against goldens
+    Verify {
+        /// Which file.
+        #[command(flatten)]
+        file: F,
+        /// Options.
+        #[command(flatten)]
+        args: VerifyArgs,
+    },
+    /// Show what the file holds
+    Inspect {
+        /// Which file.
+        #[command(flatten)]
+        file: F,
+        /// Options.
+        #[command(flatten)]
+        args: InspectArgs,
+    },
+}
+
+/// The artifact or executable to work on.
+#[derive(Clone, Debug, Args)]
+pub struct FileArg {
+    /// Artifact or executable made by `latentc compile`
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// How a model is loaded.
+#[derive(Clone, Debug, Default, Args)]
+pub struct LoadArgs {
+    /// Threads to compute with [default: one for each core of this machine]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Use the code for this level of the instruction set [default: the best that this CPU has]
+    #[arg(long, value_name = "LEVEL")]
+    pub isa: Option<String>,
+    /// Check the hashes of the weights before anything runs, however large they are
+    #[arg(long)]
+    pub check: bool,
+    /// Room for state: tokens of all sequences together [default: what the model's context holds]
+    #[arg(long, value_name = "TOKENS")]
+    pub context: Option<usize>,
+}
+
+/// How tokens are chosen; what is left out is what the checkpoint recommends.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SamplingArgs {
+    /// Divisor of the logits; 0 takes the most likely token
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Choose among the K most likely tokens; 0 means all
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Choose among the most likely tokens that together reach this probability
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Choose among tokens at least this fraction as likely as the most likely one
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Seed of the random numbers: the same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Options of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Text to continue
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_ids")]
+    pub prompt: Option<String>,
+    /// Token ids to continue: 1,2,3 or a JSON file
+    #[arg(long, value_name = "IDS", conflicts_with = "prompt")]
+    pub prompt_ids: Option<String>,
+    /// Most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_tokens: usize,
+    /// Go on after the end-of-sequence token
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// How the model is loaded.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Most prompt tokens of a step
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    pub chunk: usize,
+    /// Print one JSON object in place of text and statistics
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `chat`.
+#[derive(Clone, Debug, Args)]
+pub struct ChatArgs {
+    /// Instructions put before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Most tokens of an answer [default: what the context holds]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// How the model is loaded.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Most prompt tokens of a step
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    pub chunk: usize,
+}
+
+/// Options of `bench`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    pub prompt_tokens: usize,
+    /// Tokens to decode
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
+    pub gen_tokens: usize,
+    /// Tokens in the context when decoding begins [default: the prompt]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub context: Option<usize>,
+    /// Times each is measured; the median counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
+    pub repeat: usize,
+    /// Most prompt tokens of a step
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    pub chunk: usize,
+    /// Threads to compute with [default: one for each core of this machine]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Use the code for this level of the instruction set [default: the best that this CPU has]
+    #[arg(long, value_name = "LEVEL")]
+    pub isa: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `logits`.
+#[derive(Clone, Debug, Args)]
+pub struct LogitsArgs {
+    /// JSON file with a list of token ids for each sequence: [[1,2,3],[4,5]]
+    #[arg(long, value_name = "IDS.json")]
+    pub tokens: PathBuf,
+    /// Where to write the tensors logits.0, logits.1, ... (f32, one row for each token)
+    #[arg(short, long, value_name = "OUT.safetensors")]
+    pub output: PathBuf,
+    /// Most tokens of a sequence in a step
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    pub chunk: usize,
+    /// Feed all sequences together instead of one after another
+    #[arg(long)]
+    pub batched: bool,
+    /// How the model is loaded.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// Options of `verify`.
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArgs {
+    /// Compare logits with this file (NAME.json, with NAME.safetensors beside it)
+    #[arg(long, value_name = "GOLDENS.json")]
+    pub goldens: Option<PathBuf>,
+    /// Relative L2 error allowed at each position
+    #[arg(long, value_name = "E", default_value_t = 0.01)]
+    pub tolerance: f64,
+    /// Most prompt tokens of a step
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    pub chunk: usize,
+    /// How the model is loaded.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `inspect`.
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(0) => Err("expected at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(e.to_string()),
+    }
+}

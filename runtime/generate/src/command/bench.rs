@@ -1,0 +1,103 @@
+//! `bench`: how fast prefill and decode run.
+
+use super::args::BenchArgs;
+use crate::engine::{Engine, Part, Want, checked_step};
+use crate::error::{GenerateError, Result};
+use std::time::{Duration, Instant};
+
+/// Times of one measurement.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Times {
+    /// The whole prompt, from an empty context.
+    pub prefill: Duration,
+    /// All decoded tokens.
+    pub decode: Duration,
+}
+
+/// A sequence of pseudo-random tokens that is fed by hand.
+pub struct Feeder {
+    tokens: Vec<i32>,
+    pages: Vec<u32>,
+}
+
+impl Feeder {
+    /// Room for what `args` asks for.
+    ///
+    /// # Errors
+    /// [`GenerateError::PromptTooLong`] or [`GenerateError::TooFewPages`].
+    pub fn new<E: Engine>(engine: &E, args: &BenchArgs) -> Result<Self> {
+        let start = args.context.unwrap_or(args.prompt_tokens);
+        let total = args.prompt_tokens.max(start.saturating_add(args.gen_tokens));
+        let context = engine.context();
+        if total > context {
+            return Err(GenerateError::PromptTooLong { tokens: total, context });
+        }
+        let (needed, pages) = (total.div_ceil(engine.page_tokens()), engine.pages_total());
+        if needed > pages {
+            return Err(GenerateError::TooFewPages { needed, total: pages });
+        }
+        let vocab = engine.vocab().max(1) as u64;
+        // Weyl's sequence: spread over the vocabulary, the same each time.
+        let token = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16) % vocab;
+        let tokens = (1..=total as u64).map(|i| token(i) as i32).collect();
+        Ok(Feeder { tokens, pages: (0..needed as u32).collect() })
+    }
+
+    /// Feeds positions `from..to` in chunks; only the last has logits.
+    ///
+    /// # Errors
+    /// What the engine reports.
+    pub fn feed<E: Engine>(
+        &self,
+        engine: &mut E,
+        from: usize,
+        to: usize,
+        chunk: usize,
+    ) -> Result<Duration> {
+        let start = Instant::now();
+        let mut past = from;
+        while past < to {
+            let next = to.min(past.saturating_add(chunk));
+            let part = Part {
+                tokens: &self.tokens[past..next],
+                past,
+                pages: &self.pages[..next.div_ceil(engine.page_tokens())],
+                want: if next == to { Want::Last } else { Want::None },
+            };
+            checked_step(engine, &[part])?;
+            past = next;
+        }
+        Ok(start.elapsed())
+    }
+}
+
+/// Measures once: the prompt from an empty context, then token by token from `args.context`.
+///
+/// # Errors
+/// What the engine reports.
+pub fn once<E: Engine>(engine: &mut E, feeder: &Feeder, args: &BenchArgs) -> Result<Times> {
+    let prefill = feeder.feed(engine, 0, args.prompt_tokens, args.chunk)?;
+    let start = args.context.unwrap_or(args.prompt_tokens);
+    feeder.feed(engine, args.prompt_tokens, start, args.chunk)?;
+    let decode = feeder.feed(engine, start, start + args.gen_tokens, 1)?;
+    Ok(Times { prefill, decode })
+}
+
+/// Measures `args.repeat` times after a run that warms up caches and pages; gives the medians.
+///
+/// # Errors
+/// What the engine reports.
+pub fn measure<E: Engine>(engine: &mut E, args: &BenchArgs) -> Result<Times> {
+    let feeder = Feeder::new(engine, args)?;
+    once(engine, &feeder, &BenchArgs { gen_tokens: args.gen_tokens.min(4), ..args.clone() })?;
+    let mut all = Vec::with_capacity(args.repeat);
+    for _ in 0..args.repeat {
+        all.push(once(engine, &feeder, args)?);
+    }
+    let median = |time: fn(&Times) -> Duration| {
+        let mut times: Vec<Duration> = all.iter().map(time).collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied().unwrap_or_default()
+    };
+    Ok(Times { prefill: median(|t| t.prefill), decode: median(|t| t.decode) })
+}

@@ -1,0 +1,106 @@
+//! The commands that a deployed executable and `latentc` share.
+//!
+//! - [`args`]: their arguments
+//! - [`run`], [`chat`]: text
+//! - [`bench`], [`logits`], [`goldens`]: measurements and checks on any [`crate::engine::Engine`]
+//! - [`material`]: tokenizer, template and recommended sampling of an artifact
+//! - [`interrupt`]: what Ctrl-C does
+
+pub mod args;
+pub mod bench;
+pub mod chat;
+pub mod goldens;
+pub mod ids;
+pub mod interrupt;
+pub mod logits;
+pub mod material;
+pub mod run;
+
+use crate::error::{GenerateError, Result};
+use crate::sequence::Stats;
+use serde_json::{Map, Value, json};
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+
+/// Where a command reads and writes.
+pub struct Streams<'a> {
+    /// Standard input.
+    pub input: &'a mut dyn BufRead,
+    /// Standard output: results.
+    pub out: &'a mut dyn Write,
+    /// Standard error: statistics and diagnostics.
+    pub err: &'a mut dyn Write,
+    /// Whether a person sits at the input.
+    pub interactive: bool,
+}
+
+impl Streams<'_> {
+    /// Writes to the output and flushes it, so that text is seen as it comes.
+    ///
+    /// # Errors
+    /// [`GenerateError::OutputClosed`] if nobody reads it any more, else [`GenerateError::Io`].
+    pub fn say(&mut self, text: &str) -> Result<()> {
+        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(output_error)
+    }
+
+    /// Writes a line to standard error; what cannot be written there is lost.
+    pub fn note(&mut self, text: &str) {
+        let _ = writeln!(self.err, "{text}");
+    }
+
+    /// Writes one JSON object and a line end to the output.
+    ///
+    /// # Errors
+    /// As [`Streams::say`].
+    pub fn json(&mut self, value: &Value) -> Result<()> {
+        self.say(&format!("{value:#}\n"))
+    }
+}
+
+fn output_error(source: io::Error) -> GenerateError {
+    if source.kind() == io::ErrorKind::BrokenPipe {
+        return GenerateError::OutputClosed;
+    }
+    GenerateError::Io { action: "write", name: "standard output".to_owned(), source }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| file_error("read", path, e))
+}
+
+fn file_error(action: &'static str, path: &Path, source: io::Error) -> GenerateError {
+    GenerateError::Io { action, name: path.display().to_string(), source }
+}
+
+/// Prints `error[E0601]: message`, and what to do next, to standard error.
+pub fn report(error: &GenerateError, err: &mut dyn Write) {
+    let _ = writeln!(err, "error[{}]: {error}", error.code());
+    if let Some(help) = error.help() {
+        let _ = writeln!(err, "help: {help}");
+    }
+}
+
+/// Statistics of a sequence in one line.
+fn stats_line(stats: &Stats) -> String {
+    let rate = |r: Option<f64>| r.map_or("-".to_owned(), |r| format!("{r:.1} tokens/s"));
+    let first = stats.first_token.map_or("-".to_owned(), |t| format!("{:.3} s", t.as_secs_f64()));
+    format!(
+        "prompt {} tokens, {}; generated {} tokens, {}; first token after {first}",
+        stats.prompt_tokens,
+        rate(stats.prefill_tokens_per_s()),
+        stats.generated_tokens,
+        rate(stats.decode_tokens_per_s()),
+    )
+}
+
+/// Statistics of a sequence as keys of a JSON object.
+fn stats_json(stats: &Stats) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("prompt_tokens".into(), json!(stats.prompt_tokens));
+    map.insert("generated_tokens".into(), json!(stats.generated_tokens));
+    map.insert("prefill_tokens_per_s".into(), json!(stats.prefill_tokens_per_s()));
+    map.insert("decode_tokens_per_s".into(), json!(stats.decode_tokens_per_s()));
+    let first = stats.first_token.map(|t| t.as_secs_f64());
+    map.insert("time_to_first_token_s".into(), json!(first));
+    map
+}
