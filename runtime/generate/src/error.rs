@@ -223,8 +223,7 @@ impl GenerateError {
                 format!("shorten the prompt to at most {context} tokens")
             }
             Self::TooFewPages { .. } => {
-                "raise --context, or shorten the prompt; state pages are bounded by memory"
-                    .to_owned()
+                "give the session more state pages, or shorten the prompt".to_owned()
             }
             Self::Engine { help, .. } => return help.clone(),
             Self::LogitsShape { .. } => {

@@ -84,6 +84,10 @@ impl<E: Engine> Generator<E> {
             let kind = self.kind(sequence, what);
             self.ready.push_back(Event { sequence, kind });
         }
+        if stepped.is_err() {
+            let scheduler = &self.scheduler;
+            self.streams.retain(|id, _| scheduler.holds(*id));
+        }
         stepped
     }
 

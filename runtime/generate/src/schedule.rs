@@ -86,6 +86,11 @@ impl<E: Engine> Scheduler<E> {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
+    /// Whether sequence `id` waits or runs.
+    pub fn holds(&self, id: SequenceId) -> bool {
+        self.waiting.iter().chain(&self.running).any(|s| s.id == id)
+    }
+
     /// Queues a request.
     ///
     /// # Errors

@@ -83,9 +83,6 @@ pub struct LoadArgs {
     /// Check the hashes of the weights before anything runs, however large they are
     #[arg(long)]
     pub check: bool,
-    /// Room for state: tokens of all sequences together [default: what the model's context holds]
-    #[arg(long, value_name = "TOKENS")]
-    pub context: Option<usize>,
 }
 
 /// How tokens are chosen; what is left out is what the checkpoint recommends.
@@ -146,6 +143,9 @@ pub struct ChatArgs {
     /// Most tokens of an answer [default: what the context holds]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
+    /// Most tokens of the conversation [default: the model's context]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub context: Option<usize>,
     /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -175,12 +175,9 @@ pub struct BenchArgs {
     /// Most prompt tokens of a step
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     pub chunk: usize,
-    /// Threads to compute with [default: one for each core of this machine]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub threads: Option<u16>,
-    /// Use the code for this level of the instruction set [default: the best that this CPU has]
-    #[arg(long, value_name = "LEVEL")]
-    pub isa: Option<String>,
+    /// How the model is loaded.
+    #[command(flatten)]
+    pub load: LoadArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -189,7 +186,7 @@ pub struct BenchArgs {
 /// Options of `logits`.
 #[derive(Clone, Debug, Args)]
 pub struct LogitsArgs {
-    /// JSON file with a list of token ids for each sequence: [[1,2,3],[4,5]]
+    /// JSON file with a list of token ids for each sequence: `[[1,2,3],[4,5]]`
     #[arg(long, value_name = "IDS.json")]
     pub tokens: PathBuf,
     /// Where to write the tensors logits.0, logits.1, ... (f32, one row for each token)

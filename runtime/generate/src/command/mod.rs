@@ -2,7 +2,7 @@
 //!
 //! - [`args`]: their arguments
 //! - [`run`], [`chat`]: text
-//! - [`bench`], [`logits`], [`goldens`]: measurements and checks on any [`crate::engine::Engine`]
+//! - [`mod@bench`], [`logits`], [`goldens`]: measurements and checks of an engine
 //! - [`material`]: tokenizer, template and recommended sampling of an artifact
 //! - [`interrupt`]: what Ctrl-C does
 
@@ -53,7 +53,7 @@ impl Streams<'_> {
     /// # Errors
     /// As [`Streams::say`].
     pub fn json(&mut self, value: &Value) -> Result<()> {
-        self.say(&format!("{value:#}\n"))
+        self.say(&format!("{value}\n"))
     }
 }
 

@@ -51,8 +51,8 @@ pub fn run<E: Engine>(
     if !args.json {
         streams.say("\n")?;
         streams.note(&stats_line(&done.stats));
-        if done.reason == FinishReason::PagesFull {
-            streams.note("stopped: the room for state is full; a larger --context has more");
+        if matches!(done.reason, FinishReason::ContextFull | FinishReason::PagesFull) {
+            streams.note("stopped: the model's context is full");
         }
         return Ok(());
     }
