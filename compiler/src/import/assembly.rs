@@ -1,0 +1,177 @@
+//! Putting a program together: blocks stated piece by piece, each weight and state bound as its
+//! parameter is declared.
+
+use super::catalogue::{Catalogue, Tensor};
+use crate::error::{ImportError, ImportErrors};
+use ir::dim::{Dim, Name, Symbol, Symbols};
+use ir::dtype::DType;
+use ir::error::IrError;
+use ir::graph::builder::GraphBuilder;
+use ir::graph::program::{Arg, Call, Entry, Input, Program, State, StateKind};
+use ir::graph::{Graph, ValueId};
+
+/// Everything runs in one place until placement says otherwise.
+const PLACE: &str = "main";
+
+/// A program under construction.
+pub struct Assembly {
+    program: Program,
+    /// Tensors asked for so far.
+    pub catalogue: Catalogue,
+    /// Longest sequence.
+    context: i64,
+    /// How states are stored.
+    state: DType,
+}
+
+impl Assembly {
+    /// An empty program for sequences of up to `context` tokens.
+    pub fn new(name: &str, catalogue: Catalogue, context: i64, state: DType) -> Assembly {
+        let step = |name: &str, lo| (Name::from(name), Symbol::step(lo, context));
+        let program = Program {
+            name: name.into(),
+            symbols: Symbols::from([step("s", 1), step("t", 1), step("m", 0)]),
+            blocks: vec![],
+            weights: vec![],
+            states: vec![],
+            entries: vec![],
+        };
+        Assembly { program, catalogue, context, state }
+    }
+
+    /// States a block, which knows the step symbols `s`, `t` and `m`, and `u` = t - s; returns the
+    /// call with the arguments that were bound on the way, its results named `results`.
+    ///
+    /// # Errors
+    /// What the IR refuses: a fault of the importer.
+    pub fn block(
+        &mut self,
+        name: &str,
+        results: &[&str],
+        state: impl FnOnce(&mut Block) -> Result<Vec<ValueId>, IrError>,
+    ) -> Result<Call, ImportErrors> {
+        let mut graph = GraphBuilder::new(name);
+        graph.step_symbol("s", 1, self.context);
+        graph.step_symbol("t", 1, self.context);
+        graph.step_symbol("m", 0, self.context);
+        graph.index("u", Dim::symbol("t").minus(&Dim::symbol("s")));
+        let mut block = Block { graph, args: vec![], assembly: self };
+        let outputs = state(&mut block).map_err(|e| graph_errors(name, &[e]))?;
+        let Block { mut graph, args, .. } = block;
+        outputs.iter().for_each(|o| graph.output(*o));
+        let graph = graph.finish().map_err(|errors| graph_errors(name, &errors))?;
+        let results = results.iter().map(|r| Name::from(*r)).collect();
+        Ok(Call { block: self.add(graph), args, results, place: PLACE.into() })
+    }
+
+    /// Declares what is kept of a sequence: `layers` times a row of `dims` for each token.
+    pub fn rows(&mut self, name: &str, dims: &[i64], layers: i64) {
+        self.program.states.push(State {
+            name: name.into(),
+            kind: StateKind::Rows,
+            encoding: self.state.into(),
+            dims: dims.to_vec(),
+            layers: layers as u32,
+        });
+    }
+
+    /// Adds an entry point. Inputs have extents over `s` and `m`.
+    pub fn entry(&mut self, name: &str, inputs: Vec<Input>, calls: Vec<Call>, outputs: &[&str]) {
+        let outputs = outputs.iter().map(|o| Name::from(*o)).collect();
+        self.program.entries.push(Entry { name: name.into(), inputs, calls, outputs });
+    }
+
+    /// The program, its weights still to be filled in from the catalogue.
+    pub fn finish(self) -> (Program, Catalogue) {
+        (self.program, self.catalogue)
+    }
+
+    /// Adds a block unless an equal one is there; a different one of this name gets a number.
+    fn add(&mut self, mut graph: Graph) -> Name {
+        let wanted = graph.name.clone();
+        let equal = self.program.blocks.iter().any(|b| graph.equals_but_name(b));
+        let mut number = 1;
+        while !equal && self.program.block(&graph.name).is_some() {
+            number += 1;
+            graph.name = format!("{wanted}.{number}").into();
+        }
+        self.program.add_block(graph)
+    }
+}
+
+/// An input of an entry, i32 unless it says otherwise.
+pub fn input(name: &str, dtype: DType, dims: &[Dim]) -> Input {
+    Input { name: name.into(), dtype, dims: dims.to_vec() }
+}
+
+/// One block under construction, and the arguments of the call being stated with it.
+pub struct Block<'a> {
+    /// The graph.
+    pub graph: GraphBuilder,
+    args: Vec<Arg>,
+    assembly: &'a mut Assembly,
+}
+
+impl Block<'_> {
+    /// Declares a shape parameter and index, if not yet done.
+    pub fn dim(&mut self, name: &str, value: i64) {
+        if !self.graph.graph().symbols.contains_key(name) {
+            self.graph.param_symbol(name, value);
+        }
+    }
+
+    /// Declares an index of another extent than the symbol of its name, if not yet done.
+    pub fn index(&mut self, name: &str, extent: impl Into<Dim>) {
+        if !self.graph.graph().indices.contains_key(name) {
+            self.graph.index(name, extent);
+        }
+    }
+
+    /// A parameter bound to a value of the entry.
+    pub fn input(&mut self, name: &str, dtype: DType, indices: &[&str], value: &str) -> ValueId {
+        self.args.push(Arg::Value(value.into()));
+        self.graph.input(name, dtype, indices)
+    }
+
+    /// A parameter bound to a tensor of the checkpoint. The product of the extents of `indices` is
+    /// that of the stored axes.
+    pub fn weight(&mut self, name: &str, indices: &[&str], tensor: &Tensor) -> ValueId {
+        let graph = self.graph.graph();
+        let extent = |i: &&str| graph.extent(i).bound_value(&graph.symbols).unwrap_or(0);
+        let dims: Vec<i64> = indices.iter().map(extent).collect();
+        let encoding = self.assembly.catalogue.need(tensor, &dims);
+        self.args.push(Arg::Weight(tensor.name.as_str().into()));
+        self.graph.weight(name, encoding, indices)
+    }
+
+    /// Appends rows `x [s, ..]` to one layer of a state; returns all rows, along `t`.
+    pub fn keep(&mut self, state: &StateRef, x: ValueId) -> Result<ValueId, IrError> {
+        let kept = self.assembly.state;
+        let x = if kept == DType::F32 { x } else { self.graph.cast(x, kept)? };
+        let mut indices = self.graph.ty(x).indices.clone();
+        indices[0] = "u".into();
+        self.args.push(Arg::State { state: state.name.as_str().into(), layer: state.layer });
+        let past = self.graph.state(&format!("past_{}", state.short), kept, &indices);
+        self.graph.append(past, x, "t")
+    }
+}
+
+/// One layer of a state.
+#[derive(Clone, Debug)]
+pub struct StateRef {
+    /// Its name in the program.
+    pub name: String,
+    /// Its name in the block.
+    pub short: &'static str,
+    /// Which layer.
+    pub layer: u32,
+}
+
+/// IR diagnostics as the importer's own fault.
+fn graph_errors(block: &str, errors: &[IrError]) -> ImportErrors {
+    let fault = |e: &IrError| ImportError::Graph {
+        block: block.into(),
+        why: format!("{}: {e}", e.kind.code()),
+    };
+    ImportErrors(errors.iter().map(fault).collect())
+}

@@ -1,0 +1,46 @@
+//! A mixture of experts beside one that every token takes.
+
+use super::mlp::mlp;
+use super::router::{RouterConfig, route};
+use crate::import::assembly::Block;
+use crate::import::catalogue::Tensor;
+use ir::error::IrError;
+use ir::graph::ValueId;
+
+/// Experts of a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertsConfig {
+    /// Which are chosen.
+    pub router: RouterConfig,
+    /// Width of one expert.
+    pub width: i64,
+    /// Experts that every token takes, joined as one network; 0: none.
+    pub shared: i64,
+}
+
+/// Results to be added to the residual stream: the routed experts' sum, and the shared network's
+/// output where there is one. Tensors are those of `PREFIX.{gate,experts.j,shared_experts}`.
+pub fn experts(
+    b: &mut Block,
+    x: ValueId,
+    prefix: &str,
+    hidden: i64,
+    c: &ExpertsConfig,
+) -> Result<Vec<ValueId>, IrError> {
+    let choice = route(b, x, &format!("{prefix}.gate"), hidden, &c.router)?;
+    b.dim("fe", c.width);
+    let count = c.router.experts;
+    let stack = |part: &str, dims| {
+        Tensor::experts(&format!("{prefix}.experts"), &format!("{part}_proj"), count, dims)
+    };
+    let gate = b.weight("e_gate", &["e", "fe", "D"], &stack("gate", [c.width, hidden]));
+    let up = b.weight("e_up", &["e", "fe", "D"], &stack("up", [c.width, hidden]));
+    let down = b.weight("e_down", &["e", "D", "fe"], &stack("down", [hidden, c.width]));
+    let routed = b.graph.moe([x, choice.index, choice.weight, gate, up, down], "e", "k")?;
+    if c.shared == 0 {
+        return Ok(vec![routed]);
+    }
+    let width = c.shared * c.width;
+    let shared = mlp(b, x, &format!("{prefix}.shared_experts"), [hidden, width])?;
+    Ok(vec![routed, shared])
+}

@@ -1,0 +1,12 @@
+//! Pieces of blocks that families share, each stated as its equation reads.
+//!
+//! Names of indices: `D` hidden, `V` vocabulary, `h` heads, `f` width of a network, `e` experts,
+//! `k` chosen ones, `i` and `z` pairs of a rotation and their two parts.
+
+pub mod ends;
+pub mod experts;
+pub mod grouped_attention;
+pub mod latent_attention;
+pub mod mlp;
+pub mod rotary;
+pub mod router;
