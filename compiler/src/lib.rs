@@ -1,11 +1,21 @@
 //! From a checkpoint to native code, a launch plan and packed weights.
 //!
 //! - [`import`]: checkpoint to graphs
+//! - [`options`]: what the user chooses
+//! - [`lower`]: graphs to kernels and a plan
+//! - [`pack`]: weights to the order their kernels read
 //! - [`link`]: objects to one loadable image
-//! - [`error`]: E02xx
+//! - [`compile`]: everything to one file
+//! - [`progress`]: how long work shows itself
+//! - [`error`]: diagnostics of import, E02xx
 
 #![warn(missing_docs)]
 
+pub mod compile;
 pub mod error;
 pub mod import;
 pub mod link;
+pub mod lower;
+pub mod options;
+pub mod pack;
+pub mod progress;

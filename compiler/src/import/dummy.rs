@@ -188,3 +188,74 @@ impl WeightSource for Dummy {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dummy(dtype: StoredType, dims: &[u64], fill: Fill) -> Dummy {
+        let info = TensorInfo { dtype, dims: dims.to_vec() };
+        Dummy::new(
+            7,
+            BTreeMap::from([("a".into(), (info.clone(), fill)), ("b".into(), (info, fill))]),
+        )
+    }
+
+    fn bytes(d: &Dummy, key: &str, at: u64, len: usize) -> Vec<u8> {
+        let mut out = vec![0; len];
+        d.read(key, at, &mut out).expect("a range of the tensor");
+        out
+    }
+
+    fn numbers(d: &Dummy, key: &str, n: usize) -> Vec<f64> {
+        let raw = bytes(d, key, 0, 2 * n);
+        raw.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f64()).collect()
+    }
+
+    fn moments(x: &[f64]) -> (f64, f64) {
+        let mean = x.iter().sum::<f64>() / x.len() as f64;
+        let var = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64;
+        (mean, var.sqrt())
+    }
+
+    #[test]
+    fn any_part_equals_the_whole() {
+        for dtype in [StoredType::BF16, StoredType::F32, StoredType::F16, StoredType::F8_E4M3] {
+            let d = dummy(dtype, &[7, 11], Fill::Matrix);
+            let size = dtype.bitsize() / 8;
+            let whole = bytes(&d, "a", 0, 77 * size);
+            for from in 0..20 {
+                for to in from..30 {
+                    let part = bytes(&d, "a", (from * size) as u64, (to - from) * size);
+                    assert_eq!(part, whole[from * size..to * size], "{dtype:?} {from}..{to}");
+                }
+            }
+            assert_ne!(whole, bytes(&d, "b", 0, 77 * size), "tensors differ");
+        }
+    }
+
+    #[test]
+    fn values_look_like_a_trained_model() {
+        let (mean, std) =
+            moments(&numbers(&dummy(StoredType::BF16, &[1 << 16], Fill::Matrix), "a", 1 << 16));
+        assert!(mean.abs() < 5e-4 && (std - STD).abs() < 5e-4, "{mean} {std}");
+        let (mean, std) =
+            moments(&numbers(&dummy(StoredType::BF16, &[1 << 12], Fill::Norm), "a", 1 << 12));
+        assert!((mean - 1.0).abs() < 0.01 && std < 0.1, "{mean} {std}");
+        let codes = bytes(&dummy(StoredType::F8_E4M3, &[1 << 12], Fill::Matrix), "a", 0, 1 << 12);
+        let codes: Vec<f64> =
+            codes.iter().map(|c| f64::from(ir::dtype::f8e4m3_to_f32(*c))).collect();
+        let (mean, std) = moments(&codes);
+        assert!(mean.abs() < 4.0 && (std - FP8_RMS).abs() < 4.0, "{mean} {std}");
+    }
+
+    #[test]
+    fn ranges_outside_are_refused() {
+        let d = dummy(StoredType::BF16, &[4], Fill::Matrix);
+        for (at, len) in [(0, 10), (8, 2), (1, 2), (0, 3), (u64::MAX, 2)] {
+            let e = d.read("a", at, &mut vec![0; len]).expect_err("outside");
+            assert_eq!(e.code(), "E0214", "{at} {len}");
+        }
+        assert_eq!(d.read("c", 0, &mut []).expect_err("unknown").code(), "E0212");
+    }
+}

@@ -3,6 +3,7 @@
 //! - [`checkpoint`], [`shard`], [`json`]: files, mapped and checked
 //! - [`dummy`]: weights from a seed
 //! - [`source`]: what both are to the rest of the compiler
+//! - [`values`]: a weight's numbers, for interpreters
 //! - [`config`], [`rope`]: config.json, typed, with every fault at once
 //! - [`catalogue`]: which tensors are needed, and how each is stored
 //! - [`assembly`], [`layers`], [`decoder`]: graphs, from pieces to the program
@@ -27,6 +28,7 @@ pub mod layers;
 pub mod rope;
 pub mod shard;
 pub mod source;
+pub mod values;
 
 use crate::error::{ImportError, ImportErrors};
 use assembly::Assembly;

@@ -158,7 +158,7 @@ fn check_size(path: &Path, key: &str, info: &HeaderEntry) -> Result<(), ImportEr
 }
 
 fn check_length(path: &Path, base: u64, data: u64, len: u64) -> Result<(), ImportError> {
-    let expected = base.checked_add(data).unwrap_or(u64::MAX);
+    let expected = base.saturating_add(data);
     match len.cmp(&expected) {
         std::cmp::Ordering::Less => {
             Err(ImportError::Truncated { path: path.into(), found: len, expected })
