@@ -106,6 +106,15 @@ pub struct Section {
     pub chunks: Option<Chunks>,
 }
 
+impl Section {
+    /// The section's bytes, if they are in `file`, the whole artifact.
+    pub fn bytes_in<'a>(&self, file: &'a [u8]) -> Option<&'a [u8]> {
+        let Location::Here { offset } = self.location else { return None };
+        let end = offset.checked_add(self.bytes)?;
+        file.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)
+    }
+}
+
 /// Hash of a chunked section: of its chunks' hashes in order.
 pub fn chunked_hash(hashes: &[Hash]) -> Hash {
     let mut hasher = blake3::Hasher::new();

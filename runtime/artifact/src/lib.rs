@@ -3,7 +3,7 @@
 //! - [`plan`]: launch lists, states, packed weights; [`check`]: what must hold of a plan
 //! - [`size`]: sizes evaluated per step
 //! - [`manifest`]: what a file holds, for people and tools
-//! - [`format`]: the bytes of header, section table and footer
+//! - [`mod@format`]: the bytes of header, section table and footer
 //! - [`writer`] and [`reader`]: files out and in
 
 pub mod check;

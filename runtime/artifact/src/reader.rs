@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
     /// The bytes of section `name`, if the file has it and holds it itself.
     pub fn find(&self, name: &str) -> Option<&'a [u8]> {
         let section = self.sections.iter().find(|s| s.name == name)?;
-        bytes_of(self.file, section)
+        section.bytes_in(self.file)
     }
 
     /// The bytes of section `name`.
@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
                 isa: attribute_of(s, "isa"),
                 backend: attribute_of(s, "backend"),
                 name: &s.name,
-                bytes: bytes_of(self.file, s)?,
+                bytes: s.bytes_in(self.file)?,
             })
         })
         .collect()
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
         match &section.location {
             Location::External { file } => Ok(Weights::External(file)),
             Location::Here { .. } => {
-                let bytes = bytes_of(self.file, section).ok_or_else(|| self.missing(WEIGHTS))?;
+                let bytes = section.bytes_in(self.file).ok_or_else(|| self.missing(WEIGHTS))?;
                 Ok(Weights::Here(bytes))
             }
         }
@@ -205,7 +205,7 @@ impl<'a> Reader<'a> {
     }
 
     fn check_hash(&self, section: &Section) -> Result<(), ArtifactError> {
-        let found = match (&section.chunks, bytes_of(self.file, section)) {
+        let found = match (&section.chunks, section.bytes_in(self.file)) {
             (Some(chunks), _) => format::chunked_hash(&chunks.hashes),
             (None, Some(bytes)) => *blake3::hash(bytes).as_bytes(),
             (None, None) => return Err(malformed("external section", "no chunks", "chunks")),
@@ -228,12 +228,6 @@ fn parse<T: serde::de::DeserializeOwned>(
 ) -> Result<T, ArtifactError> {
     serde_json::from_slice(bytes)
         .map_err(|error| ArtifactError::Schema { section, message: error.to_string() })
-}
-
-fn bytes_of<'a>(file: &'a [u8], section: &Section) -> Option<&'a [u8]> {
-    let Location::Here { offset } = section.location else { return None };
-    let end = offset.checked_add(section.bytes)?;
-    file.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)
 }
 
 /// The lowest piece whose hash is not the stated one. Threads take pieces in turn.

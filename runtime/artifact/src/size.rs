@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One operation of a [`SizeExpr`]. Binary operations take the two topmost values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SizeOp {
     /// Push a constant.
@@ -25,7 +25,7 @@ pub enum SizeOp {
 }
 
 /// An integer expression over step symbols, in postfix order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SizeExpr(pub Vec<SizeOp>);
 

@@ -1,0 +1,273 @@
+//! Everything that can go wrong between opening a file and reading logits.
+
+use artifact::ArtifactError;
+use std::path::PathBuf;
+
+/// Why a model could not be opened or a step could not be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The artifact was refused.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The system refused a file.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file has no code that this machine can run.
+    #[error("no code for this machine: the file has {found}, the machine runs {expected}")]
+    NoCode {
+        /// Levels in the file.
+        found: String,
+        /// Levels of the machine.
+        expected: String,
+    },
+    /// The level asked for is not in the file, or beyond the machine.
+    #[error("instruction set level `{asked}` is not {missing}, which has {has}")]
+    Isa {
+        /// The level asked for.
+        asked: String,
+        /// What lacks it.
+        missing: &'static str,
+        /// What is there.
+        has: String,
+    },
+    /// A code image that cannot be loaded.
+    #[error("code image, {what}: found {found}, expected {expected}")]
+    Image {
+        /// Part of the image.
+        what: String,
+        /// What is there.
+        found: String,
+        /// What should be there.
+        expected: String,
+    },
+    /// A kernel of the plan is not in the code.
+    #[error("the code section `{section}` has no kernel `{kernel}`")]
+    MissingKernel {
+        /// Name of the kernel.
+        kernel: String,
+        /// Name of the section.
+        section: String,
+    },
+    /// The plan asks for something that this runtime does not do.
+    #[error("{what} is {found}, expected {expected}")]
+    Unsupported {
+        /// What the plan states.
+        what: String,
+        /// What it asks for.
+        found: String,
+        /// What this runtime does.
+        expected: String,
+    },
+    /// No memory.
+    #[error("cannot have {bytes} bytes of memory for {what}: {source}")]
+    OutOfMemory {
+        /// What it is for.
+        what: &'static str,
+        /// How many bytes.
+        bytes: u64,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A thread count that cannot be.
+    #[error("{found} threads, expected between 1 and {most}")]
+    ThreadCount {
+        /// Count asked for.
+        found: usize,
+        /// Most that is supported.
+        most: usize,
+    },
+    /// A thread could not be started.
+    #[error("cannot start worker thread {worker}: {source}")]
+    Thread {
+        /// Number of the worker.
+        worker: usize,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A worker panicked, now or earlier.
+    #[error("a worker thread panicked: {message}")]
+    Poisoned {
+        /// What it said.
+        message: String,
+    },
+    /// All pages are taken.
+    #[error("all {capacity} pages of states are taken")]
+    PagesExhausted {
+        /// Number of pages.
+        capacity: usize,
+    },
+    /// A page is returned that was not taken.
+    #[error("page {page} is not taken, there are {capacity} pages")]
+    PageNotTaken {
+        /// The page.
+        page: u32,
+        /// Number of pages.
+        capacity: usize,
+    },
+    /// More pages than slots can be numbered.
+    #[error("{found} pages of states, expected between 1 and {most}")]
+    PageCount {
+        /// Count asked for.
+        found: usize,
+        /// Most that is supported.
+        most: usize,
+    },
+    /// A step with nothing to do.
+    #[error("{what} is empty, expected at least one {expected}")]
+    Empty {
+        /// What is empty.
+        what: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// A token id outside the vocabulary.
+    #[error("sequence {sequence}, token {index}: id {found}, expected 0 <= id < {vocab}")]
+    Token {
+        /// Which sequence of the step.
+        sequence: usize,
+        /// Which of its new tokens.
+        index: usize,
+        /// The id.
+        found: i32,
+        /// Size of the vocabulary.
+        vocab: u32,
+    },
+    /// Longer than the model's context.
+    #[error("sequence {sequence} would have {found} tokens, the model's context is {limit}")]
+    Context {
+        /// Which sequence of the step.
+        sequence: usize,
+        /// Tokens after the step.
+        found: u64,
+        /// The model's limit.
+        limit: u64,
+    },
+    /// A sequence's pages do not hold it.
+    #[error("sequence {sequence}: {found}, expected {expected}")]
+    Pages {
+        /// Which sequence of the step.
+        sequence: usize,
+        /// What its page list is.
+        found: String,
+        /// What is needed.
+        expected: String,
+    },
+    /// The step is larger than 32-bit inputs can say.
+    #[error("the step has {found} {what}, expected at most {limit}")]
+    StepTooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much.
+        found: u64,
+        /// Limit.
+        limit: u64,
+    },
+    /// No bucket of the plan covers the step.
+    #[error("no bucket of entry `{entry}` covers {step}")]
+    NoBucket {
+        /// The entry.
+        entry: String,
+        /// The step's symbols.
+        step: String,
+    },
+    /// A size in the plan makes no sense for this step.
+    #[error("{what}: found {found}, expected {expected}")]
+    Size {
+        /// Which size.
+        what: String,
+        /// Its value.
+        found: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// A kernel wrote a work list whose length makes no sense.
+    #[error("work list of `{origin}` states {found} tuples, its memory has room for {limit}")]
+    WorkList {
+        /// Graph nodes of the launch.
+        origin: String,
+        /// Length stated.
+        found: i64,
+        /// Most that fit.
+        limit: i64,
+    },
+    /// The plan has no such probe.
+    #[error("the plan has no probe `{name}`, found {found}")]
+    MissingProbe {
+        /// Name of the probe.
+        name: &'static str,
+        /// Probes of the plan.
+        found: String,
+    },
+}
+
+impl RuntimeError {
+    /// Stable code of this kind of error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            RuntimeError::Artifact(error) => error.code(),
+            RuntimeError::Io { .. } => "E0501",
+            RuntimeError::NoCode { .. } => "E0502",
+            RuntimeError::Isa { .. } => "E0503",
+            RuntimeError::Image { .. } => "E0504",
+            RuntimeError::MissingKernel { .. } => "E0505",
+            RuntimeError::Unsupported { .. } => "E0506",
+            RuntimeError::OutOfMemory { .. } => "E0507",
+            RuntimeError::ThreadCount { .. } => "E0508",
+            RuntimeError::Thread { .. } => "E0509",
+            RuntimeError::Poisoned { .. } => "E0510",
+            RuntimeError::PagesExhausted { .. } => "E0511",
+            RuntimeError::PageNotTaken { .. } => "E0512",
+            RuntimeError::PageCount { .. } => "E0513",
+            RuntimeError::Empty { .. } => "E0514",
+            RuntimeError::Token { .. } => "E0515",
+            RuntimeError::Context { .. } => "E0516",
+            RuntimeError::Pages { .. } => "E0517",
+            RuntimeError::StepTooLarge { .. } => "E0518",
+            RuntimeError::NoBucket { .. } => "E0519",
+            RuntimeError::Size { .. } => "E0520",
+            RuntimeError::WorkList { .. } => "E0521",
+            RuntimeError::MissingProbe { .. } => "E0522",
+        }
+    }
+
+    /// What the reader of the message can do next.
+    pub fn help(&self) -> &'static str {
+        match self {
+            RuntimeError::Artifact(error) => error.help(),
+            RuntimeError::Io { .. } => "check the path and its permissions",
+            RuntimeError::NoCode { .. } => "compile with a lower instruction set level as well",
+            RuntimeError::Isa { .. } => "leave the level out, and the best one is chosen",
+            RuntimeError::Unsupported { .. } => "run the file with the release that wrote it",
+            RuntimeError::OutOfMemory { .. } => {
+                "use fewer pages or shorter prompts, or a machine with more memory"
+            }
+            RuntimeError::ThreadCount { .. } | RuntimeError::Thread { .. } => "use fewer threads",
+            RuntimeError::Poisoned { .. } => "open a new session; please report the message",
+            RuntimeError::PagesExhausted { .. } => "free pages, or begin with more of them",
+            RuntimeError::PageNotTaken { .. } => "return each page once",
+            RuntimeError::PageCount { .. } => "use a number of pages within the range",
+            RuntimeError::Empty { .. } => "leave empty sequences out of the step",
+            RuntimeError::Token { .. } => "use the model's own tokenizer",
+            RuntimeError::Context { .. } => "shorten the prompt, or stop the sequence here",
+            RuntimeError::Pages { .. } => "take one page per started page of tokens",
+            RuntimeError::StepTooLarge { .. } => "split the step",
+            RuntimeError::MissingProbe { .. } => "compile again with probes",
+            RuntimeError::Image { .. }
+            | RuntimeError::MissingKernel { .. }
+            | RuntimeError::NoBucket { .. }
+            | RuntimeError::Size { .. }
+            | RuntimeError::WorkList { .. } => {
+                "compile the checkpoint again; if it persists, this is a defect of the compiler \
+                 that wrote the file"
+            }
+        }
+    }
+}
