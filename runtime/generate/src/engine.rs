@@ -1,40 +1,19 @@
-//! What generation needs of a model that can be stepped.
+//! What generation needs of a model that can be stepped, and how a session of the runtime gives
+//! it.
 
 use crate::error::{GenerateError, Result};
+use runtime::{Batch, Session};
+use std::sync::Arc;
 
-/// Which of a sequence's new tokens want logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// None of them: more of the prompt follows.
-    None,
-    /// The last one.
-    Last,
-    /// All of them.
-    All,
-}
+pub use runtime::{LoadOptions, Model, Sequence as Part, Want};
 
-impl Want {
-    /// Number of logit rows for `tokens` new tokens.
-    pub fn rows(self, tokens: usize) -> usize {
-        match self {
-            Want::None => 0,
-            Want::Last => 1.min(tokens),
-            Want::All => tokens,
-        }
+/// Number of logit rows for `tokens` new tokens.
+fn rows(want: Want, tokens: usize) -> usize {
+    match want {
+        Want::None => 0,
+        Want::Last => 1.min(tokens),
+        Want::All => tokens,
     }
-}
-
-/// One sequence's part in a step.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    /// New tokens, at positions `past..past + tokens.len()`; at least one.
-    pub tokens: &'a [i32],
-    /// Tokens whose states are in the pages already.
-    pub past: usize,
-    /// Pages that hold the sequence's states, in order; enough for `past + tokens.len()` rows.
-    pub pages: &'a [u32],
-    /// Which of the new tokens want logits.
-    pub want: Want,
 }
 
 /// A model with paged states.
@@ -60,8 +39,58 @@ pub trait Engine {
     /// logits for each wanted token, sequence by sequence.
     ///
     /// # Errors
-    /// [`GenerateError::Engine`] if the step cannot be run.
+    /// [`GenerateError::Runtime`] if the step cannot be run.
     fn step(&mut self, parts: &[Part<'_>]) -> Result<&[f32]>;
+}
+
+/// A session of a compiled model.
+#[derive(Debug)]
+pub struct ModelEngine {
+    session: Session,
+    context: usize,
+}
+
+impl ModelEngine {
+    /// A session with room for the states of `tokens` tokens, all sequences together, and at most
+    /// so many in one sequence.
+    ///
+    /// # Errors
+    /// [`GenerateError::Runtime`]: memory or threads are refused.
+    pub fn new(model: &Arc<Model>, tokens: usize) -> Result<Self> {
+        let limit = usize::try_from(model.manifest().model.context_length).unwrap_or(usize::MAX);
+        let states = &model.plan().states;
+        // A model without states still numbers its rows.
+        let page_tokens = states.first().map_or(64, |state| state.page_tokens.max(1) as usize);
+        let session = Session::new(Arc::clone(model), tokens.max(1).div_ceil(page_tokens))?;
+        Ok(ModelEngine { session, context: limit.min(tokens) })
+    }
+
+    /// The session, to measure with.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+}
+
+impl Engine for ModelEngine {
+    fn vocab(&self) -> usize {
+        self.session.model().manifest().model.vocab_size as usize
+    }
+
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn page_tokens(&self) -> usize {
+        self.session.states().page_tokens()
+    }
+
+    fn pages_total(&self) -> usize {
+        self.session.states().capacity()
+    }
+
+    fn step(&mut self, parts: &[Part<'_>]) -> Result<&[f32]> {
+        Ok(self.session.step(&Batch { sequences: parts })?)
+    }
 }
 
 impl<E: Engine + ?Sized> Engine for &mut E {
@@ -96,7 +125,7 @@ pub(crate) fn checked_step<'e, E: Engine>(
     parts: &[Part<'_>],
 ) -> Result<&'e [f32]> {
     let vocab = engine.vocab();
-    let rows: usize = parts.iter().map(|p| p.want.rows(p.tokens.len())).sum();
+    let rows: usize = parts.iter().map(|p| rows(p.want, p.tokens.len())).sum();
     let logits = engine.step(parts)?;
     if rows.checked_mul(vocab) != Some(logits.len()) {
         return Err(GenerateError::LogitsShape { found: logits.len(), rows, vocab });

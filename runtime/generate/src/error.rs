@@ -1,5 +1,6 @@
 //! What can go wrong between a prompt and its text.
 
+use runtime::RuntimeError;
 use thiserror::Error;
 
 /// Result of anything in this crate.
@@ -104,18 +105,12 @@ pub enum GenerateError {
         /// Pages that there are.
         total: usize,
     },
-    /// The engine failed in a step.
-    #[error("{message}")]
-    Engine {
-        /// Code of the underlying error, e.g. `E0512`.
-        code: &'static str,
-        /// Its message.
-        message: String,
-        /// Its next step, if it names one.
-        help: Option<String>,
-        /// Whether a limit of the machine is the cause.
-        limit: bool,
-    },
+    /// The runtime refused a file or a step.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// An executable without a model.
+    #[error("this executable carries no model")]
+    NoPayload,
     /// The engine's logits do not have the promised shape.
     #[error("the step returned {found} logits, expected {rows} rows of {vocab}")]
     LogitsShape {
@@ -184,7 +179,8 @@ impl GenerateError {
             Self::EmptyPrompt => "E0611",
             Self::PromptTooLong { .. } => "E0612",
             Self::TooFewPages { .. } => "E0613",
-            Self::Engine { code, .. } => code,
+            Self::Runtime(error) => error.code(),
+            Self::NoPayload => "E0620",
             Self::LogitsShape { .. } => "E0614",
             Self::Io { .. } => "E0615",
             Self::OutputClosed => "E0616",
@@ -225,7 +221,10 @@ impl GenerateError {
             Self::TooFewPages { .. } => {
                 "give the session more state pages, or shorten the prompt".to_owned()
             }
-            Self::Engine { help, .. } => return help.clone(),
+            Self::Runtime(error) => error.help().to_owned(),
+            Self::NoPayload => "name a file with --artifact FILE, or make an executable with \
+                 `latentc compile MODEL -o OUT`"
+                .to_owned(),
             Self::LogitsShape { .. } => {
                 "the artifact and this runtime disagree: compile the model again".to_owned()
             }
@@ -248,11 +247,15 @@ impl GenerateError {
     }
 
     /// Exit status of a command that ends with this error: 1 the input is at fault, 2 usage,
-    /// 3 a limit of the machine.
+    /// 3 a limit of the machine; 0 if only the reader of the output went away.
     pub fn exit_code(&self) -> u8 {
+        use RuntimeError as R;
         match self {
+            Self::OutputClosed => 0,
             Self::NoTokenizer { .. } | Self::BadOption { .. } | Self::EmptyPrompt => 2,
-            Self::TooFewPages { .. } | Self::Engine { limit: true, .. } => 3,
+            Self::NoPayload | Self::Runtime(R::Isa { .. } | R::ThreadCount { .. }) => 2,
+            Self::TooFewPages { .. } => 3,
+            Self::Runtime(R::OutOfMemory { .. } | R::Thread { .. } | R::NoCode { .. }) => 3,
             _ => 1,
         }
     }

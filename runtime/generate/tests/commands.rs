@@ -9,7 +9,7 @@ use generate::chat::Message;
 use generate::command::args::{Command, FileArg};
 use generate::command::interrupt::Interrupt;
 use generate::command::material::{Files, Material, Recommended};
-use generate::command::{Streams, bench, chat, goldens, logits, report, run};
+use generate::command::{Streams, bench, chat, goldens, ids, logits, report, run};
 use generate::logits::Feed;
 use generate::{GenerateError, Result};
 use serde_json::{Map, Value, json};
@@ -66,7 +66,9 @@ fn run_line(line: &[&str], with_tokenizer: bool) -> (Result<()>, String, String)
     let Command::Run { args, .. } = parse(line) else { panic!("not `run`") };
     let about = Map::from_iter([("threads".to_owned(), json!(2))]);
     with_streams("", |streams| {
-        run::run(engine(), &material(with_tokenizer), &args, about, &Interrupt::detached(), streams)
+        let material = material(with_tokenizer);
+        let prompt = run::prompt(&material, &args)?;
+        run::run(engine(), &material, prompt, &args, &about, &Interrupt::detached(), streams)
     })
 }
 
@@ -170,7 +172,9 @@ fn a_closed_output_ends_the_command() {
     let mut streams =
         Streams { input: &mut input, out: &mut out, err: &mut err, interactive: false };
     let interrupt = Interrupt::detached();
-    let ran = run::run(engine(), &material(false), &args, Map::new(), &interrupt, &mut streams);
+    let (material, about) = (material(false), Map::new());
+    let prompt = run::prompt(&material, &args).expect("ids");
+    let ran = run::run(engine(), &material, prompt, &args, &about, &interrupt, &mut streams);
     assert!(matches!(ran, Err(GenerateError::OutputClosed)));
 }
 
@@ -229,11 +233,13 @@ fn logits_files_hold_every_position() {
     let ids = folder.path().join("ids.json");
     std::fs::write(&ids, serde_json::to_vec(&prompts).expect("JSON")).expect("writable");
     let out = folder.path().join("out.safetensors");
-    let (ids, out_text) = (ids.to_str().expect("UTF-8"), out.to_str().expect("UTF-8"));
+    let (file, out_text) = (ids.to_str().expect("UTF-8"), out.to_str().expect("UTF-8"));
     for extra in [&[][..], &["--batched", "--chunk", "2"], &["--chunk", "1"]] {
-        let line = [&["logits", "--tokens", ids, "-o", out_text], extra].concat();
+        let line = [&["logits", "--tokens", file, "-o", out_text], extra].concat();
         let Command::Logits { args, .. } = parse(&line) else { panic!("not `logits`") };
-        logits::logits(&mut FakeEngine::new(33, 64, 4, 20), &args).expect("it runs");
+        let prompts = ids::sequences(&args.tokens).expect("ids");
+        let mut engine = FakeEngine::new(33, 64, 4, 20);
+        logits::write_logits(&mut engine, &prompts, args.feed(), &args.output).expect("it runs");
         let bytes = std::fs::read(&out).expect("it was written");
         let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("well formed");
         assert_eq!(tensors.len(), 3);
@@ -251,7 +257,7 @@ fn logits_files_hold_every_position() {
     let mut failing = FakeEngine::new(33, 64, 4, 20);
     failing.fail_at = Some(1);
     let failed = logits::write_logits(&mut failing, &prompts, Feed::Chunked(2), &out);
-    assert_eq!(failed.expect_err("the engine fails").code(), "E0599");
+    assert_eq!(failed.expect_err("the engine fails").code(), "E0510");
     assert_eq!(std::fs::read(&out).expect("it is there"), before, "half a file was left");
     let names = std::fs::read_dir(folder.path()).expect("readable").count();
     assert_eq!(names, 2, "a temporary file was left");

@@ -221,7 +221,10 @@ fn an_engine_that_fails_loses_no_pages() {
     scheduler.submit(request(&prompt(3, 0), 30, 0)).expect("a sound request");
     let mut events = Vec::new();
     let error = (0..3).find_map(|_| scheduler.step(&mut events).err()).expect("it fails");
-    assert_eq!((error.code(), error.to_string().as_str()), ("E0599", "the fake engine failed"));
+    assert_eq!(
+        (error.code(), error.to_string().as_str()),
+        ("E0510", "a worker thread panicked: the fake engine failed")
+    );
     assert_eq!(scheduler.free_pages(), 50);
     assert!(!scheduler.is_idle(), "the second request still waits");
 }

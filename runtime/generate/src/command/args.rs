@@ -1,6 +1,7 @@
 //! Arguments of the commands that work on a compiled model.
 
 use clap::{Args, Subcommand};
+use runtime::LoadOptions;
 use std::path::PathBuf;
 
 /// The commands that a deployed executable and `latentc` share. `F` says which file: nothing for
@@ -83,6 +84,17 @@ pub struct LoadArgs {
     /// Check the hashes of the weights before anything runs, however large they are
     #[arg(long)]
     pub check: bool,
+}
+
+impl LoadArgs {
+    /// The runtime's options.
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions {
+            threads: self.threads.map(usize::from),
+            isa: self.isa.clone(),
+            check: self.check,
+        }
+    }
 }
 
 /// How tokens are chosen; what is left out is what the checkpoint recommends.

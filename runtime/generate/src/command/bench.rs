@@ -1,8 +1,11 @@
 //! `bench`: how fast prefill and decode run.
 
+use super::Streams;
 use super::args::BenchArgs;
-use crate::engine::{Engine, Part, Want, checked_step};
+use super::bench_report::{self, Measured};
+use crate::engine::{Engine, ModelEngine, Part, Want, checked_step};
 use crate::error::{GenerateError, Result};
+use runtime::{KernelTime, Limits, RuntimeError};
 use std::time::{Duration, Instant};
 
 /// Times of one measurement.
@@ -100,4 +103,48 @@ pub fn measure<E: Engine>(engine: &mut E, args: &BenchArgs) -> Result<Times> {
         times.get(times.len() / 2).copied().unwrap_or_default()
     };
     Ok(Times { prefill: median(|t| t.prefill), decode: median(|t| t.decode) })
+}
+
+/// Measures a model and, before and after, its machine's limits; prints a table or one JSON
+/// object.
+///
+/// # Errors
+/// What the runtime reports.
+pub fn bench(engine: &mut ModelEngine, args: &BenchArgs, streams: &mut Streams<'_>) -> Result<()> {
+    let before = limits(engine)?;
+    let times = measure(engine, args)?;
+    let after = limits(engine)?;
+    let feeder = Feeder::new(engine, args)?;
+    let start = args.context.unwrap_or(args.prompt_tokens);
+    let prefill = profile(engine, |e| feeder.feed(e, 0, args.prompt_tokens, args.chunk))?;
+    feeder.feed(engine, args.prompt_tokens, start, args.chunk)?;
+    let decode = profile(engine, |e| feeder.feed(e, start, start + args.gen_tokens, 1))?;
+    let model = engine.session().model();
+    let measured = Measured { times, before, after, prefill, decode };
+    if args.json {
+        streams.json(&bench_report::object(model, args, &measured))
+    } else {
+        streams.say(&bench_report::text(model, args, &measured))
+    }
+}
+
+/// The machine's limits; `None` if the artifact was compiled without probes.
+fn limits(engine: &mut ModelEngine) -> Result<Option<Limits>> {
+    match engine.session().measure_limits() {
+        Ok(limits) => Ok(Some(limits)),
+        Err(RuntimeError::MissingProbe { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Time per kernel while `work` runs.
+fn profile(
+    engine: &mut ModelEngine,
+    work: impl FnOnce(&mut ModelEngine) -> Result<Duration>,
+) -> Result<Vec<KernelTime>> {
+    engine.session().set_profiling(true);
+    let done = work(engine);
+    let kernels = engine.session().profile().to_vec();
+    engine.session().set_profiling(false);
+    done.map(|_| kernels)
 }

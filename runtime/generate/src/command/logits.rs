@@ -1,7 +1,7 @@
 //! `logits`: the logits of every position, as safetensors.
 
 use super::args::LogitsArgs;
-use super::{file_error, ids};
+use super::file_error;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::logits::{Feed, Rows, every_position};
@@ -12,23 +12,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::NamedTempFile;
 
-/// Computes the logits of every position of the sequences in `args.tokens` and writes them to
-/// `args.output`: tensors `logits.0`, `logits.1`, ... of f32 `[len, V]`. The file appears whole or
-/// not at all.
-///
-/// # Errors
-/// If the ids cannot be read or used, if the engine fails, or if the file cannot be written.
-pub fn logits<E: Engine>(engine: &mut E, args: &LogitsArgs) -> Result<()> {
-    let prompts = ids::sequences(&args.tokens)?;
-    let feed =
-        if args.batched { Feed::BatchedChunks(args.chunk) } else { Feed::Chunked(args.chunk) };
-    write_logits(engine, &prompts, feed, &args.output)
+impl LogitsArgs {
+    /// How the sequences are fed.
+    pub fn feed(&self) -> Feed {
+        if self.batched { Feed::BatchedChunks(self.chunk) } else { Feed::Chunked(self.chunk) }
+    }
 }
 
-/// As [`logits`], from lists of ids.
+/// Computes the logits of every position of `prompts` and writes them to `path`: tensors
+/// `logits.0`, `logits.1`, ... of f32 `[len, V]`. The file appears whole or not at all.
 ///
 /// # Errors
-/// As [`logits`].
+/// If the ids cannot be used, if the engine fails, or if the file cannot be written.
 pub fn write_logits<E: Engine>(
     engine: &mut E,
     prompts: &[Vec<i32>],

@@ -5,6 +5,7 @@ use crate::chat::ChatTemplate;
 use crate::error::{GenerateError, Result};
 use crate::sample::Sampling;
 use crate::tokenize::Tokenizer;
+use runtime::Model;
 use std::sync::Arc;
 
 /// Sampling that a checkpoint recommends; `None` where it is silent.
@@ -59,6 +60,30 @@ pub struct Material {
 }
 
 impl Material {
+    /// Reads what the model's artifact holds.
+    ///
+    /// # Errors
+    /// As [`Material::new`].
+    pub fn of(model: &Model) -> Result<Self> {
+        let manifest = model.manifest();
+        let files = Files {
+            tokenizer: model.section("tokenizer"),
+            tokenizer_config: model.section("tokenizer_config"),
+            chat_template: model.section("chat_template"),
+        };
+        let ids = |list: &[u32]| -> Vec<i32> {
+            list.iter().filter_map(|id| i32::try_from(*id).ok()).collect()
+        };
+        let given = &manifest.generation;
+        let recommended = Recommended {
+            do_sample: given.do_sample,
+            temperature: given.temperature,
+            top_p: given.top_p,
+            top_k: given.top_k,
+        };
+        Self::new(files, &ids(&given.eos), &ids(&manifest.model.eos), recommended)
+    }
+
     /// Reads the files. `generation_eos` are the end-of-sequence ids that the generation
     /// configuration names, `model_eos` those of the model's own configuration: published ones
     /// disagree, and the latter are often wrong, so they count only where nothing else is known.

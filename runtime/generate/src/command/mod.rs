@@ -1,23 +1,29 @@
 //! The commands that a deployed executable and `latentc` share.
 //!
-//! - [`args`]: their arguments
+//! - [`args`]: their arguments; [`dispatch`]: from arguments to a command
 //! - [`run`], [`chat`]: text
 //! - [`mod@bench`], [`logits`], [`goldens`]: measurements and checks of an engine
+//! - [`inspect`], [`verify`]: what a file holds, and whether it is whole
 //! - [`material`]: tokenizer, template and recommended sampling of an artifact
 //! - [`interrupt`]: what Ctrl-C does
 
 pub mod args;
 pub mod bench;
+pub mod bench_report;
 pub mod chat;
+pub mod dispatch;
 pub mod goldens;
 pub mod ids;
+pub mod inspect;
 pub mod interrupt;
 pub mod logits;
 pub mod material;
 pub mod run;
+pub mod verify;
 
 use crate::error::{GenerateError, Result};
 use crate::sequence::Stats;
+use runtime::Model;
 use serde_json::{Map, Value, json};
 use std::io::{self, BufRead, Write};
 use std::path::Path;
@@ -70,6 +76,12 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
 
 fn file_error(action: &'static str, path: &Path, source: io::Error) -> GenerateError {
     GenerateError::Io { action, name: path.display().to_string(), source }
+}
+
+/// `tokens`, or what the model's context holds if that is less.
+fn fit(model: &Model, tokens: usize) -> usize {
+    let context = model.manifest().model.context_length;
+    tokens.min(usize::try_from(context).unwrap_or(usize::MAX))
 }
 
 /// Prints `error[E0601]: message`, and what to do next, to standard error.

@@ -12,7 +12,7 @@ use crate::sequence::{FinishReason, Request, Stats};
 use crate::tokenize::Bos;
 use serde_json::{Map, Value, json};
 
-/// Continues the prompt of `args`. Text (ids, if the model has no tokenizer) streams to the
+/// Continues `prompt`. Text (ids, if the model has no tokenizer) streams to the
 /// output and statistics go to standard error, or with `--json` one object goes to the output:
 /// `{text, ids, prompt_ids, reason, sampling, prompt_tokens, generated_tokens,
 /// prefill_tokens_per_s, decode_tokens_per_s, time_to_first_token_s}` and the keys of `about`.
@@ -22,12 +22,12 @@ use serde_json::{Map, Value, json};
 pub fn run<E: Engine>(
     engine: E,
     material: &Material,
+    prompt: Vec<i32>,
     args: &RunArgs,
-    about: Map<String, Value>,
+    about: &Map<String, Value>,
     interrupt: &Interrupt,
     streams: &mut Streams<'_>,
 ) -> Result<()> {
-    let prompt = prompt(material, args)?;
     let sampling = material.recommended.with(&args.sampling);
     let tokenizer = material.tokenizer().ok().cloned();
     let with_text = tokenizer.is_some();
@@ -63,11 +63,15 @@ pub fn run<E: Engine>(
     object.insert("reason".into(), json!(done.reason));
     object.insert("sampling".into(), json!(sampling));
     object.extend(stats_json(&done.stats));
-    object.extend(about);
+    object.extend(about.clone());
     streams.json(&Value::Object(object))
 }
 
-fn prompt(material: &Material, args: &RunArgs) -> Result<Vec<i32>> {
+/// Token ids of the prompt that `args` give as text or as ids.
+///
+/// # Errors
+/// [`GenerateError::NoTokenizer`] for text without a tokenizer, [`GenerateError::BadIds`].
+pub fn prompt(material: &Material, args: &RunArgs) -> Result<Vec<i32>> {
     match (&args.prompt, &args.prompt_ids) {
         (Some(text), _) => material.tokenizer()?.encode(text, Bos::Add),
         (None, Some(list)) => ids::prompt(list),

@@ -1,8 +1,9 @@
 //! A deterministic engine whose logits depend on what it reads back from its pages, so that a
 //! wrong page table, a lost row or a row too many changes the result.
 
-use generate::engine::{Engine, Part};
-use generate::{GenerateError, Result};
+use generate::Result;
+use generate::engine::{Engine, Part, Want};
+use runtime::RuntimeError;
 
 pub struct FakeEngine {
     pub vocab: usize,
@@ -74,8 +75,8 @@ impl Engine for FakeEngine {
 
     fn step(&mut self, parts: &[Part<'_>]) -> Result<&[f32]> {
         if self.fail_at == Some(self.steps.len()) {
-            let (message, help) = ("the fake engine failed".to_owned(), None);
-            return Err(GenerateError::Engine { code: "E0599", message, help, limit: false });
+            let message = "the fake engine failed".to_owned();
+            return Err(RuntimeError::Poisoned { message }.into());
         }
         self.steps.push(parts.iter().map(|p| p.tokens.len()).collect());
         let mut used = std::collections::HashSet::new();
@@ -89,7 +90,11 @@ impl Engine for FakeEngine {
                 let slot = self.slot(part, part.past + i);
                 self.rows[slot] = Some(*token);
             }
-            let wanted = part.want.rows(part.tokens.len());
+            let wanted = match part.want {
+                Want::None => 0,
+                Want::Last => 1,
+                Want::All => part.tokens.len(),
+            };
             for position in total - wanted..total {
                 let history = (0..=position)
                     .map(|p| self.rows[self.slot(part, p)].expect("the row was written"));

@@ -1,0 +1,82 @@
+//! `latent-run`: what a deployed executable is made of.
+//!
+//! `latentc compile` appends a model to a copy of this binary, which then runs it. Without a model
+//! of its own it takes one with `--artifact`.
+
+use clap::{Args, CommandFactory, Parser};
+use generate::command::args::{Command, LoadArgs};
+use generate::command::interrupt::Interrupt;
+use generate::command::{Streams, dispatch, report};
+use generate::engine::Model;
+use generate::{GenerateError, Result};
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Runs the model that this executable carries
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Use the model in this file instead
+    #[arg(long, global = true, value_name = "FILE")]
+    artifact: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command<Own>>,
+}
+
+/// The executable's own model needs no naming.
+#[derive(Args)]
+struct Own {}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut input = io::stdin().lock();
+    let mut out = io::stdout();
+    let mut err = io::stderr();
+    let interactive = input.is_terminal() && out.is_terminal();
+    let mut streams = Streams { input: &mut input, out: &mut out, err: &mut err, interactive };
+    match run(cli, &mut streams) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(GenerateError::OutputClosed) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error, &mut io::stderr());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli, streams: &mut Streams<'_>) -> Result<()> {
+    let artifact = cli.artifact;
+    let open = |_: Own, load: &LoadArgs| open(artifact.as_deref(), load);
+    let Some(command) = cli.command else {
+        let model = open(Own {}, &LoadArgs::default())?;
+        return introduce(&model, streams);
+    };
+    let interrupt = Interrupt::install().map_err(|source| GenerateError::Io {
+        action: "handle",
+        name: "Ctrl-C".to_owned(),
+        source,
+    })?;
+    dispatch::execute(command, &open, &interrupt, streams)
+}
+
+fn open(artifact: Option<&Path>, load: &LoadArgs) -> Result<Model> {
+    let options = load.options();
+    let opened = match artifact {
+        Some(path) => Model::open(path, &options),
+        None => Model::open_self(&options),
+    };
+    opened.map_err(|error| match (artifact, GenerateError::from(error)) {
+        // The file is this executable itself, so "not an artifact" means that it has no model.
+        (None, error) if error.code() == "E0401" => GenerateError::NoPayload,
+        (_, error) => error,
+    })
+}
+
+/// Says which model this is and which commands it takes.
+fn introduce(model: &Model, streams: &mut Streams<'_>) -> Result<()> {
+    let info = &model.manifest().model;
+    let help = Cli::command().render_help();
+    let (name, family, context) = (&info.name, &info.family, info.context_length);
+    streams.say(&format!("{name} ({family}), context {context}\n\n{help}"))
+}
