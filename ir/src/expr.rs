@@ -240,8 +240,8 @@ impl Expr {
         Ok(self.infer(operands)?.unwrap_or(Class::Float))
     }
 
-    /// `None` for a literal whose class the context decides.
-    fn infer(&self, operands: &[Class]) -> Result<Option<Class>, ExprError> {
+    /// As [`Expr::class`]; `None` for a literal whose class the context decides.
+    pub fn infer(&self, operands: &[Class]) -> Result<Option<Class>, ExprError> {
         match self {
             Expr::Arg(i) => operands.get(*i).copied().map(Some).ok_or(ExprError::NoSuchOperand(*i)),
             Expr::Num(_) => Ok(None),

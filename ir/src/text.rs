@@ -69,6 +69,11 @@ impl<'a> Parser<'a> {
         !self.errors.is_empty()
     }
 
+    /// How many errors were recorded.
+    pub fn error_count(&self) -> usize {
+        self.errors.len()
+    }
+
     /// The next token.
     pub fn peek(&self) -> Token<'a> {
         self.tokens[self.at]
@@ -84,6 +89,11 @@ impl<'a> Parser<'a> {
         let token = self.peek();
         self.at = (self.at + 1).min(self.tokens.len() - 1);
         token
+    }
+
+    /// Gives back the token last taken.
+    pub fn step_back(&mut self) {
+        self.at = self.at.saturating_sub(1);
     }
 
     /// Span of the token last taken.

@@ -28,6 +28,7 @@
 
 use super::error::KernelError;
 use super::infer::Types;
+use super::verify::verify;
 use super::{
     Access, Base, Bound, Coord, Family, Fold, For, Grid, GridAxis, If, Kernel, LoopHints, Op,
     Packing, Param, ParamId, ParamType, Role, Start, Stmt, TileType, Value, ValueId,
@@ -214,7 +215,7 @@ impl KernelBuilder {
         if !self.errors.is_empty() {
             return Err(self.errors);
         }
-        Ok(self.kernel)
+        verify(&self.kernel).map(|()| self.kernel)
     }
 
     fn mistake(&mut self, error: KernelError) {

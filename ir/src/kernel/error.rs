@@ -68,9 +68,6 @@ pub enum KernelError {
     /// An expression that has no type.
     #[error("expression of {0:?}")]
     Expr(ExprError),
-    /// Operands of `map` that are not distinct and in the order of their first use.
-    #[error("operands of map are not distinct and in order of first use")]
-    Operands,
     /// A value used where it is not defined.
     #[error("value {name} is not defined here")]
     Unknown {
@@ -193,7 +190,6 @@ impl KernelError {
             KernelError::Declared { .. } => "E0144",
             KernelError::Undeclared { .. } => "E0145",
             KernelError::Expr(_) => "E0146",
-            KernelError::Operands => "E0147",
             KernelError::Unknown { .. } => "E0148",
             KernelError::Redefined { .. } => "E0149",
             KernelError::Name { .. } => "E0150",
@@ -223,7 +219,6 @@ impl KernelError {
                 "write the type that follows from the operands"
             }
             KernelError::Expr(_) => "convert between classes with float() and int()",
-            KernelError::Operands => "build the map from its text, or list each operand once",
             KernelError::Unknown { .. } => {
                 "define the value before its use, in this block or above"
             }

@@ -7,7 +7,9 @@
 //!
 //! - [`builder`]: makes kernels, inferring types
 //! - [`infer`]: the type of an operation's result
-//! - [`packing`]: where the elements of a tensor lie in memory
+//! - [`packing`], [`layout`]: where the elements of a tensor lie in memory
+//! - [`print`], [`parse`]: the text form; `parse(print(k)) == k`
+//! - [`verify`]: every check, all errors at once
 //! - [`error`]: E0140 to E0169
 //!
 //! Text (see `ir/README.md` for the grammar):
@@ -31,8 +33,12 @@
 pub mod builder;
 pub mod error;
 pub mod infer;
+pub mod layout;
 mod op;
 pub mod packing;
+pub mod parse;
+pub mod print;
+pub mod verify;
 
 pub use error::KernelError;
 pub use op::{Fold, Op};
