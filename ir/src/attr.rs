@@ -6,8 +6,8 @@ use crate::expr::Expr;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Value of an attribute.
-#[derive(Clone, Debug, PartialEq)]
+/// Value of an attribute. Numbers are equal where their text is: 0 is not -0, NaN is NaN.
+#[derive(Clone, Debug)]
 pub enum Attr {
     /// A flag.
     Bool(bool),
@@ -75,6 +75,25 @@ pub struct AttrSpec {
 /// Attribute values in the order of the op's schema, one for each declared attribute.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Attrs(pub Vec<Attr>);
+
+impl PartialEq for Attr {
+    fn eq(&self, other: &Attr) -> bool {
+        let same = |a: f64, b: f64| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+        match (self, other) {
+            (Attr::Bool(a), Attr::Bool(b)) => a == b,
+            (Attr::Float(a), Attr::Float(b)) => same(*a, *b),
+            (Attr::Floats(a), Attr::Floats(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(*a, *b))
+            }
+            (Attr::Dim(a), Attr::Dim(b)) => a == b,
+            (Attr::Name(a), Attr::Name(b)) => a == b,
+            (Attr::Names(a), Attr::Names(b)) => a == b,
+            (Attr::Expr(a), Attr::Expr(b)) => a == b,
+            (Attr::Encoding(a), Attr::Encoding(b)) => a == b,
+            _ => false,
+        }
+    }
+}
 
 impl Attr {
     /// Which kind this is.

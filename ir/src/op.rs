@@ -2,11 +2,16 @@
 
 use crate::attr::{Attr, AttrSpec, AttrValue, Attrs, Key};
 use crate::dim::{Dim, Name};
-use crate::dtype::{Class, DType};
+use crate::dtype::{Class, DType, Encoding};
 use crate::error::IrError;
 use crate::graph::bounds::least;
+use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
-use crate::graph::{Graph, Type};
+use crate::graph::eval::Eval;
+use crate::graph::{Graph, ParamKind, Type, ValueId};
+use crate::number::{Field, Number};
+use crate::tensor::Tensor;
+use crate::tiles::{Tile, Tiles, Unlowered};
 use std::fmt;
 
 /// Names and attributes of an op.
@@ -60,7 +65,7 @@ pub enum Tolerance {
     Exact,
     /// `|a - b| <= ulps * eps * (|a| + scale)`, eps that of the arithmetic.
     Ulps(f64),
-    /// Of sums of this many products: `c * eps * sqrt(k)` relative to the norm.
+    /// Of sums of this many products: `c * eps * sqrt(k)` relative to the norm of the result.
     Sum(f64),
 }
 
@@ -143,6 +148,41 @@ impl NodeView<'_> {
     /// Product of the extents of some indices.
     pub fn product<'n>(&self, indices: impl IntoIterator<Item = &'n Name>) -> Dim {
         indices.into_iter().fold(Dim::constant(1), |p, i| p.times(&self.extent(i)))
+    }
+
+    /// Number of elements of a type.
+    pub fn elements(&self, ty: &Type) -> Dim {
+        self.product(&ty.indices)
+    }
+
+    /// Bytes of a value as it is stored, scales included; rows begin at a byte.
+    pub fn bytes(&self, ty: &Type) -> Dim {
+        let Encoding { code, scale } = ty.encoding;
+        let (cols, rows) = match ty.indices.split_last() {
+            Some((cols, rows)) => (self.extent(cols), rows),
+            None => (Dim::constant(1), &[][..]),
+        };
+        let codes = cols.times(&i64::from(code.bits()).into()).ceil_div(8);
+        let codes = codes.times(&self.product(rows));
+        let Some(scale) = scale else { return codes };
+        let (row, matrices) = match rows.split_last() {
+            Some((row, matrices)) => (self.extent(row), matrices),
+            None => (Dim::constant(1), &[][..]),
+        };
+        let blocks = cols.ceil_div(scale.cols.into()).times(&row.ceil_div(scale.rows.into()));
+        let each = i64::from(scale.dtype.bits().div_ceil(8)) + if scale.sum { 4 } else { 0 };
+        codes.plus(&blocks.times(&self.product(matrices)).times(&each.into()))
+    }
+
+    /// The greatest value of a dim under the symbols' bounds, for error bounds.
+    pub fn greatest(&self, dim: &Dim) -> f64 {
+        let of = |n: &str| self.graph.symbols.get(n).map(|s| s.value.unwrap_or(s.hi));
+        dim.eval(&of).map_or(f64::INFINITY, |v| v as f64)
+    }
+
+    /// Tolerance of a sum over some indices, and of what follows it.
+    pub fn sum_tolerance<'n>(&self, summed: impl IntoIterator<Item = &'n Name>) -> Tolerance {
+        Tolerance::Sum(self.greatest(&self.product(summed)).max(1.0))
     }
 
     /// The one declared result.
@@ -254,6 +294,17 @@ impl OpRef {
     }
 }
 
+impl OpRef {
+    /// Work of one application.
+    pub fn cost(self, node: &NodeView, results: &[Type]) -> Cost {
+        Cost {
+            flops: self.0.flops(node, results),
+            bytes_read: self.0.reads(node, results),
+            bytes_written: results.iter().fold(Dim::default(), |n, ty| n.plus(&node.bytes(ty))),
+        }
+    }
+}
+
 impl PartialEq for OpRef {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name()
@@ -268,6 +319,44 @@ impl fmt::Debug for OpRef {
     }
 }
 
+/// An op's meaning over one number type: its results from its operands.
+pub type EvalFn<N> = fn(&Eval<'_, N>) -> Result<Vec<Tensor<N>>, GraphError>;
+
+/// An op's meaning over each number type, made from one generic function.
+#[derive(Clone, Copy, Debug)]
+pub struct Meaning {
+    /// As reference implementations compute it.
+    pub f32: EvalFn<f32>,
+    /// As near to the truth as is easy.
+    pub f64: EvalFn<f64>,
+    /// Up to equal algebra.
+    pub field: EvalFn<Field>,
+}
+
+/// An op's meaning, generic over the number type.
+pub trait Apply {
+    /// Results from operands: plain loops.
+    fn apply<N: Number>(cx: &Eval<'_, N>) -> Result<Vec<Tensor<N>>, GraphError>;
+}
+
+impl Meaning {
+    /// The meaning of an op over every number type.
+    pub const fn of<A: Apply>() -> Meaning {
+        Meaning { f32: A::apply::<f32>, f64: A::apply::<f64>, field: A::apply::<Field> }
+    }
+}
+
+/// A small telling case.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// A graph of this op alone, with every symbol bound.
+    pub graph: &'static str,
+    /// Elements of each parameter in row-major order; none for random ones.
+    pub inputs: &'static [&'static [f64]],
+    /// Elements of each output, computed by hand; none where only the definition is compared.
+    pub outputs: &'static [&'static [f64]],
+}
+
 /// Everything about an op.
 pub trait OpDef: Sync {
     /// Names and attributes.
@@ -277,11 +366,63 @@ pub trait OpDef: Sync {
     /// count, attribute kinds and the declared types are checked by [`NodeView::check`].
     fn infer(&self, node: &NodeView) -> Result<Vec<Type>, GraphError>;
 
+    /// What it computes.
+    fn meaning(&self) -> Meaning;
+
+    /// Floating-point operations of one application; functions such as exp count as one.
+    fn flops(&self, _node: &NodeView, _results: &[Type]) -> Dim {
+        Dim::default()
+    }
+
+    /// Bytes read: every operand once, unless only a part of one is.
+    fn reads(&self, node: &NodeView, _results: &[Type]) -> Dim {
+        node.operands.iter().chain(node.mask).fold(Dim::default(), |n, ty| n.plus(&node.bytes(ty)))
+    }
+
+    /// How far two right evaluations may be apart.
+    fn tolerance(&self, _node: &NodeView, _results: &[Type]) -> Tolerance {
+        Tolerance::Exact
+    }
+
+    /// Small telling cases: extents of 1, odd ones, NaN, infinities and signed zeros where they
+    /// matter.
+    fn samples(&self) -> &'static [Sample];
+
     /// For a composite, its meaning as a graph of primitives, whose parameters are the operands
     /// and then the mask. `None` for a primitive.
     fn definition(&self, _node: &NodeView) -> Option<Result<Graph, IrError>> {
         None
     }
+
+    /// Computes the results on tiles. A composite goes through its definition.
+    ///
+    /// Errors: a form of the node that has no tiles.
+    fn lower(
+        &self,
+        tiles: &mut Tiles,
+        node: &NodeView,
+        operands: &[Tile],
+        mask: Option<&Tile>,
+    ) -> Result<Vec<Tile>, Unlowered> {
+        tiles.lower_definition(node.schema, self.definition(node), operands, mask)
+    }
+}
+
+/// Makes a composite's definition: a graph like the node's, whose parameters are the operands and
+/// then the mask.
+pub(crate) fn define(
+    node: &NodeView,
+    body: impl FnOnce(&mut GraphBuilder, &[ValueId], Option<ValueId>) -> Result<ValueId, IrError>,
+) -> Result<Graph, IrError> {
+    let mut b = GraphBuilder::like(node.schema.name, node.graph);
+    let named = |(i, ty): (usize, &Type)| (node.schema.operand(i), ty.clone());
+    let operands: Vec<_> = node.operands.iter().enumerate().map(named).collect();
+    let operands: Vec<ValueId> =
+        operands.into_iter().map(|(name, ty)| b.param(name, ParamKind::Input, ty)).collect();
+    let mask = node.mask.map(|ty| b.param("where", ParamKind::Input, ty.clone()));
+    let result = body(&mut b, &operands, mask)?;
+    b.output(result);
+    b.finish().map_err(|mut errors| errors.swap_remove(0))
 }
 
 /// Attributes in the order of a schema.

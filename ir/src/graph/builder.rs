@@ -5,7 +5,7 @@
 
 use super::error::GraphError;
 use super::{Def, Graph, Node, NodeId, ParamKind, Type, Value, ValueId};
-use crate::attr::Attrs;
+use crate::attr::{Attr, Attrs};
 use crate::dim::{Dim, Name, Sort, Symbol};
 use crate::dtype::Encoding;
 use crate::error::IrError;
@@ -24,12 +24,10 @@ pub struct GraphBuilder {
 impl GraphBuilder {
     /// Starts a block.
     pub fn new(name: &str) -> Self {
-        GraphBuilder {
-            graph: Graph::new(name),
-            errors: vec![],
-            names: HashSet::new(),
-            next_name: 0,
-        }
+        let (graph, names) = (Graph::new(name), HashSet::new());
+        let mut builder = GraphBuilder { graph, errors: vec![], names, next_name: 0 };
+        builder.check_name("graph", name);
+        builder
     }
 
     /// Starts a block with the symbols and indices of another, for definitions and rewrites.
@@ -62,6 +60,7 @@ impl GraphBuilder {
 
     /// Declares a symbol of any sort.
     pub fn symbol(&mut self, name: &str, symbol: Symbol) {
+        self.check_word("symbol", name);
         let Symbol { lo, hi, value, sort } = symbol;
         let value = value.unwrap_or(if sort == Sort::Param { lo.max(1) } else { lo });
         if lo < 0 || !(lo..=hi).contains(&value) {
@@ -76,6 +75,7 @@ impl GraphBuilder {
 
     /// Declares an index whose extent is not the symbol of its name.
     pub fn index(&mut self, name: &str, extent: impl Into<Dim>) {
+        self.check_word("index", name);
         let extent = extent.into();
         extent.visit_symbols(&mut |s| {
             if !self.graph.symbols.contains_key(s) {
@@ -168,6 +168,7 @@ impl GraphBuilder {
         attrs: Attrs,
         declared: Option<&[Type]>,
     ) -> Result<Vec<ValueId>, IrError> {
+        let (operands, attrs) = canonical(operands, attrs);
         for id in operands.iter().chain(&mask) {
             if id.0 as usize >= self.graph.values.len() {
                 return Err(GraphError::Dangling { what: "value", index: id.0 }.into());
@@ -189,10 +190,21 @@ impl GraphBuilder {
             self.define(name, ty, Def::Node(node, i as u32))
         };
         let results: Vec<ValueId> = results.into_iter().enumerate().map(define).collect();
-        let operands = operands.iter().copied().chain(mask).collect();
+        let operands = operands.into_iter().chain(mask).collect();
         let masked = mask.is_some();
         self.graph.nodes.push(Node { op, operands, masked, attrs, results: results.clone() });
         Ok(results)
+    }
+
+    /// A value that stands for the result of a node that could not be made, so that what uses it is
+    /// checked all the same. The graph is never given out then: the caller has an error.
+    pub(super) fn stand_in(&mut self, name: Name, ty: Type) -> ValueId {
+        self.define(name, ty, Def::Node(NodeId(u32::MAX), 0))
+    }
+
+    /// Takes the errors of declarations so far.
+    pub(super) fn take_errors(&mut self) -> Vec<IrError> {
+        std::mem::take(&mut self.errors)
     }
 
     /// [`GraphBuilder::node`] for an op of one result.
@@ -211,6 +223,10 @@ impl GraphBuilder {
     /// Gives a value a name for the text form; it keeps its number as a suffix where the name is
     /// taken. Returns the value.
     pub fn label(&mut self, value: ValueId, name: &str) -> ValueId {
+        if &*self.graph.value(value).name == name {
+            return value;
+        }
+        self.check_name("value", name);
         let name = match self.names.contains(name) {
             false => Name::from(name),
             true => format!("{name}.{}", value.0).into(),
@@ -245,6 +261,18 @@ impl GraphBuilder {
         if self.errors.is_empty() { Ok(self.graph) } else { Err(self.errors) }
     }
 
+    fn check_name(&mut self, what: &'static str, name: &str) {
+        if !is_name(name) {
+            self.fail(GraphError::BadName { what, name: name.into() });
+        }
+    }
+
+    fn check_word(&mut self, what: &'static str, name: &str) {
+        if !is_name(name) || name.starts_with(|c: char| c.is_ascii_digit()) {
+            self.fail(GraphError::BadName { what, name: name.into() });
+        }
+    }
+
     fn fail(&mut self, error: GraphError) {
         self.errors.push(error.into());
     }
@@ -260,6 +288,7 @@ impl GraphBuilder {
     }
 
     fn define(&mut self, name: Name, ty: Type, def: Def) -> ValueId {
+        self.check_name("value", &name);
         if !self.names.insert(name.clone()) {
             self.fail(GraphError::Duplicate { what: "value", name: name.clone() });
         }
@@ -267,4 +296,29 @@ impl GraphBuilder {
         self.graph.values.push(Value { name, ty, def });
         id
     }
+}
+
+/// Whether a name is one that the text form reads back after `%` or `@`.
+pub(super) fn is_name(name: &str) -> bool {
+    let part = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    name.split('.').all(part)
+}
+
+/// Where an expression names the operands: each once, in the order of the text.
+fn canonical(operands: &[ValueId], mut attrs: Attrs) -> (Vec<ValueId>, Attrs) {
+    let mut used: Vec<ValueId> = vec![];
+    for attr in &mut attrs.0 {
+        let Attr::Expr(expr) = attr else { continue };
+        if expr.arity() > operands.len() {
+            break;
+        }
+        *expr = expr.renumber(&mut |i| {
+            used.iter().position(|u| *u == operands[i]).unwrap_or_else(|| {
+                used.push(operands[i]);
+                used.len() - 1
+            })
+        });
+        return (used, attrs);
+    }
+    (operands.to_vec(), attrs)
 }

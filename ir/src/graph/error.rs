@@ -199,6 +199,9 @@ pub enum GraphError {
     /// A divisor that is zero in the prime field: draw the inputs again.
     #[error("division by zero in the prime field; evaluate again with another key")]
     Resample,
+    /// A divisor of integers that is not positive.
+    #[error("integer division by {0}, expected a positive divisor")]
+    Divisor(i32),
     /// An index outside what it selects from.
     #[error("{op} selects row {found} of {extent}")]
     OutOfRange {
@@ -273,6 +276,14 @@ pub enum GraphError {
     /// Two blocks that are equal in all but name.
     #[error("block @{1} equals @{0}, expected each distinct block once")]
     SameBlock(Name, Name),
+    /// A name that the text form could not read back.
+    #[error("found {what} name '{name}', expected letters, digits, '_' and inner '.'")]
+    BadName {
+        /// Kind of thing.
+        what: &'static str,
+        /// The name.
+        name: Name,
+    },
     /// An operand whose class is not what an op computes with.
     #[error("operand '{operand}' of {op} is of class {found:?}, expected {expected:?}")]
     OperandClass {
@@ -326,6 +337,8 @@ impl GraphError {
             GraphError::StateKind(_) => "E0134",
             GraphError::SameBlock(..) => "E0135",
             GraphError::OperandClass { .. } => "E0136",
+            GraphError::Divisor(_) => "E0137",
+            GraphError::BadName { .. } => "E0138",
         }
     }
 
@@ -361,6 +374,8 @@ impl GraphError {
             GraphError::Append(_) => "append once, to a parameter declared with `state`",
             GraphError::Unbound(_) => "bind its symbols, or give an argument that determines them",
             GraphError::Resample => "this is expected about once in 2^60 divisions",
+            GraphError::BadName { .. } => "choose a name that the text form has",
+            GraphError::Divisor(_) => "guard the division with select()",
             GraphError::OutOfRange { .. } => "check the indices against the extent selected from",
             GraphError::Given { .. } => "give it in the declared shape",
             GraphError::TooLarge { .. } => "evaluate with smaller extents",

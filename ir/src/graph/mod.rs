@@ -7,13 +7,24 @@
 //! - [`builder`]: the only way to make a node; applies the op's shape rule
 //! - [`print`], [`parse`]: the text form; `parse(print(g)) == g`
 //! - [`verify`]: every check, all errors at once
-//! - [`interp`]: the meaning, over f32, f64 or a prime field
-//! - [`program`]: blocks, calls, weights, states, entry points
+//! - [`bind`], [`bounds`]: values of symbols from shapes, and what can be said without them
+//! - [`eval`], [`interp`]: the meaning, over f32, f64 or a prime field
+//! - [`program`], [`source`], [`sequence`]: blocks, calls, weights, states, entry points; elements
+//!   of a weight; the meaning of an entry, step by step
+//! - [`error`]: E0102 to E0139
 
+pub mod bind;
 pub mod bounds;
 pub mod builder;
 pub mod error;
+pub mod eval;
+pub mod interp;
+pub mod parse;
+pub mod print;
 pub mod program;
+pub mod sequence;
+pub mod source;
+pub mod verify;
 
 use crate::attr::Attrs;
 use crate::dim::{Dim, Name, Symbols};

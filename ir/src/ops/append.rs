@@ -1,12 +1,15 @@
 //! `append`: new rows after those of a state.
 
 use crate::attr::Key;
-use crate::dim::Name;
+use crate::dim::{Dim, Name};
 use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
+use crate::graph::eval::Eval;
 use crate::graph::{Type, ValueId};
-use crate::op::{NodeView, OpDef, OpRef, Schema, attrs};
+use crate::number::Number;
+use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
+use crate::tensor::Tensor;
 
 const INTO: Key<Name> = Key::new(0, "into");
 
@@ -47,6 +50,28 @@ impl OpDef for Op {
         indices[0] = into.clone();
         Ok(vec![Type { encoding: state.encoding, indices }])
     }
+
+    fn meaning(&self) -> Meaning {
+        Meaning::of::<Op>()
+    }
+
+    fn samples(&self) -> &'static [Sample] {
+        SAMPLES
+    }
+
+    fn reads(&self, node: &NodeView, _results: &[Type]) -> Dim {
+        // The past stays where it is; only new rows move.
+        node.bytes(node.operand(1))
+    }
+}
+
+impl Apply for Op {
+    fn apply<N: Number>(cx: &Eval<'_, N>) -> Result<Vec<Tensor<N>>, GraphError> {
+        let (past, new) = (cx.operands[0], cx.operands[1]);
+        let mut data = past.data().clone();
+        data.extend(new.data(), 0..new.data().len());
+        cx.result(data)
+    }
 }
 
 impl GraphBuilder {
@@ -55,3 +80,26 @@ impl GraphBuilder {
         self.node1(OpRef(&Op), &[state, x], None, attrs([Name::from(into).into()]), None)
     }
 }
+
+const SAMPLES: &[Sample] = &[
+    Sample {
+        graph: "graph @keep(state %past: bf16[u, r], %x: bf16[s, r]) -> bf16[t, r]
+  params r = 2, s = 1, t = 3
+  index u = -s + t {
+  %0 = append %past, %x {into = t} : bf16[t, r]
+  return %0
+}",
+        inputs: &[&[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0]],
+        outputs: &[&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]],
+    },
+    Sample {
+        graph: "graph @first(state %past: i32[u], %x: i32[s]) -> i32[t]
+  params s = 2, t = 2
+  index u = -s + t {
+  %0 = append %past, %x {into = t} : i32[t]
+  return %0
+}",
+        inputs: &[&[], &[5.0, 6.0]],
+        outputs: &[&[5.0, 6.0]],
+    },
+];

@@ -1,12 +1,17 @@
 //! `concat`: one after the other along an index.
 
+use crate::tiles::{Tile, Tiles, Unlowered};
+use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dim::{Dim, Name};
 use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
+use crate::graph::eval::Eval;
 use crate::graph::{Type, ValueId};
-use crate::op::{NodeView, OpDef, OpRef, Schema, attrs};
+use crate::number::Number;
+use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
+use crate::tensor::{Data, Tensor};
 
 const ALONG: Key<Vec<Name>> = Key::new(0, "along");
 const INTO: Key<Name> = Key::new(1, "into");
@@ -57,6 +62,53 @@ impl OpDef for Op {
         node.equal(&node.extent(into), &total)?;
         Ok(vec![Type { encoding: first.dtype().into(), indices }])
     }
+
+    fn meaning(&self) -> Meaning {
+        Meaning::of::<Op>()
+    }
+
+    fn samples(&self) -> &'static [Sample] {
+        SAMPLES
+    }
+
+    fn lower(
+        &self,
+        tiles: &mut Tiles,
+        node: &NodeView,
+        operands: &[Tile],
+        _mask: Option<&Tile>,
+    ) -> Result<Vec<Tile>, Unlowered> {
+        let ty = node.declared().map_err(|_| undeclared(&SCHEMA))?;
+        let (along, into) = (node.get(ALONG), node.get(INTO));
+        let indices = tiles.axes(&ty.indices);
+        let at = indices.iter().position(|i| i == into).ok_or_else(|| undeclared(&SCHEMA))?;
+        let mut parts = vec![];
+        for (tile, along) in operands.iter().zip(along) {
+            let mut axes = indices.clone();
+            axes[at] = along.clone();
+            parts.push(tiles.aligned(node.graph, tile, &axes)?);
+        }
+        let value = tiles.kernel.concat(&parts, at as u32);
+        Ok(vec![Tile { value, indices }])
+    }
+}
+
+impl Apply for Op {
+    fn apply<N: Number>(cx: &Eval<'_, N>) -> Result<Vec<Tensor<N>>, GraphError> {
+        let along = cx.node.get(ALONG);
+        let into = cx.node.get(INTO);
+        let stride = cx.strides(cx.indices(), std::slice::from_ref(into))?[0];
+        let total = cx.extent(into)?;
+        let outer = cx.shape()?.iter().product::<usize>() / (stride * total).max(1);
+        let mut data = Data::empty(cx.results[0].class());
+        for i in 0..outer {
+            for (x, index) in cx.operands.iter().zip(along) {
+                let each = cx.extent(index)? * stride;
+                data.extend(x.data(), i * each..(i + 1) * each);
+            }
+        }
+        cx.result(data)
+    }
 }
 
 impl GraphBuilder {
@@ -68,3 +120,26 @@ impl GraphBuilder {
         self.node1(OpRef(&Op), &values, None, attrs, None)
     }
 }
+
+const SAMPLES: &[Sample] = &[
+    Sample {
+        graph: "graph @halves(%x: f32[s, a], %y: f32[s, b]) -> f32[s, c]
+  params a = 1, b = 2, s = 2
+  index c = a + b {
+  %0 = concat %x, %y {along = [a, b], into = c} : f32[s, c]
+  return %0
+}",
+        inputs: &[&[1.0, 2.0], &[3.0, 4.0, 5.0, 6.0]],
+        outputs: &[&[1.0, 3.0, 4.0, 2.0, 5.0, 6.0]],
+    },
+    Sample {
+        graph: "graph @rows(%x: i32[a, d], %y: i32[a, d], %z: i32[a, d]) -> i32[c, d]
+  params a = 1, d = 1
+  index c = 3*a {
+  %0 = concat %x, %y, %z {along = [a, a, a], into = c} : i32[c, d]
+  return %0
+}",
+        inputs: &[&[1.0], &[2.0], &[3.0]],
+        outputs: &[&[1.0, 2.0, 3.0]],
+    },
+];

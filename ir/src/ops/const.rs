@@ -1,12 +1,18 @@
 //! `const`: numbers in the text.
 
+use crate::tiles::{Tile, Tiles, Unlowered};
+use crate::kernel::TileType;
+use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dtype::{Class, DType};
 use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
+use crate::graph::eval::Eval;
 use crate::graph::{Type, ValueId};
-use crate::op::{NodeView, OpDef, OpRef, Schema, attrs};
+use crate::number::Number;
+use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
+use crate::tensor::{Tensor, elements};
 
 const VALUES: Key<Vec<f64>> = Key::new(0, "values");
 
@@ -50,6 +56,44 @@ impl OpDef for Op {
             Some(v) => Err(node.wrong_attr(VALUES, v, "numbers of the result's dtype")),
         }
     }
+
+    fn meaning(&self) -> Meaning {
+        Meaning::of::<Op>()
+    }
+
+    fn samples(&self) -> &'static [Sample] {
+        SAMPLES
+    }
+
+    fn lower(
+        &self,
+        tiles: &mut Tiles,
+        node: &NodeView,
+        _operands: &[Tile],
+        _mask: Option<&Tile>,
+    ) -> Result<Vec<Tile>, Unlowered> {
+        let ty = node.declared().map_err(|_| undeclared(&SCHEMA))?;
+        let indices = tiles.axes(&ty.indices);
+        let shape = tiles.shape(node.graph, &indices)?;
+        let value = match node.get(VALUES).as_slice() {
+            [same] => tiles.kernel.splat(*same, TileType::new(ty.dtype(), &shape)),
+            values => tiles.constant(ty.dtype(), &shape, values),
+        };
+        Ok(vec![Tile { value, indices }])
+    }
+}
+
+impl Apply for Op {
+    fn apply<N: Number>(cx: &Eval<'_, N>) -> Result<Vec<Tensor<N>>, GraphError> {
+        let values = cx.node.get(VALUES);
+        let ty = &cx.results[0];
+        let shape = cx.shape()?;
+        let n = elements(&shape)?;
+        // What is stored is an f32, whatever evaluates it.
+        let exact = |v: f64| if ty.class() == Class::Float { f64::from(v as f32) } else { v };
+        let all: Vec<f64> = values.iter().copied().cycle().take(n).map(exact).collect();
+        Ok(vec![Tensor::from_f64(ty.class(), &shape, &all)?])
+    }
 }
 
 impl GraphBuilder {
@@ -69,3 +113,33 @@ impl GraphBuilder {
         self.node1(OpRef(&Op), &[], None, attrs([values.to_vec().into()]), Some(ty))
     }
 }
+
+const SAMPLES: &[Sample] = &[
+    Sample {
+        graph: "graph @everywhere() -> f32[s, k]
+  params k = 1, s = 3 {
+  %0 = const {values = [-0]} : f32[s, k]
+  return %0
+}",
+        inputs: &[],
+        outputs: &[&[-0.0, -0.0, -0.0]],
+    },
+    Sample {
+        graph: "graph @each() -> f32[k]
+  params k = 4 {
+  %0 = const {values = [0.1, nan, inf, -inf]} : f32[k]
+  return %0
+}",
+        inputs: &[],
+        outputs: &[&[0.100000001490116, f64::NAN, f64::INFINITY, f64::NEG_INFINITY]],
+    },
+    Sample {
+        graph: "graph @flags() -> bool[k]
+  params k = 2 {
+  %0 = const {values = [1, 0]} : bool[k]
+  return %0
+}",
+        inputs: &[],
+        outputs: &[&[1.0, 0.0]],
+    },
+];

@@ -1,13 +1,20 @@
 //! `map`: a scalar expression for each element.
 
+use crate::tiles::{Tile, Tiles, Unlowered};
+use crate::tiles::undeclared;
 use crate::attr::Key;
+use crate::dim::Dim;
 use crate::dtype::{Class, DType};
 use crate::error::{IrError, IrErrorKind};
 use crate::expr::Expr;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
+use crate::graph::eval::{Eval, walk};
 use crate::graph::{Type, ValueId};
-use crate::op::{NodeView, OpDef, OpRef, Schema, attrs};
+use crate::number::Number;
+use crate::number::scalar::{Scalar, compile};
+use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, Tolerance, attrs};
+use crate::tensor::{Data, Tensor};
 use crate::text::{Parser, TokenKind};
 
 /// What is computed; operands are those of the node.
@@ -39,6 +46,88 @@ impl OpDef for Op {
             return Err(node.wrong_indices(i, format!("indices among those of {result}")));
         }
         Ok(vec![Type { encoding: dtype_of(class).into(), indices: result.indices.clone() }])
+    }
+
+    fn meaning(&self) -> Meaning {
+        Meaning::of::<Op>()
+    }
+
+    fn samples(&self) -> &'static [Sample] {
+        SAMPLES
+    }
+
+    fn flops(&self, node: &NodeView, results: &[Type]) -> Dim {
+        node.elements(&results[0]).times(&operations(node.get(EXPR)).into())
+    }
+
+    fn tolerance(&self, node: &NodeView, results: &[Type]) -> Tolerance {
+        match results[0].class() {
+            Class::Float => Tolerance::Ulps(4.0 * operations(node.get(EXPR)) as f64),
+            Class::Int | Class::Bool => Tolerance::Exact,
+        }
+    }
+
+    fn lower(
+        &self,
+        tiles: &mut Tiles,
+        node: &NodeView,
+        operands: &[Tile],
+        _mask: Option<&Tile>,
+    ) -> Result<Vec<Tile>, Unlowered> {
+        let ty = node.declared().map_err(|_| undeclared(&SCHEMA))?;
+        let indices = tiles.axes(&ty.indices);
+        let mut args = vec![];
+        let mut whole = false;
+        for tile in operands {
+            // An operand whose axes come first is repeated along the others by the map itself.
+            let begins = indices.starts_with(&tile.indices);
+            let value = match begins {
+                true => tile.value,
+                false => tiles.aligned(node.graph, tile, &indices)?,
+            };
+            whole |= tiles.kernel.ty(value).shape.len() == indices.len();
+            args.push(value);
+        }
+        let mut value = tiles.kernel.map_expr(node.get(EXPR).clone(), &args);
+        if !whole {
+            let axes = operands.iter().zip(&args).max_by_key(|(t, _)| t.indices.len());
+            let indices_of = axes.map_or(vec![], |(t, _)| t.indices.clone());
+            let narrow = Tile { value, indices: indices_of };
+            value = tiles.aligned(node.graph, &narrow, &indices)?;
+        }
+        Ok(vec![Tile { value, indices }])
+    }
+}
+
+impl Apply for Op {
+    fn apply<N: Number>(cx: &Eval<'_, N>) -> Result<Vec<Tensor<N>>, GraphError> {
+        let types = cx.node.operands;
+        let classes: Vec<Class> = types.iter().map(Type::class).collect();
+        let class = cx.results[0].class();
+        let code = compile(cx.node.get(EXPR), &classes, class, cx.key);
+        let (indices, shape) = (cx.indices(), cx.shape()?);
+        let strides: Result<Vec<_>, _> =
+            types.iter().map(|ty| cx.strides(&ty.indices, indices)).collect();
+        let mut data = Data::<N>::empty(class);
+        let mut scalars = vec![Scalar::Bool(false); types.len()];
+        walk(&shape, &strides?, |at| {
+            for ((scalar, x), at) in scalars.iter_mut().zip(cx.operands).zip(at) {
+                *scalar = x.scalar(*at);
+            }
+            data.push(code.eval(&scalars, cx.key)?);
+            Ok(())
+        })?;
+        cx.result(data)
+    }
+}
+
+/// Functions that an expression applies.
+fn operations(e: &Expr) -> i64 {
+    match e {
+        Expr::Arg(_) | Expr::Num(_) | Expr::Lowest => 0,
+        Expr::Unary(_, a) => 1 + operations(a),
+        Expr::Binary(_, a, b) => 1 + operations(a) + operations(b),
+        Expr::Select(x) => 1 + x.iter().map(operations).sum::<i64>(),
     }
 }
 
@@ -98,3 +187,33 @@ impl GraphBuilder {
         self.node1(OpRef(&Op), operands, None, attrs([expr.into()]), Some(ty))
     }
 }
+
+const SAMPLES: &[Sample] = &[
+    Sample {
+        graph: "graph @gate(%x: f32[s, f], %y: f32[f]) -> f32[s, f]
+  params f = 1, s = 3 {
+  %0 = map { max(%x, 0) * %y } : f32[s, f]
+  return %0
+}",
+        inputs: &[&[-1.0, f64::NAN, 2.0], &[3.0]],
+        outputs: &[&[0.0, f64::NAN, 6.0]],
+    },
+    Sample {
+        graph: "graph @causal(%k: i32[t], %q: i32[s]) -> bool[s, t]
+  params s = 2, t = 3 {
+  %0 = map { %k <= %q } : bool[s, t]
+  return %0
+}",
+        inputs: &[&[0.0, 1.0, 2.0], &[1.0, 2.0]],
+        outputs: &[&[1.0, 1.0, 0.0, 1.0, 1.0, 1.0]],
+    },
+    Sample {
+        graph: "graph @repeat(%x: f32[s]) -> f32[s, d]
+  params d = 2, s = 2 {
+  %0 = map { select(%x == 0, 1 / %x, -%x) } : f32[s, d]
+  return %0
+}",
+        inputs: &[&[-0.0, 2.0]],
+        outputs: &[&[f64::NEG_INFINITY, f64::NEG_INFINITY, -2.0, -2.0]],
+    },
+];

@@ -1,13 +1,20 @@
 //! `reduce`: a fold over every index absent from the result.
 
+use crate::tiles::{Tile, Tiles, Unlowered};
+use crate::kernel::Fold;
+use crate::kernel;
+use crate::tiles::undeclared;
 use crate::attr::Key;
-use crate::dim::Name;
+use crate::dim::{Dim, Name};
 use crate::dtype::{Class, DType};
 use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
+use crate::graph::eval::{Eval, walk};
 use crate::graph::{Type, ValueId};
-use crate::op::{NodeView, OpDef, OpRef, Schema, attrs};
+use crate::number::Number;
+use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, Tolerance, attrs};
+use crate::tensor::{Data, Tensor, elements};
 
 const OP: Key<Name> = Key::new(0, "op");
 
@@ -49,6 +56,173 @@ impl OpDef for Op {
         }
         Ok(vec![Type { encoding: dtype.into(), indices }])
     }
+
+    fn meaning(&self) -> Meaning {
+        Meaning::of::<Op>()
+    }
+
+    fn samples(&self) -> &'static [Sample] {
+        SAMPLES
+    }
+
+    fn flops(&self, node: &NodeView, _results: &[Type]) -> Dim {
+        node.elements(node.operand(0))
+    }
+
+    fn tolerance(&self, node: &NodeView, results: &[Type]) -> Tolerance {
+        match (&**node.get(OP), results[0].class()) {
+            ("sum", Class::Float) => {
+                node.sum_tolerance(node.operand(0).indices.iter().filter(|i| !results[0].has(i)))
+            }
+            _ => Tolerance::Exact,
+        }
+    }
+
+    fn lower(
+        &self,
+        tiles: &mut Tiles,
+        node: &NodeView,
+        operands: &[Tile],
+        mask: Option<&Tile>,
+    ) -> Result<Vec<Tile>, Unlowered> {
+        let ty = node.declared().map_err(|_| undeclared(&SCHEMA))?;
+        let indices = tiles.axes(&ty.indices);
+        let summed = operands[0].indices.iter().filter(|i| !indices.contains(i)).cloned();
+        let axes: Vec<Name> = indices.iter().cloned().chain(summed).collect();
+        let x = tiles.permuted(&operands[0], &axes);
+        let mask = mask.map(|m| tiles.aligned(node.graph, m, &axes)).transpose()?;
+        let value = match &**node.get(OP) {
+            "sum" => {
+                let kept = masked(tiles, x, mask, 0.0);
+                folded(tiles, Fold::Add, kept, indices.len())
+            }
+            "max" => extreme(tiles, Fold::Max, x, mask, indices.len()),
+            "min" => extreme(tiles, Fold::Min, x, mask, indices.len()),
+            truth => {
+                let number = tiles.kernel.map("int(a)", &[("a", x)]);
+                let (fold, absent) =
+                    if truth == "all" { (Fold::Min, 1.0) } else { (Fold::Max, 0.0) };
+                let kept = masked(tiles, number, mask, absent);
+                let value = folded(tiles, fold, kept, indices.len());
+                let holds = tiles.kernel.map("a != 0", &[("a", value)]);
+                match mask.filter(|_| truth == "all") {
+                    Some(mask) => {
+                        let any = any(tiles, mask, indices.len());
+                        tiles.kernel.map("a & b", &[("a", holds), ("b", any)])
+                    }
+                    None => holds,
+                }
+            }
+        };
+        Ok(vec![Tile { value, indices }])
+    }
+}
+
+/// Folds every axis from `keep` on.
+fn folded(tiles: &mut Tiles, fold: Fold, x: kernel::ValueId, keep: usize) -> kernel::ValueId {
+    let rank = tiles.kernel.ty(x).shape.len();
+    (keep..rank).rev().fold(x, |x, axis| tiles.kernel.reduce(fold, axis as u32, x))
+}
+
+fn masked(
+    tiles: &mut Tiles,
+    x: kernel::ValueId,
+    mask: Option<kernel::ValueId>,
+    absent: f64,
+) -> kernel::ValueId {
+    let Some(mask) = mask else { return x };
+    let dtype = tiles.kernel.ty(x).encoding.code;
+    let absent = tiles.splat(absent, x, dtype);
+    tiles.kernel.choose(mask, x, absent)
+}
+
+fn any(tiles: &mut Tiles, mask: kernel::ValueId, keep: usize) -> kernel::ValueId {
+    let number = tiles.kernel.map("int(a)", &[("a", mask)]);
+    let count = folded(tiles, Fold::Max, number, keep);
+    tiles.kernel.map("a != 0", &[("a", count)])
+}
+
+/// Greatest or least; 0 where the mask leaves nothing.
+fn extreme(
+    tiles: &mut Tiles,
+    fold: Fold,
+    x: kernel::ValueId,
+    mask: Option<kernel::ValueId>,
+    keep: usize,
+) -> kernel::ValueId {
+    let dtype = tiles.kernel.ty(x).encoding.code;
+    let worst = match dtype.class() {
+        Class::Int => f64::from(i32::MIN),
+        _ => f64::from(f32::MIN),
+    };
+    let worst = match (fold, dtype.class()) {
+        (Fold::Min, Class::Int) => f64::from(i32::MAX),
+        (Fold::Min, _) => -worst,
+        _ => worst,
+    };
+    let kept = masked(tiles, x, mask, worst);
+    let value = folded(tiles, fold, kept, keep);
+    let Some(mask) = mask else { return value };
+    let left = any(tiles, mask, keep);
+    let zero = tiles.splat(0.0, value, dtype);
+    tiles.kernel.choose(left, value, zero)
+}
+
+impl Apply for Op {
+    fn apply<N: Number>(cx: &Eval<'_, N>) -> Result<Vec<Tensor<N>>, GraphError> {
+        let own = &cx.node.operand(0).indices;
+        let (extents, shape) = (cx.extents(own)?, cx.shape()?);
+        let out = cx.strides(cx.indices(), own)?;
+        let mask = cx.mask_over(own)?;
+        let places = |mut visit: Box<dyn FnMut(usize, usize) + '_>| {
+            let mut from = 0;
+            walk(&extents, &[out.clone()], |at| {
+                if mask.as_ref().is_none_or(|m| m[from]) {
+                    visit(at[0], from);
+                }
+                from += 1;
+                Ok(())
+            })
+        };
+        let n = elements(&shape)?;
+        let (op, key) = (&**cx.node.get(OP), cx.key);
+        match cx.operands[0].data() {
+            Data::Float(x) => {
+                let mut folds: Vec<Option<N>> = vec![None; n];
+                places(Box::new(|to, from| {
+                    fold(&mut folds[to], x[from], |a, b| match op {
+                        "max" => a.max(b, key),
+                        "min" => a.min(b, key),
+                        _ => a.add(b),
+                    })
+                }))?;
+                cx.result(Data::Float(folds.into_iter().map(Option::unwrap_or_default).collect()))
+            }
+            Data::Int(x) => {
+                let mut folds: Vec<Option<i32>> = vec![None; n];
+                places(Box::new(|to, from| {
+                    fold(&mut folds[to], x[from], |a, b| match op {
+                        "max" => a.max(b),
+                        "min" => a.min(b),
+                        _ => a.wrapping_add(b),
+                    })
+                }))?;
+                cx.result(Data::Int(folds.into_iter().map(Option::unwrap_or_default).collect()))
+            }
+            Data::Bool(x) => {
+                let mut folds: Vec<Option<bool>> = vec![None; n];
+                let all = op == "all";
+                places(Box::new(|to, from| {
+                    fold(&mut folds[to], x[from], |a, b| if all { a & b } else { a | b });
+                }))?;
+                cx.result(Data::Bool(folds.into_iter().map(Option::unwrap_or_default).collect()))
+            }
+        }
+    }
+}
+
+fn fold<T: Copy>(slot: &mut Option<T>, x: T, f: impl Fn(T, T) -> T) {
+    *slot = Some(slot.map_or(x, |sum| f(sum, x)));
 }
 
 impl GraphBuilder {
@@ -65,3 +239,42 @@ impl GraphBuilder {
         self.node1(OpRef(&Op), &[x], mask, attrs([Name::from(op).into()]), Some(ty))
     }
 }
+
+const SAMPLES: &[Sample] = &[
+    Sample {
+        graph: "graph @masked_max(%x: f32[s, t], %m: bool[t]) -> f32[s]
+  params s = 2, t = 3 {
+  %0 = reduce %x where %m {op = max} : f32[s]
+  return %0
+}",
+        inputs: &[&[-5.0, 9.0, -3.0, f64::NAN, 1.0, 2.0], &[1.0, 0.0, 1.0]],
+        outputs: &[&[-3.0, f64::NAN]],
+    },
+    Sample {
+        graph: "graph @nothing_left(%x: f32[s, t], %m: bool[s]) -> f32[s]
+  params s = 2, t = 1 {
+  %0 = reduce %x where %m {op = min} : f32[s]
+  return %0
+}",
+        inputs: &[&[4.0, -4.0], &[0.0, 1.0]],
+        outputs: &[&[0.0, -4.0]],
+    },
+    Sample {
+        graph: "graph @sum(%x: i32[s, t]) -> i32[t]
+  params s = 3, t = 2 {
+  %0 = reduce %x {op = sum} : i32[t]
+  return %0
+}",
+        inputs: &[&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]],
+        outputs: &[&[9.0, 12.0]],
+    },
+    Sample {
+        graph: "graph @all(%x: bool[s, t]) -> bool[s]
+  params s = 2, t = 2 {
+  %0 = reduce %x {op = all} : bool[s]
+  return %0
+}",
+        inputs: &[&[1.0, 1.0, 1.0, 0.0]],
+        outputs: &[&[1.0, 0.0]],
+    },
+];

@@ -1,12 +1,16 @@
 //! `rename`: other names for indices.
 
+use crate::tiles::{Tile, Tiles, Unlowered};
 use crate::attr::Key;
 use crate::dim::Name;
 use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
+use crate::graph::eval::Eval;
 use crate::graph::{Type, ValueId};
-use crate::op::{NodeView, OpDef, OpRef, Schema, attrs};
+use crate::number::Number;
+use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
+use crate::tensor::Tensor;
 
 const FROM: Key<Vec<Name>> = Key::new(0, "from");
 const TO: Key<Vec<Name>> = Key::new(1, "to");
@@ -42,6 +46,36 @@ impl OpDef for Op {
         }
         Ok(vec![Type { encoding: x.dtype().into(), indices }])
     }
+
+    fn meaning(&self) -> Meaning {
+        Meaning::of::<Op>()
+    }
+
+    fn samples(&self) -> &'static [Sample] {
+        SAMPLES
+    }
+
+    fn lower(
+        &self,
+        _tiles: &mut Tiles,
+        node: &NodeView,
+        operands: &[Tile],
+        _mask: Option<&Tile>,
+    ) -> Result<Vec<Tile>, Unlowered> {
+        let mut tile = operands[0].clone();
+        for index in &mut tile.indices {
+            if let Some(at) = node.get(FROM).iter().position(|f| f == index) {
+                *index = node.get(TO)[at].clone();
+            }
+        }
+        Ok(vec![tile])
+    }
+}
+
+impl Apply for Op {
+    fn apply<N: Number>(cx: &Eval<'_, N>) -> Result<Vec<Tensor<N>>, GraphError> {
+        cx.result(cx.operands[0].data().clone())
+    }
 }
 
 impl GraphBuilder {
@@ -52,3 +86,14 @@ impl GraphBuilder {
         self.node1(OpRef(&Op), &[x], None, attrs([from.into(), to.into()]), None)
     }
 }
+
+const SAMPLES: &[Sample] = &[Sample {
+    graph: "graph @rows(%x: f32[t, d]) -> f32[s, e]
+  params d = 1, s = 3
+  index e = d, t = s {
+  %0 = rename %x {from = [t, d], to = [s, e]} : f32[s, e]
+  return %0
+}",
+    inputs: &[&[1.0, f64::NAN, -0.0]],
+    outputs: &[&[1.0, f64::NAN, -0.0]],
+}];

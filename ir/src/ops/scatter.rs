@@ -1,13 +1,18 @@
 //! `scatter`: adds entries at the rows that an index tensor names.
 
+use crate::tiles::{Tile, Tiles, Unlowered};
+use crate::tiles::undeclared;
 use crate::attr::Key;
-use crate::dim::Name;
+use crate::dim::{Dim, Name};
 use crate::dtype::{Class, DType};
 use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
+use crate::graph::eval::{Eval, walk};
 use crate::graph::{Type, ValueId};
-use crate::op::{NodeView, OpDef, OpRef, Schema, attrs};
+use crate::number::Number;
+use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, Tolerance, attrs};
+use crate::tensor::{Data, Tensor, elements};
 
 const INDEX: Key<Name> = Key::new(0, "index");
 const INTO: Key<Name> = Key::new(1, "into");
@@ -47,6 +52,74 @@ impl OpDef for Op {
         indices[at] = into.clone();
         Ok(vec![Type { encoding: DType::F32.into(), indices }])
     }
+
+    fn meaning(&self) -> Meaning {
+        Meaning::of::<Op>()
+    }
+
+    fn samples(&self) -> &'static [Sample] {
+        SAMPLES
+    }
+
+    fn flops(&self, node: &NodeView, _results: &[Type]) -> Dim {
+        node.elements(node.operand(1))
+    }
+
+    fn tolerance(&self, node: &NodeView, _results: &[Type]) -> Tolerance {
+        node.sum_tolerance([node.get(INDEX)])
+    }
+
+    fn lower(
+        &self,
+        tiles: &mut Tiles,
+        node: &NodeView,
+        operands: &[Tile],
+        _mask: Option<&Tile>,
+    ) -> Result<Vec<Tile>, Unlowered> {
+        let [rows, x] = operands else { return Err(undeclared(&SCHEMA)) };
+        let (index, into) = (node.get(INDEX), node.get(INTO));
+        let mut rest = x.indices.clone();
+        rest.extend(rows.indices.iter().filter(|i| !x.indices.contains(i)).cloned());
+        rest.retain(|i| i != index);
+        let axes = [rest.as_slice(), std::slice::from_ref(index)].concat();
+        let named = tiles.aligned(node.graph, rows, &axes)?;
+        let values = tiles.aligned(node.graph, x, &axes)?;
+        let extent = tiles.shape(node.graph, std::slice::from_ref(into))?[0];
+        let placed = tiles.kernel.place(values, named, extent);
+        let placed = Tile { value: placed, indices: [rest, vec![into.clone()]].concat() };
+        let ty = node.declared().map_err(|_| undeclared(&SCHEMA))?;
+        let indices = tiles.axes(&ty.indices);
+        Ok(vec![Tile { value: tiles.permuted(&placed, &indices), indices }])
+    }
+}
+
+impl Apply for Op {
+    fn apply<N: Number>(cx: &Eval<'_, N>) -> Result<Vec<Tensor<N>>, GraphError> {
+        let (index, into) = (cx.node.get(INDEX), cx.node.get(INTO));
+        let (rows, x) = (&cx.node.operand(0).indices, &cx.node.operand(1).indices);
+        let out = cx.indices();
+        let extent = cx.extent(into)?;
+        let stride = cx.strides(out, std::slice::from_ref(into))?[0];
+        // Where x goes but for the row: x's own index moves nothing.
+        let place = cx.strides(out, x)?;
+        let place: Vec<usize> =
+            x.iter().zip(place).map(|(i, s)| if i == index { 0 } else { s }).collect();
+        let mut sums = vec![N::default(); elements(&cx.shape()?)?];
+        let (named, values) = (cx.operands[0].as_ints(), cx.operands[1].as_floats());
+        let mut from = 0;
+        walk(&cx.extents(x)?, &[place, cx.strides(rows, x)?], |at| {
+            let row = named[at[1]];
+            let Some(row) = usize::try_from(row).ok().filter(|r| *r < extent) else {
+                let (op, found) = (SCHEMA.name, row.into());
+                return Err(GraphError::OutOfRange { op, found, extent });
+            };
+            let sum = &mut sums[at[0] + row * stride];
+            *sum = sum.add(values[from]);
+            from += 1;
+            Ok(())
+        })?;
+        cx.result(Data::Float(sums))
+    }
 }
 
 impl GraphBuilder {
@@ -62,3 +135,24 @@ impl GraphBuilder {
         self.node1(OpRef(&Op), &[rows, x], None, attrs, None)
     }
 }
+
+const SAMPLES: &[Sample] = &[
+    Sample {
+        graph: "graph @gate(%rows: i32[s, k], %w: f32[s, k]) -> f32[s, e]
+  params e = 3, k = 2, s = 2 {
+  %0 = scatter %rows, %w {index = k, into = e} : f32[s, e]
+  return %0
+}",
+        inputs: &[&[2.0, 0.0, 1.0, 1.0], &[5.0, 6.0, 7.0, 8.0]],
+        outputs: &[&[6.0, 0.0, 5.0, 0.0, 15.0, 0.0]],
+    },
+    Sample {
+        graph: "graph @heads(%rows: i32[k], %w: f32[k, h]) -> f32[e, h]
+  params e = 1, h = 3, k = 1 {
+  %0 = scatter %rows, %w {index = k, into = e} : f32[e, h]
+  return %0
+}",
+        inputs: &[&[0.0], &[1.0, 2.0, 3.0]],
+        outputs: &[&[1.0, 2.0, 3.0]],
+    },
+];

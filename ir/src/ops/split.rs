@@ -1,12 +1,17 @@
 //! `split`: one index as several.
 
+use crate::tiles::{Tile, Tiles, Unlowered};
+use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dim::Name;
 use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
+use crate::graph::eval::Eval;
 use crate::graph::{Type, ValueId};
-use crate::op::{NodeView, OpDef, OpRef, Schema, attrs};
+use crate::number::Number;
+use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
+use crate::tensor::Tensor;
 
 const INDEX: Key<Name> = Key::new(0, "index");
 const INTO: Key<Vec<Name>> = Key::new(1, "into");
@@ -37,6 +42,37 @@ impl OpDef for Op {
         indices.splice(at..=at, into.iter().cloned());
         Ok(vec![Type { encoding: x.dtype().into(), indices }])
     }
+
+    fn meaning(&self) -> Meaning {
+        Meaning::of::<Op>()
+    }
+
+    fn samples(&self) -> &'static [Sample] {
+        SAMPLES
+    }
+
+    fn lower(
+        &self,
+        tiles: &mut Tiles,
+        node: &NodeView,
+        operands: &[Tile],
+        _mask: Option<&Tile>,
+    ) -> Result<Vec<Tile>, Unlowered> {
+        let (index, into) = (node.get(INDEX), node.get(INTO));
+        let x = &operands[0];
+        let at = x.indices.iter().position(|i| i == index).ok_or_else(|| undeclared(&SCHEMA))?;
+        let extents = tiles.shape(node.graph, into)?;
+        let value = tiles.kernel.split(x.value, at as u32, &extents);
+        let mut indices = x.indices.clone();
+        indices.splice(at..=at, into.iter().cloned());
+        Ok(vec![Tile { value, indices }])
+    }
+}
+
+impl Apply for Op {
+    fn apply<N: Number>(cx: &Eval<'_, N>) -> Result<Vec<Tensor<N>>, GraphError> {
+        cx.result(cx.operands[0].data().clone())
+    }
 }
 
 impl GraphBuilder {
@@ -47,3 +83,26 @@ impl GraphBuilder {
         self.node1(OpRef(&Op), &[x], None, attrs, None)
     }
 }
+
+const SAMPLES: &[Sample] = &[
+    Sample {
+        graph: "graph @heads(%x: f32[s, c]) -> f32[s, h, d]
+  params d = 3, h = 2, s = 1
+  index c = d*h {
+  %0 = split %x {index = c, into = [h, d]} : f32[s, h, d]
+  return %0
+}",
+        inputs: &[&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]],
+        outputs: &[&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]],
+    },
+    Sample {
+        graph: "graph @units(%x: bool[c]) -> bool[a, b, c1]
+  params c = 2
+  index a = 1, b = 1, c1 = c {
+  %0 = split %x {index = c, into = [a, b, c1]} : bool[a, b, c1]
+  return %0
+}",
+        inputs: &[],
+        outputs: &[],
+    },
+];
