@@ -1,0 +1,137 @@
+//! Levels of the instruction sets, and what code for each may use.
+
+use crate::error::LlvmError;
+
+/// How tile registers are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tiles {
+    /// Not at all.
+    None,
+    /// By the AMX instructions.
+    Hardware,
+    /// By functions that emulate eight tile registers in scratch: runs anywhere, for tests.
+    Emulated,
+}
+
+/// A level: code for it runs on every processor that has the features it names.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Isa {
+    /// Name, e.g. `x86-64-v4`.
+    pub name: &'static str,
+    /// LLVM's triple.
+    pub triple: &'static str,
+    /// LLVM's processor.
+    pub cpu: &'static str,
+    /// LLVM's feature string, beyond the processor's.
+    pub features: &'static str,
+    /// Lanes of 32 bits in a vector register.
+    pub lanes: u32,
+    /// Vector registers.
+    pub registers: u32,
+    /// Whether stores of some lanes only are instructions of the level (or short sequences).
+    pub masks: bool,
+    /// Whether `vdpbf16ps` is an instruction of the level.
+    pub dot_bf16: bool,
+    /// AMX.
+    pub tiles: Tiles,
+}
+
+const LINUX: &str = "x86_64-unknown-linux-gnu";
+
+/// Every level, weakest first; the emulated one, which users do not see, comes last.
+static LEVELS: [Isa; 6] = [
+    Isa {
+        name: "x86-64-v3",
+        triple: LINUX,
+        cpu: "x86-64-v3",
+        features: "",
+        lanes: 8,
+        registers: 16,
+        masks: true,
+        dot_bf16: false,
+        tiles: Tiles::None,
+    },
+    Isa {
+        name: "x86-64-v4",
+        triple: LINUX,
+        cpu: "x86-64-v4",
+        features: "",
+        lanes: 16,
+        registers: 32,
+        masks: true,
+        dot_bf16: false,
+        tiles: Tiles::None,
+    },
+    Isa {
+        name: "x86-64-v4-bf16",
+        triple: LINUX,
+        cpu: "x86-64-v4",
+        features: "+avx512bf16,+avx512vnni",
+        lanes: 16,
+        registers: 32,
+        masks: true,
+        dot_bf16: true,
+        tiles: Tiles::None,
+    },
+    Isa {
+        name: "x86-64-amx",
+        triple: LINUX,
+        cpu: "x86-64-v4",
+        features: "+avx512bf16,+avx512vnni,+amx-tile,+amx-bf16,+amx-int8",
+        lanes: 16,
+        registers: 32,
+        masks: true,
+        dot_bf16: true,
+        tiles: Tiles::Hardware,
+    },
+    Isa {
+        name: "aarch64-v8.2",
+        triple: "aarch64-unknown-linux-gnu",
+        cpu: "generic",
+        features: "+v8.2a,+neon",
+        lanes: 4,
+        registers: 32,
+        masks: false,
+        dot_bf16: false,
+        tiles: Tiles::None,
+    },
+    Isa {
+        name: EMULATED,
+        triple: LINUX,
+        cpu: "x86-64-v3",
+        features: "",
+        lanes: 8,
+        registers: 16,
+        masks: true,
+        dot_bf16: false,
+        tiles: Tiles::Emulated,
+    },
+];
+
+/// Level whose tile registers are emulated: the lowering to tiles on machines without them. It is
+/// not listed, and for tests only.
+pub const EMULATED: &str = "amx-soft";
+
+/// Names of the levels of x86-64, best last.
+pub const X86_64: &[&str] = &["x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "x86-64-amx"];
+
+/// Names of the levels of AArch64, best last.
+pub const AARCH64: &[&str] = &["aarch64-v8.2"];
+
+impl Isa {
+    /// The level of a name.
+    ///
+    /// # Errors
+    /// E0330 if there is none.
+    pub fn named(name: &str) -> Result<&'static Isa, LlvmError> {
+        LEVELS.iter().find(|l| l.name == name).ok_or_else(|| LlvmError::UnknownLevel {
+            found: name.to_owned(),
+            expected: [X86_64, AARCH64].concat().join(", "),
+        })
+    }
+
+    /// Whether the level belongs to x86-64.
+    pub fn is_x86(&self) -> bool {
+        self.triple == LINUX
+    }
+}

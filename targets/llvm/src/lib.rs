@@ -1,0 +1,22 @@
+//! CPU code by LLVM 22: loop IR to functions, tile products to micro-kernels.
+//!
+//! - [`isa`]: levels of the instruction sets
+//! - [`target`]: [`Llvm`], which compiles
+//! - [`error`]: E0330 to E0338
+//!
+//! On the way: `emit` writes a program's function, `mma` the functions of its tile products,
+//! `module` runs LLVM on it, `join` makes one object of many.
+
+#![warn(missing_docs)]
+
+mod code;
+mod emit;
+pub mod error;
+pub mod isa;
+mod join;
+mod mma;
+mod module;
+pub mod target;
+
+pub use error::LlvmError;
+pub use target::Llvm;

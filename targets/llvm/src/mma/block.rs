@@ -1,0 +1,192 @@
+//! Register blocks of vectors: rows of broadcast elements by blocks of columns.
+
+use super::decode;
+use super::lowering::{Block, Lowering};
+use super::plan::Unit;
+use crate::code::Val;
+
+/// Bytes of weights ahead of their use that a product of few rows asks for.
+const AHEAD: i64 = 2048;
+
+impl<'c> Lowering<'_, 'c> {
+    /// Sums of products over the block's k's, added to the accumulator.
+    pub fn block(&self, b: &Block<'c>) {
+        let (c, p) = (self.c, self.plan);
+        let unit = i64::from(p.depth());
+        let f32s = c.vec(c.f32(), p.lanes);
+        let each = (b.rows * b.cols) as usize;
+        // Few accumulators would leave the multiplier waiting for its own results.
+        let split = self.split(b);
+        let first = self.div(b.from, unit);
+        let steps = self.div(b.to, unit);
+        let turn = i64::from(split);
+        let whole = c.add(first, c.andc(c.sub(steps, first), -turn));
+        let zero = vec![c.zero(f32s); each * split as usize];
+        let mut sums = c.for_loop((first, whole, turn), &zero, |s, now| {
+            let mut now = now.to_vec();
+            for u in 0..split {
+                let part = &mut now[u as usize * each..(u as usize + 1) * each];
+                self.step(b, c.add(s, c.c64(u.into())), None, part);
+                self.ask(b, s, u, split);
+            }
+            now
+        });
+        let mut width = split as usize;
+        while width > 1 {
+            width /= 2;
+            for i in 0..each * width {
+                sums[i] = c.fadd(sums[i], sums[i + each * width]);
+            }
+        }
+        sums.truncate(each);
+        if split > 1 {
+            sums = c.for_loop((whole, steps, 1), &sums, |s, now| {
+                let mut now = now.to_vec();
+                self.step(b, s, None, &mut now);
+                now
+            });
+        }
+        if self.form.has_tail(p.depth()) {
+            let rest = c.sub(b.to, c.mul(steps, c.c64(unit)));
+            let more = c.smin(rest, c.c64(1));
+            sums = c.for_loop((steps, c.add(steps, more), 1), &sums, |s, now| {
+                let mut now = now.to_vec();
+                self.step(b, s, Some(rest), &mut now);
+                now
+            });
+        }
+        self.accumulate(b, &sums);
+    }
+
+    /// Accumulators in turn for a block smaller than the plan's as well.
+    fn split(&self, b: &Block<'c>) -> u32 {
+        let wide = self.plan.lanes.div_ceil(self.c.isa.lanes);
+        (8 / (b.rows * b.cols * wide)).max(1).next_power_of_two().min(8)
+    }
+
+    /// Prefetches where the right operand is read in place, and read once: with more rows the
+    /// loads of the first block of rows do it.
+    fn ask(&self, b: &Block<'c>, s: Val<'c>, u: u32, split: u32) {
+        let (c, p) = (self.c, self.plan);
+        let bytes = p.right.step_bytes(p.lanes);
+        let seldom = !(u * bytes).is_multiple_of(64) && bytes * split > 64;
+        if p.panel || p.rows < self.form.m || seldom {
+            return;
+        }
+        for col in 0..b.cols {
+            let at = c.off(self.right_at(b, col, s), AHEAD + i64::from(u * bytes));
+            for line in (0..bytes.max(64)).step_by(64) {
+                c.prefetch(c.off(at, line.into()));
+            }
+        }
+    }
+
+    /// Where step `s` of block `col` lies.
+    fn right_at(&self, b: &Block<'c>, col: u32, s: Val<'c>) -> Val<'c> {
+        let (c, p) = (self.c, self.plan);
+        let block = c.at(b.right.0, c.mul(b.right.1, c.c64(col.into())));
+        c.index(block, s, p.right.step_bytes(p.lanes).into())
+    }
+
+    /// One step along k; of the last perhaps only `rest` k's are valid.
+    fn step(&self, b: &Block<'c>, s: Val<'c>, rest: Option<Val<'c>>, sums: &mut [Val<'c>]) {
+        let (c, p) = (self.c, self.plan);
+        let dot = p.unit == Unit::Dot;
+        let words = c.vec(c.i32(), p.lanes);
+        let columns: Vec<Vec<Val>> = (0..b.cols)
+            .map(|col| {
+                let at = self.right_at(b, col, s);
+                if !dot {
+                    let v = decode::floats(c, p.right, p.lanes, at);
+                    return rest.map_or(v.clone(), |rest| self.kept(v, rest));
+                }
+                let v = c.load(words, at, 4);
+                // A pair's second element is not valid in a partial step.
+                vec![if rest.is_some() { c.andc(v, 0xffff) } else { v }]
+            })
+            .collect();
+        let at = c.mul(s, c.c64(i64::from(p.depth() * p.left.bits() / 8)));
+        let row0 = c.at(b.left.0, at);
+        for (i, _) in columns[0].iter().enumerate() {
+            for r in 0..b.rows {
+                let row = c.at(row0, c.mul(b.left.1, c.c64(r.into())));
+                let x = self.broadcast(c.off(row, i as i64 * 4), dot);
+                for (col, v) in columns.iter().enumerate() {
+                    let sum = &mut sums[(r * b.cols) as usize + col];
+                    *sum = if dot { self.dot(*sum, x, v[i]) } else { c.fma(x, v[i], *sum) };
+                }
+            }
+        }
+    }
+
+    /// A pair of bf16, or an f32, in every lane.
+    fn broadcast(&self, at: Val<'c>, pair: bool) -> Val<'c> {
+        let c = self.c;
+        let one = if pair { c.load(c.i32(), at, 2) } else { c.load(c.f32(), at, 4) };
+        c.splat(one, self.plan.lanes)
+    }
+
+    /// `sum + a.0 * b.0 + a.1 * b.1` of pairs of bf16.
+    fn dot(&self, sum: Val<'c>, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        let c = self.c;
+        let pairs = c.vec(c.cx.bf16_type().into(), 2 * self.plan.lanes);
+        let name = "llvm.x86.avx512bf16.dpbf16ps.512";
+        c.call(name, &[], &[sum, c.bits(a, pairs), c.bits(b, pairs)])
+    }
+
+    /// Adds sums, row by row, to the valid columns of the accumulator.
+    fn accumulate(&self, b: &Block<'c>, sums: &[Val<'c>]) {
+        let c = self.c;
+        for r in 0..b.rows {
+            let row = c.at(self.o.acc, c.mul(c.add(b.row, c.c64(r.into())), self.o.acc_pitch));
+            let row = c.index(row, b.col, 4);
+            for col in 0..b.cols {
+                let scale = b.scales.as_ref().map(|s| s[col as usize]);
+                let sum = sums[(r * b.cols + col) as usize];
+                self.add_to(row, b.col, col, sum, scale);
+            }
+        }
+    }
+
+    /// Adds a vector to block `block` of a row of the accumulator; `row` points to column `col`.
+    pub fn add_to(
+        &self,
+        row: Val<'c>,
+        col: Val<'c>,
+        block: u32,
+        sum: Val<'c>,
+        scale: Option<Val<'c>>,
+    ) {
+        let (c, lanes) = (self.c, self.plan.lanes);
+        let at = c.off(row, i64::from(block * lanes * 4));
+        let ty = sum.get_type();
+        let next = |old| match scale {
+            Some(s) => c.fma(sum, s, old),
+            None => c.fadd(old, sum),
+        };
+        if !self.form.ragged[1] && self.form.n.is_multiple_of(lanes) {
+            return c.store(next(c.load(ty, at, 4)), at, 4);
+        }
+        let left = c.sub(self.o.valid[1], c.add(col, c.c64((block * lanes).into())));
+        if c.isa.masks {
+            let limit = c.splat(c.trunc(left, c.i32()), lanes);
+            let mask = c.less(c.iota(c.i32(), lanes), limit);
+            return c.store_masked(next(c.load_masked(ty, at, mask)), at, mask);
+        }
+        let whole = c.less(c.c64(i64::from(lanes) - 1), left);
+        c.when(whole, || c.store(next(c.load(ty, at, 4)), at, 4));
+        let some = c.less(left, c.c64(lanes.into()));
+        c.when(some, || {
+            // No stores of some lanes: through memory, one by one.
+            let spill = self.scratch(self.plan.spill_at);
+            let product = scale.map_or(sum, |s| c.fmul(sum, s));
+            c.store(product, spill, 4);
+            c.for_loop((c.c64(0), left, 1), &[], |j, _| {
+                let at = c.index(at, j, 4);
+                let v = c.load(c.f32(), c.index(spill, j, 4), 4);
+                c.store(c.fadd(c.load(c.f32(), at, 4), v), at, 4);
+                vec![]
+            });
+        });
+    }
+}

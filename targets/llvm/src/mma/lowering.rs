@@ -1,0 +1,214 @@
+//! The walk over a product: columns, rows, and stretches of k under one scale.
+
+use super::Operands;
+use super::decode;
+use super::form::{Form, ScaleForm};
+use super::panel::Columns;
+use super::plan::{Plan, Unit};
+use super::tile::Registers;
+use crate::code::{Code, Val};
+use inkwell::IntPredicate;
+use inkwell::values::InstructionOpcode as Opcode;
+
+/// A product while its function is written.
+pub(crate) struct Lowering<'a, 'c> {
+    /// Where to.
+    pub c: &'a Code<'c>,
+    /// What is known.
+    pub form: &'a Form,
+    /// What was decided.
+    pub plan: &'a Plan,
+    /// What is not known.
+    pub o: Operands<'c>,
+    /// Pointer to the product's scratch.
+    pub scratch: Val<'c>,
+    /// Pointer to emulated tile registers.
+    pub state: Val<'c>,
+    /// Tile instructions.
+    pub tiles: Option<&'a Registers<'c>>,
+}
+
+/// What a register block works on.
+pub(crate) struct Block<'c> {
+    /// Rows (of tile registers: 16 each).
+    pub rows: u32,
+    /// Blocks of columns.
+    pub cols: u32,
+    /// First row.
+    pub row: Val<'c>,
+    /// First column.
+    pub col: Val<'c>,
+    /// Left operand, first row: pointer and bytes from row to row.
+    pub left: (Val<'c>, Val<'c>),
+    /// Right operand, first column: pointer and bytes from block to block.
+    pub right: (Val<'c>, Val<'c>),
+    /// k's `from .. to`; `from` begins a step.
+    pub from: Val<'c>,
+    /// One past the last.
+    pub to: Val<'c>,
+    /// For each block of columns what its sums are multiplied by.
+    pub scales: Option<Vec<Val<'c>>>,
+}
+
+impl<'c> Lowering<'_, 'c> {
+    /// A place in the product's scratch.
+    pub fn scratch(&self, at: u64) -> Val<'c> {
+        self.c.off(self.scratch, at as i64)
+    }
+
+    /// Quotient of a value that is not negative.
+    pub fn div(&self, v: Val<'c>, by: i64) -> Val<'c> {
+        self.c.op(Opcode::UDiv, v, self.c.c64(by))
+    }
+
+    /// Next multiple of a power of two.
+    pub fn round_up(&self, v: Val<'c>, unit: u32) -> Val<'c> {
+        let c = self.c;
+        c.andc(c.add(v, c.c64(i64::from(unit) - 1)), -i64::from(unit))
+    }
+
+    /// Writes the product.
+    pub fn run(&self) {
+        let c = self.c;
+        let [m, n, k] = self.o.valid;
+        let some = [m, n, k].map(|v| c.icmp(IntPredicate::NE, v, c.c64(0)));
+        let all = c.and(c.and(some[0], some[1]), some[2]);
+        c.when(all, || {
+            let left = self.left();
+            self.columns(left);
+        });
+    }
+
+    /// All columns, `plan.cols` blocks at a time.
+    fn columns(&self, left: (Val<'c>, Val<'c>)) {
+        let (c, f, p) = (self.c, self.form, self.plan);
+        let lanes = i64::from(p.lanes);
+        let n = self.o.valid[1];
+        let blocks = self.div(c.add(n, c.c64(lanes - 1)), lanes);
+        let wide = i64::from(p.cols);
+        let whole = c.mul(self.div(blocks, wide), c.c64(wide));
+        c.for_loop((c.c64(0), whole, wide), &[], |b, _| {
+            self.chunk(left, b, p.cols);
+            vec![]
+        });
+        let all = f.n.div_ceil(p.lanes);
+        if f.ragged[1] && p.cols > 1 {
+            c.for_loop((whole, blocks, 1), &[], |b, _| {
+                self.chunk(left, b, 1);
+                vec![]
+            });
+        } else if !f.ragged[1] && all % p.cols > 0 {
+            self.chunk(left, c.c64((all - all % p.cols).into()), all % p.cols);
+        }
+    }
+
+    /// `cols` blocks of columns from block `b` on.
+    fn chunk(&self, left: (Val<'c>, Val<'c>), b: Val<'c>, cols: u32) {
+        let (c, p) = (self.c, self.plan);
+        let lanes = c.c64(p.lanes.into());
+        let col = c.mul(b, lanes);
+        let right = if p.panel {
+            let most = c.c64((cols * p.lanes).into());
+            let valid = c.smin(c.sub(self.o.valid[1], col), most);
+            self.panel(&Columns { first: col, valid, blocks: cols })
+        } else {
+            (c.at(self.o.right, c.mul(b, self.o.right_pitch)), self.o.right_pitch)
+        };
+        self.stretches(|from, to| {
+            let scales = self.scales(col, cols, from);
+            self.rows(|row, rows| {
+                let unit = if p.unit == Unit::Tile { 16 } else { 1 };
+                let at = c.mul(row, left.1);
+                let block = Block {
+                    rows,
+                    cols,
+                    row: c.mul(row, c.c64(unit)),
+                    col,
+                    left: (c.at(left.0, if unit == 16 { c.shl(at, 4) } else { at }), left.1),
+                    right,
+                    from,
+                    to,
+                    scales: scales.clone(),
+                };
+                match p.unit {
+                    Unit::Tile => self.tile_block(&block),
+                    Unit::Fma | Unit::Dot => self.block(&block),
+                }
+            });
+        });
+    }
+
+    /// Stretches of k that one block of scales covers.
+    fn stretches(&self, body: impl FnOnce(Val<'c>, Val<'c>)) {
+        let c = self.c;
+        let k = self.o.valid[2];
+        let (Some(ScaleForm { cols, .. }), Some([_, _, _, first])) =
+            (self.form.scale(), self.o.scales)
+        else {
+            return body(c.c64(0), k);
+        };
+        let cols = i64::from(cols);
+        let index = |k| self.div(c.add(first, k), cols);
+        let last = index(c.sub(k, c.c64(1)));
+        let zeroth = index(c.c64(0));
+        c.for_loop((zeroth, c.add(last, c.c64(1)), 1), &[], |i, _| {
+            let begin = c.sub(c.mul(i, c.c64(cols)), first);
+            let from = c.smax(begin, c.c64(0));
+            body(from, c.smin(c.add(begin, c.c64(cols)), k));
+            vec![]
+        });
+    }
+
+    /// Scales of the k's from `from` on, for blocks from column `col` on.
+    fn scales(&self, col: Val<'c>, cols: u32, from: Val<'c>) -> Option<Vec<Val<'c>>> {
+        let (c, lanes) = (self.c, self.plan.lanes);
+        let (ScaleForm { code, rows, cols: width }, [at, per_row, row, first]) =
+            (self.form.scale()?, self.o.scales?);
+        let of = |j: Val<'c>| {
+            let line = self.div(c.add(row, j), rows.into());
+            let place = c.add(c.mul(line, per_row), self.div(c.add(first, from), width.into()));
+            decode::scalar(c, code, at, place)
+        };
+        let last = c.sub(self.o.valid[1], c.c64(1));
+        let one = |b: u32| {
+            let col = c.add(col, c.c64((b * lanes).into()));
+            if rows > 1 {
+                return c.splat(of(col), lanes);
+            }
+            (0..lanes).fold(c.undef(c.vec(c.f32(), lanes)), |v, i| {
+                // Columns that are not valid have no scale of their own.
+                c.insert(v, of(c.smin(c.add(col, c.c64(i.into())), last)), i)
+            })
+        };
+        Some((0..cols).map(one).collect())
+    }
+
+    /// All rows in units of the plan, in register blocks: whole ones, then what is left.
+    fn rows(&self, mut body: impl FnMut(Val<'c>, u32)) {
+        let (c, f, p) = (self.c, self.form, self.plan);
+        let unit = if p.unit == Unit::Tile { 16 } else { 1 };
+        let all = f.m.div_ceil(unit);
+        let valid = self.div(c.add(self.o.valid[0], c.c64(i64::from(unit) - 1)), unit.into());
+        let tall = i64::from(p.rows);
+        let whole = c.mul(self.div(valid, tall), c.c64(tall));
+        c.for_loop((c.c64(0), whole, tall), &[], |row, _| {
+            body(row, p.rows);
+            vec![]
+        });
+        if !f.ragged[0] {
+            if all % p.rows > 0 {
+                body(c.c64((all - all % p.rows).into()), all % p.rows);
+            }
+            return;
+        }
+        // As many as the bits of the remainder say.
+        let rest = c.sub(valid, whole);
+        let mut bit = p.rows.next_power_of_two() / 2;
+        while bit > 0 {
+            let has = c.icmp(IntPredicate::NE, c.andc(rest, bit.into()), c.c64(0));
+            let row = c.add(whole, c.andc(rest, -2 * i64::from(bit)));
+            c.when(has, || body(row, bit));
+            bit /= 2;
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Tile products as micro-kernels, written by code for each form of product and level.
+//!
+//! A product becomes one internal function, shared by all products of its form in the kernel. It
+//! copies what does not lie as the multiplier wants it (the left operand: [`left`], the right:
+//! [`panel`]) and runs register blocks over the rest ([`block`], [`tile`]).
+
+mod block;
+mod decode;
+mod emulate;
+mod form;
+mod left;
+mod lowering;
+mod panel;
+mod plan;
+mod tile;
+
+use crate::code::{Code, Ty, Val};
+use crate::error::LlvmError;
+use crate::isa::{Isa, Tiles};
+use form::{Form, RightForm};
+use inkwell::attributes::AttributeLoc;
+use inkwell::values::FunctionValue;
+use ir::loops::{Mma, Program};
+use lowering::Lowering;
+use plan::{Plan, Unit};
+
+/// Whether a product has a lowering here: for `expand`, which spells out all others.
+pub(crate) fn claims(m: &Mma, _isa: &Isa) -> bool {
+    Form::of(m).is_some()
+}
+
+/// Addresses, distances and valid extents of a product, as values.
+#[derive(Clone, Debug)]
+pub(crate) struct Operands<'c> {
+    /// Pointer to the accumulator.
+    pub acc: Val<'c>,
+    /// I64: bytes from row to row.
+    pub acc_pitch: Val<'c>,
+    /// Pointer.
+    pub left: Val<'c>,
+    /// I64: bytes from row to row.
+    pub left_pitch: Val<'c>,
+    /// I64: bytes from k to k.
+    pub left_step: Val<'c>,
+    /// Pointer.
+    pub right: Val<'c>,
+    /// I64: bytes from column to column, or from block to block.
+    pub right_pitch: Val<'c>,
+    /// I64: bytes from k to k of plain memory.
+    pub right_step: Val<'c>,
+    /// Pointer, and as I64 scales in a row, first column, first k.
+    pub scales: Option<[Val<'c>; 4]>,
+    /// I64: valid rows, columns, depth, from 0 to the tile's extents.
+    pub valid: [Val<'c>; 3],
+}
+
+struct Product<'c> {
+    form: Form,
+    function: FunctionValue<'c>,
+}
+
+/// The products of a program.
+pub(crate) struct Products<'c> {
+    list: Vec<Product<'c>>,
+    /// Where their scratch begins: after the program's own.
+    scratch_at: u64,
+    scratch_bytes: u64,
+    /// Bytes before the scratch of a product: the state of emulated tile registers.
+    state: u64,
+    tiles: Option<tile::Registers<'c>>,
+}
+
+impl<'c> Products<'c> {
+    /// Writes a function for each form of product of a program.
+    ///
+    /// # Errors
+    /// E0333 if a product has no lowering, E0332 if its scratch would not fit an address.
+    pub fn new(
+        code: &Code<'c>,
+        program: &Program,
+        products: &[&Mma],
+    ) -> Result<Products<'c>, LlvmError> {
+        let mut planned: Vec<(Form, Plan)> = Vec::new();
+        for m in products {
+            let form = Form::of(m).ok_or_else(|| LlvmError::Product {
+                kernel: program.name.to_string(),
+                product: format!("{} by {:?}", m.left.encoding, m.right),
+                level: code.isa.name.to_owned(),
+            })?;
+            if !planned.iter().any(|(f, _)| *f == form) {
+                planned.push((form, Plan::new(&form, code.isa)));
+            }
+        }
+        let tiled = planned.iter().any(|(_, p)| p.unit == Unit::Tile);
+        let tiles = tiled.then(|| tile::Registers::new(code));
+        let emulated = tiled && code.isa.tiles == Tiles::Emulated;
+        let state = if emulated { emulate::STATE_BYTES } else { 0 };
+        let own = planned.iter().map(|(_, p)| p.scratch).max();
+        let scratch_at = program.scratch_bytes.checked_next_multiple_of(64);
+        let all = scratch_at.and_then(|at| at.checked_add(state)?.checked_add(own.unwrap_or(0)));
+        let (Some(scratch_at), Some(all)) = (scratch_at, all.filter(|a| *a < 1 << 62)) else {
+            return Err(LlvmError::Malformed {
+                kernel: program.name.to_string(),
+                found: format!("{} bytes of scratch", program.scratch_bytes),
+                expected: "less than 2^62".to_owned(),
+            });
+        };
+        let mut list = Vec::new();
+        for (i, (form, plan)) in planned.iter().enumerate() {
+            let name = format!("{}.mma{i}", program.name);
+            let function = function(code, &name, form, plan, tiles.as_ref());
+            list.push(Product { form: *form, function });
+        }
+        let scratch_bytes = if own.is_some() { all } else { program.scratch_bytes };
+        Ok(Products { list, scratch_at, scratch_bytes, state, tiles })
+    }
+
+    /// Scratch of the program with its products, in bytes.
+    pub fn scratch_bytes(&self) -> u64 {
+        self.scratch_bytes
+    }
+
+    /// What a kernel does first.
+    pub fn enter(&self, c: &Code<'c>, scratch: Val<'c>) {
+        if let Some(t) = &self.tiles {
+            t.configure(c, c.off(scratch, self.scratch_at as i64));
+        }
+    }
+
+    /// What a kernel does last.
+    pub fn leave(&self, c: &Code<'c>) {
+        if let Some(t) = &self.tiles {
+            t.release(c);
+        }
+    }
+
+    /// Calls the function of a product.
+    pub fn call(&self, c: &Code<'c>, m: &Mma, o: &Operands<'c>, scratch: Val<'c>) {
+        let form = Form::of(m);
+        let Some(p) = self.list.iter().find(|p| Some(p.form) == form) else { return };
+        let none = c.c64(0);
+        let scales = o.scales.unwrap_or([c.pointer(none), none, none, none]);
+        let own = c.off(scratch, (self.scratch_at + self.state) as i64);
+        let state = c.off(scratch, self.scratch_at as i64);
+        let mut args =
+            vec![o.acc, o.acc_pitch, o.left, o.left_pitch, o.right, o.right_pitch, own, state];
+        args.extend(scales);
+        args.extend(o.valid);
+        args.extend([o.left_step, o.right_step]);
+        c.call_fn(p.function, &args);
+    }
+}
+
+/// Parameters that are pointers to what only this function touches while it runs, or only reads.
+const ALONE: [u32; 5] = [0, 2, 4, 6, 8];
+
+fn function<'c>(
+    c: &Code<'c>,
+    name: &str,
+    form: &Form,
+    plan: &Plan,
+    tiles: Option<&tile::Registers<'c>>,
+) -> FunctionValue<'c> {
+    let (p, i) = (c.ptr(), c.i64());
+    let types: Vec<Ty> = vec![p, i, p, i, p, i, p, p, p, i, i, i, i, i, i, i, i];
+    let f = c.function(name, &types, false);
+    c.mark(f, AttributeLoc::Function, "noinline");
+    for at in ALONE {
+        c.mark(f, AttributeLoc::Param(at), "noalias");
+    }
+    let a: Vec<Val> = f.get_param_iter().collect();
+    let extent = |axis: usize, all: u32| {
+        if form.ragged[axis] { a[12 + axis] } else { c.c64(all.into()) }
+    };
+    let step = |known: Option<i64>, given: Val<'c>| known.map_or(given, |s| c.c64(s));
+    let right_step = match form.right {
+        RightForm::Strided { step: known, .. } => step(known, a[16]),
+        RightForm::Blocked { .. } => a[16],
+    };
+    let o = Operands {
+        acc: a[0],
+        acc_pitch: a[1],
+        left: a[2],
+        left_pitch: a[3],
+        left_step: step(form.left_step, a[15]),
+        right: a[4],
+        right_pitch: a[5],
+        right_step,
+        scales: form.scale().map(|_| [a[8], a[9], a[10], a[11]]),
+        valid: [extent(0, form.m), extent(1, form.n), extent(2, form.k)],
+    };
+    let lowering = Lowering { c, form, plan, o, scratch: a[6], state: a[7], tiles };
+    lowering.run();
+    c.ret();
+    f
+}

@@ -1,0 +1,135 @@
+//! The target: many programs at once, one context for each.
+
+use crate::error::LlvmError;
+use crate::isa::{self, Isa};
+use crate::join::join;
+use crate::module::{Product, compile};
+use ir::loops::Program;
+use ir::target::{CodeObject, Listing};
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// CPU code by LLVM, for the levels of one architecture.
+#[derive(Clone, Copy, Debug)]
+pub struct Llvm {
+    levels: &'static [&'static str],
+    threads: usize,
+}
+
+impl Llvm {
+    /// For x86-64.
+    pub fn x86_64() -> Self {
+        Llvm { levels: isa::X86_64, threads: cores() }
+    }
+
+    /// For AArch64.
+    pub fn aarch64() -> Self {
+        Llvm { levels: isa::AARCH64, threads: cores() }
+    }
+
+    /// For the architecture this runs on (x86-64 if it is neither).
+    pub fn host() -> Self {
+        if cfg!(target_arch = "aarch64") { Self::aarch64() } else { Self::x86_64() }
+    }
+
+    /// The same, compiling on this many threads (at least 1).
+    pub fn with_threads(self, threads: usize) -> Self {
+        Llvm { threads: threads.max(1), ..self }
+    }
+
+    /// Names of the levels, best last.
+    pub fn levels(&self) -> &'static [&'static str] {
+        self.levels
+    }
+
+    /// Compiles programs into one object. Bytes do not depend on the number of threads.
+    ///
+    /// # Errors
+    /// E0330 for a level that no architecture here has; E0331 to E0338.
+    pub fn compile_programs(
+        &self,
+        programs: &[Program],
+        isa: &str,
+    ) -> Result<CodeObject, LlvmError> {
+        let isa = Isa::named(isa)?;
+        check_names(programs)?;
+        let made = self.each(programs, isa, Product::Object)?;
+        let kernels = programs.iter().zip(&made).map(|(p, (_, s))| (p.name.to_string(), *s));
+        let kernels = kernels.collect();
+        let objects: Vec<_> =
+            programs.iter().zip(made).map(|(p, (o, _))| (p.name.to_string(), o)).collect();
+        Ok(CodeObject { bytes: join(&objects, isa.is_x86())?, kernels })
+    }
+
+    /// Text of programs: LLVM IR after the passes, or assembly.
+    ///
+    /// # Errors
+    /// As for [`Llvm::compile_programs`].
+    pub fn list_programs(
+        &self,
+        programs: &[Program],
+        isa: &str,
+        what: Listing,
+    ) -> Result<String, LlvmError> {
+        let isa = Isa::named(isa)?;
+        check_names(programs)?;
+        let product = match what {
+            Listing::Ir => Product::Ir,
+            Listing::Asm => Product::Asm,
+        };
+        let made = self.each(programs, isa, product)?;
+        let texts = made.into_iter().map(|(b, _)| String::from_utf8_lossy(&b).into_owned());
+        Ok(texts.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Compiles every program, in parallel; results in the programs' order. The first program
+    /// that fails names the error.
+    fn each(
+        &self,
+        programs: &[Program],
+        isa: &'static Isa,
+        what: Product,
+    ) -> Result<Vec<(Vec<u8>, u64)>, LlvmError> {
+        let next = AtomicUsize::new(0);
+        let done = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..self.threads.min(programs.len()) {
+                scope.spawn(|| {
+                    while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed))
+                        && let Some(program) = programs.get(i)
+                    {
+                        let made = compile(program, isa, what);
+                        let mut done = done.lock().unwrap_or_else(|e| e.into_inner());
+                        done.push((i, made));
+                    }
+                });
+            }
+        });
+        let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
+        done.sort_by_key(|(i, _)| *i);
+        done.into_iter().map(|(_, made)| made).collect()
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+fn check_names(programs: &[Program]) -> Result<(), LlvmError> {
+    let mut seen = BTreeSet::new();
+    for p in programs {
+        let mut letters = p.name.chars();
+        let first = letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+        let fault = if !first || !letters.all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            "no C identifier"
+        } else if !seen.insert(&p.name) {
+            "used twice"
+        } else {
+            continue;
+        };
+        return Err(LlvmError::Name { name: p.name.to_string(), fault });
+    }
+    Ok(())
+}

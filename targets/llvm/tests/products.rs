@@ -1,0 +1,162 @@
+//! Every form of product at every level that runs here, against plain sums in f64. Operands end
+//! at pages that are not there.
+
+mod native;
+
+use ir::dtype::{DType, Scale};
+use native::product::{Case, Lie, check};
+
+/// Extents: one, odd, around the sizes of registers and blocks, and beyond.
+const SIZES: [(u32, u32, u32); 12] = [
+    (1, 16, 64),
+    (1, 17, 33),
+    (2, 1, 1),
+    (3, 48, 40),
+    (4, 16, 67),
+    (5, 33, 32),
+    (7, 64, 15),
+    (8, 31, 96),
+    (13, 67, 67),
+    (16, 32, 64),
+    (33, 80, 34),
+    (67, 67, 66),
+];
+
+fn lanes(level: &str) -> u32 {
+    if level.starts_with("x86-64-v4") { 16 } else { 8 }
+}
+
+/// Cases of a form: whole tiles, and tiles of which less is valid.
+fn cases(left: DType, right: DType, lie: Lie) -> Vec<Case> {
+    let mut all = Vec::new();
+    for (i, (m, n, k)) in SIZES.into_iter().enumerate() {
+        let case = Case { m, n, k, valid: [None; 3], left, right, lie, dense: true };
+        all.push(case);
+        let some = |e: u32| Some((e as i32 * 2).div_euclid(3).max(1));
+        let valid = match i % 4 {
+            0 => [some(m), None, None],
+            1 => [None, some(n), None],
+            2 => [None, None, some(k)],
+            _ => [some(m), some(n), some(k)],
+        };
+        all.push(Case { valid, dense: i % 3 != 1, ..case });
+    }
+    let (m, n, k) = SIZES[8];
+    let case = Case { m, n, k, valid: [None; 3], left, right, lie, dense: true };
+    for axis in 0..3 {
+        for none in [0, -5] {
+            let mut valid = [None; 3];
+            valid[axis] = Some(none);
+            all.push(Case { valid, ..case });
+        }
+    }
+    all
+}
+
+fn check_all(left: DType, right: DType, lie: Lie) {
+    for level in native::levels() {
+        check(level, lanes(level), &cases(left, right, lie));
+    }
+}
+
+fn blocked(lanes: u32, group: u32) -> Lie {
+    Lie::Blocked { lanes, group, scale: None }
+}
+
+fn scaled(group: u32, dtype: DType, rows: u32, cols: u32) -> Lie {
+    Lie::Blocked { lanes: 16, group, scale: Some(Scale { dtype, rows, cols, sum: false }) }
+}
+
+#[test]
+fn bf16_by_blocked_bf16() {
+    check_all(DType::BF16, DType::BF16, blocked(16, 2));
+}
+
+#[test]
+fn f32_by_blocked_bf16() {
+    check_all(DType::F32, DType::BF16, blocked(16, 2));
+    check_all(DType::F32, DType::BF16, blocked(8, 1));
+}
+
+#[test]
+fn blocked_f32() {
+    check_all(DType::F32, DType::F32, blocked(16, 1));
+    check_all(DType::BF16, DType::F32, blocked(16, 2));
+}
+
+#[test]
+fn blocked_f16() {
+    check_all(DType::F32, DType::F16, blocked(16, 2));
+    check_all(DType::F16, DType::F16, blocked(8, 2));
+}
+
+#[test]
+fn rows_of_k() {
+    check_all(DType::BF16, DType::BF16, Lie::Rows);
+    check_all(DType::F32, DType::F32, Lie::Rows);
+    check_all(DType::F32, DType::BF16, Lie::Rows);
+    check_all(DType::BF16, DType::F16, Lie::Rows);
+}
+
+#[test]
+fn rows_of_n() {
+    check_all(DType::BF16, DType::BF16, Lie::Columns { known: true });
+    check_all(DType::BF16, DType::BF16, Lie::Columns { known: false });
+    check_all(DType::F32, DType::F32, Lie::Columns { known: true });
+    check_all(DType::F32, DType::F16, Lie::Columns { known: false });
+}
+
+#[test]
+fn any_distances() {
+    check_all(DType::BF16, DType::BF16, Lie::Scattered);
+    check_all(DType::F32, DType::F32, Lie::Scattered);
+}
+
+#[test]
+fn fp8_with_blocks_of_scales() {
+    check_all(DType::BF16, DType::F8E4M3, scaled(4, DType::F32, 128, 128));
+    check_all(DType::BF16, DType::F8E4M3, scaled(2, DType::F32, 16, 32));
+    check_all(DType::F32, DType::F8E4M3, scaled(4, DType::F32, 32, 16));
+    check_all(DType::F32, DType::F8E4M3, blocked(16, 1));
+}
+
+#[test]
+fn integers_with_scales() {
+    check_all(DType::BF16, DType::I8, scaled(4, DType::F32, 1, 1024));
+    check_all(DType::F32, DType::I8, scaled(4, DType::F16, 1, 32));
+    check_all(DType::BF16, DType::I4, scaled(8, DType::F16, 1, 32));
+    check_all(DType::BF16, DType::I4, scaled(2, DType::E8M0, 16, 32));
+    check_all(DType::F32, DType::I4, scaled(4, DType::BF16, 1, 64));
+}
+
+#[test]
+fn sizes_one_by_one() {
+    for level in native::levels() {
+        let base = Case {
+            m: 1,
+            n: 1,
+            k: 1,
+            valid: [None; 3],
+            left: DType::BF16,
+            right: DType::BF16,
+            lie: blocked(16, 2),
+            dense: true,
+        };
+        let mut all = Vec::new();
+        for s in 1..=67 {
+            all.push(Case { m: s, n: 24, k: 36, valid: [Some(s as i32), None, None], ..base });
+            all.push(Case { m: 6, n: s, k: 34, valid: [None, Some(s as i32), None], ..base });
+            all.push(Case { m: 5, n: 20, k: s, valid: [None, None, Some(s as i32)], ..base });
+        }
+        // One function serves all valid extents of a tile.
+        let all: Vec<Case> = all
+            .into_iter()
+            .map(|c| match c.valid {
+                [Some(_), ..] => Case { m: 67, ..c },
+                [_, Some(_), _] => Case { n: 67, ..c },
+                _ => Case { k: 67, ..c },
+            })
+            .collect();
+        check(level, lanes(level), &all);
+    }
+}
