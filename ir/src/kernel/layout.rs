@@ -15,8 +15,8 @@
 //! Codes of four bits fill a byte from its low half. Padding is zeros everywhere.
 
 use super::packing::{PackingError, block_along, chain};
-use super::{PackStep, Packing};
-use crate::dtype::Encoding;
+use super::{PackStep, Packing, ParamType, code};
+use crate::dtype::{DType, Encoding};
 
 /// Offsets that add up, one term for each axis.
 #[derive(Clone, Debug, Default)]
@@ -209,6 +209,27 @@ impl Layout {
         self.sums.as_ref().map(|s| s.at(position))
     }
 
+    /// Value of an element: its code times its scale.
+    pub fn read(&self, memory: &[u8], position: &[u64]) -> f64 {
+        let v = code::read(memory, self.encoding.code, self.code_bit(position));
+        match (self.encoding.scale, self.scale_byte(position)) {
+            (Some(s), Some(byte)) => v * code::read(memory, s.dtype, byte * 8),
+            _ => v,
+        }
+    }
+
+    /// Writes the code of an element, whose number is one that the code's type has.
+    pub fn write_code(&self, memory: &mut [u8], position: &[u64], number: f64) {
+        code::write(memory, self.encoding.code, self.code_bit(position), number);
+    }
+
+    /// Writes the scale of an element's block, if the encoding has scales.
+    pub fn write_scale(&self, memory: &mut [u8], position: &[u64], number: f64) {
+        if let (Some(s), Some(byte)) = (self.encoding.scale, self.scale_byte(position)) {
+            code::write(memory, s.dtype, byte * 8, number);
+        }
+    }
+
     /// Terms in bits of the positions along an axis; [`Layout::code_bit`] is their sum plus
     /// [`Layout::code_base`].
     pub fn code_terms(&self, axis: usize) -> &[u64] {
@@ -302,6 +323,31 @@ impl Layout {
     }
 }
 
+impl ParamType {
+    /// Layout of a parameter's memory, its symbols having these values. A list's is that of a
+    /// row-major `i32[1 + max, fields]`.
+    pub fn layout(&self, value_of: &dyn Fn(&str) -> Option<i64>) -> Result<Layout, PackingError> {
+        let encoding = match self {
+            ParamType::Tensor { encoding, .. } => *encoding,
+            ParamType::List { .. } => DType::I32.into(),
+        };
+        let unsized_dim = || PackingError::Size { dims: Vec::new(), encoding };
+        let extent = |d: &crate::dim::Dim| {
+            d.eval(value_of).and_then(|v| u64::try_from(v).ok()).ok_or_else(unsized_dim)
+        };
+        match self {
+            ParamType::Tensor { dims, packing, .. } => {
+                let dims = dims.iter().map(extent).collect::<Result<Vec<_>, _>>()?;
+                Layout::new(encoding, packing.as_ref(), &dims)
+            }
+            ParamType::List { fields, max } => {
+                let rows = extent(max)?.checked_add(1).ok_or_else(unsized_dim)?;
+                Layout::new(encoding, None, &[rows, fields.len() as u64])
+            }
+        }
+    }
+}
+
 /// Copies every scale (or sum) that two layouts place.
 fn copy_grid(
     layout: &Layout,
@@ -383,7 +429,6 @@ pub(crate) fn for_each_position(dims: &[u64], visit: &mut dyn FnMut(&[u64])) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
 
     fn steps(text: &str) -> Packing {
         crate::kernel::parse::packing(text).expect("a packing")

@@ -7,9 +7,10 @@
 //!
 //! - [`builder`]: makes kernels, inferring types
 //! - [`infer`]: the type of an operation's result
-//! - [`packing`], [`layout`]: where the elements of a tensor lie in memory
+//! - [`packing`], [`layout`], [`code`]: where the elements of a tensor lie in memory, and how
 //! - [`print`], [`parse`]: the text form; `parse(print(k)) == k`
 //! - [`verify`]: every check, all errors at once
+//! - [`interp`]: the meaning, in f64 or f32
 //! - [`error`]: E0140 to E0169
 //!
 //! Text (see `ir/README.md` for the grammar):
@@ -31,8 +32,10 @@
 //! ```
 
 pub mod builder;
+pub mod code;
 pub mod error;
 pub mod infer;
+pub mod interp;
 pub mod layout;
 mod op;
 pub mod packing;
