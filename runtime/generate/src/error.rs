@@ -202,7 +202,9 @@ impl GenerateError {
                 "compile again from a checkpoint whose tokenizer files are whole".to_owned()
             }
             Self::Encode { .. } => "give token ids with --prompt-ids 1,2,3".to_owned(),
-            Self::TokenOutOfRange { vocab, .. } => format!("ids run from 0 to {}", vocab - 1),
+            Self::TokenOutOfRange { vocab, .. } => {
+                format!("ids run from 0 to {}", vocab.saturating_sub(1))
+            }
             Self::NoChatTemplate => "use `run --prompt`, which takes the text as it is".to_owned(),
             Self::Template { .. } | Self::TemplateFuel { .. } => {
                 "the template lies in tokenizer_config.json (or chat_template.jinja) of the \

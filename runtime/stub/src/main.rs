@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 /// Runs the model that this executable carries
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "latent-run", version)]
 struct Cli {
     /// Use the model in this file instead
     #[arg(long, global = true, value_name = "FILE")]
@@ -76,7 +76,13 @@ fn open(artifact: Option<&Path>, load: &LoadArgs) -> Result<Model> {
 /// Says which model this is and which commands it takes.
 fn introduce(model: &Model, streams: &mut Streams<'_>) -> Result<()> {
     let info = &model.manifest().model;
-    let help = Cli::command().render_help();
+    let mut command = Cli::command();
+    // People call the executable by whatever name they gave it.
+    if let Some(path) = std::env::args_os().next().map(PathBuf::from) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        command = command.bin_name(name);
+    }
+    let help = command.render_help();
     let (name, family, context) = (&info.name, &info.family, info.context_length);
     streams.say(&format!("{name} ({family}), context {context}\n\n{help}"))
 }

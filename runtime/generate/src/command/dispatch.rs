@@ -28,6 +28,9 @@ pub fn execute<F: Args>(
             let prompt = run::prompt(&material, &args)?;
             let tokens = prompt.len().saturating_add(args.max_tokens);
             let engine = ModelEngine::new(&model, fit(&model, tokens))?;
+            if !args.json {
+                streams.note(&how(&model));
+            }
             run::run(engine, &material, prompt, &args, &about(&model), interrupt, streams)
         }
         Command::Chat { file, args } => {
@@ -64,6 +67,16 @@ fn room(model: &Model, prompts: &[Vec<i32>], batched: bool) -> usize {
     let page = model.plan().states.iter().map(|s| s.page_tokens as usize).max().unwrap_or(1);
     let lengths = prompts.iter().map(|p| p.len().next_multiple_of(page.max(1)));
     if batched { lengths.sum() } else { fit(model, lengths.max().unwrap_or(0)) }
+}
+
+/// How the model runs, in one line.
+fn how(model: &Model) -> String {
+    let checked = if model.weights_checked() {
+        "weights checked"
+    } else {
+        "weights not checked (`verify` or --check does)"
+    };
+    format!("{} threads, {}/{}, {checked}", model.threads(), model.isa(), model.backend())
 }
 
 /// How the model runs, as keys of a JSON object.
