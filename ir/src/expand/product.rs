@@ -1,0 +1,366 @@
+//! `mma`: products of tiles, their operands named as memory.
+
+use super::eval::{Ix, Point};
+use super::layout::{Coded, Digit};
+use super::nest::Space;
+use super::tile::{Kind, Spread, Tile, TileRef, View, kept_as};
+use super::{Expander, Result, generic};
+use crate::dtype::DType;
+use crate::kernel::ValueId;
+use crate::loops::{Arith, Convert, Left, Mma, Reg, Right, Scales, Stride, Strided};
+
+/// An operand as memory, with its counts of valid rows and of valid k (I64).
+struct Operand<T> {
+    form: T,
+    rows: Option<Reg>,
+    depth: Option<Reg>,
+}
+
+impl Expander<'_> {
+    pub fn product(
+        &mut self,
+        result: ValueId,
+        acc: ValueId,
+        a: ValueId,
+        b: ValueId,
+    ) -> Result<TileRef> {
+        let (left, right) = (self.tile(a)?, self.tile(b)?);
+        if self.tile(acc)?.dtype == DType::I32 {
+            return self.integer_product(result, acc, &left, &right);
+        }
+        let (id, view) = self.settle(acc)?;
+        let shape = self.kernel.ty(acc).shape.clone();
+        self.multiply(&left, &right, &view, &shape)?;
+        self.owners.insert(id, result);
+        Ok(Tile::new(DType::F32, &shape, Kind::View(view)))
+    }
+
+    /// Accumulates a product into a dense `f32` view.
+    fn multiply(
+        &mut self,
+        left: &TileRef,
+        right: &TileRef,
+        acc: &View,
+        shape: &[u32],
+    ) -> Result<()> {
+        let depth = left.shape[1];
+        let right = self.right(right)?;
+        let mut lefts = vec![];
+        if let Some(coded) = self.coded_left(left)? {
+            lefts.push(coded);
+        }
+        let plain = self.plain_left(left, lefts.is_empty())?;
+        lefts.extend(plain);
+        let mut mma = None;
+        for left in lefts {
+            let candidate = self.mma(left, &right, acc, [shape[0], shape[1], depth]);
+            if (self.machine.mma)(&candidate) {
+                self.em.mma(candidate);
+                self.touch(acc);
+                return Ok(());
+            }
+            mma = Some(candidate);
+        }
+        let scaled = mma.as_ref().is_none_or(|m| m.left.scales.is_some());
+        if scaled {
+            let decoded = self.copied(left)?;
+            let plain = self.plain_left(&decoded, true)?;
+            if let Some(left) = plain {
+                let candidate = self.mma(left, &right, acc, [shape[0], shape[1], depth]);
+                if (self.machine.mma)(&candidate) {
+                    self.em.mma(candidate);
+                } else {
+                    generic::lower(&mut self.em, &candidate);
+                }
+            }
+        } else if let Some(mma) = mma {
+            generic::lower(&mut self.em, &mma);
+        }
+        self.touch(acc);
+        Ok(())
+    }
+
+    fn touch(&mut self, view: &View) {
+        if let super::tile::Origin::Buffer(id) = view.place.origin {
+            self.em.scratch.touch(id);
+        }
+    }
+
+    fn mma(
+        &mut self,
+        left: Operand<Left>,
+        right: &Operand<Right>,
+        acc: &View,
+        [m, n, k]: [u32; 3],
+    ) -> Mma {
+        let depth = match (left.depth, right.depth) {
+            (Some(a), Some(b)) => Some(self.em.min(a, b)),
+            (a, b) => a.or(b),
+        };
+        let (m_valid, n_valid, k_valid) =
+            (self.count(left.rows, m), self.count(right.rows, n), self.count(depth, k));
+        let address = self.place(acc.place);
+        let acc = Strided { address, row: acc.axes[0].stride, col: acc.axes[1].stride };
+        let right = right.form.clone();
+        Mma { m, n, k, m_valid, n_valid, k_valid, acc, left: left.form, right }
+    }
+
+    /// A count of valid elements as an I32 within an extent.
+    fn count(&mut self, valid: Option<Reg>, extent: u32) -> Option<Reg> {
+        let valid = valid?;
+        let (zero, extent) = (self.em.int(0), self.em.int(extent.into()));
+        let valid = self.em.min(valid, extent);
+        let valid = self.em.max(valid, zero);
+        Some(self.em.convert(Convert::I64ToI32, valid))
+    }
+
+    /// Counts of valid rows and k of a view, whose whole mask becomes a depth of 0.
+    fn strided(&mut self, view: &View, extent: u32) -> Operand<Strided> {
+        let address = self.place(view.place);
+        let [rows, cols] = [&view.axes[0], &view.axes[1]];
+        let form = Strided { address, row: rows.stride, col: cols.stride };
+        let mut depth = cols.valid;
+        if let Some(cond) = view.cond {
+            let all = depth.unwrap_or_else(|| self.em.int(extent.into()));
+            let none = self.em.int(0);
+            depth = Some(self.em.select(cond, all, none));
+        }
+        Operand { form, rows: rows.valid, depth }
+    }
+
+    /// The tile as strided memory of one of these types; copied to scratch if it is none, or is
+    /// read in bits and pieces.
+    fn as_view(&mut self, tile: &TileRef, types: &[DType]) -> Result<View> {
+        if let Kind::View(view) = &tile.kind {
+            let gathers = view.axes.iter().any(|a| a.gather.is_some());
+            if !gathers && types.contains(&view.store) {
+                return Ok(view.clone());
+            }
+        }
+        let tile = match types.contains(&kept_as(tile.dtype)) {
+            true => tile.clone(),
+            false => Tile::new(DType::F32, &tile.shape, Kind::Cast(tile.clone())),
+        };
+        let copy = self.copied(&tile)?;
+        match &copy.kind {
+            Kind::View(view) => Ok(view.clone()),
+            _ => Err(self.cannot("a product of what is no matrix")),
+        }
+    }
+
+    /// The left operand decoded, unless `wanted` is not set and that would take a copy.
+    fn plain_left(&mut self, tile: &TileRef, wanted: bool) -> Result<Option<Operand<Left>>> {
+        if !wanted {
+            return Ok(None);
+        }
+        let view = self.as_view(tile, &[DType::F32, DType::BF16, DType::F16])?;
+        let at = self.strided(&view, tile.shape[1]);
+        let form = Left { encoding: view.store.into(), at: at.form, scales: None };
+        Ok(Some(Operand { form, rows: at.rows, depth: at.depth }))
+    }
+
+    /// The left operand as codes and scales, if it lies so in row-major order.
+    fn coded_left(&mut self, tile: &TileRef) -> Result<Option<Operand<Left>>> {
+        let Kind::Coded(coded) = &tile.kind else { return Ok(None) };
+        let bytes = i64::from(coded.encoding.code.bits() / 8);
+        let (Some(rows), Some(cols)) = (axis_of(coded, 0), axis_of(coded, 1)) else {
+            return Ok(None);
+        };
+        let (Some(row), Some(col)) = (only_digit(coded, rows), only_digit(coded, cols)) else {
+            return Ok(None);
+        };
+        let gathers = coded.axes.iter().any(|a| a.gather.is_some());
+        let adjacent = row.divisor == 1 && col.divisor == 1 && col.stride == Stride::Bytes(bytes);
+        if coded.encoding.is_plain() || bytes == 0 || gathers || !adjacent {
+            return Ok(None);
+        }
+        let Some(scales) = self.scales(coded, rows, cols) else { return Ok(None) };
+        let positions: Vec<Reg> = coded.axes.iter().map(|a| a.start).collect();
+        let base = self.place(coded.place);
+        let by = self.place_of(&coded.layout.codes, &positions);
+        let address = self.em.add(base, by);
+        let at = Strided { address, row: row.stride, col: col.stride };
+        let form = Left { encoding: coded.encoding, at, scales: Some(scales) };
+        let depth = self.coded_depth(coded, cols, tile.shape[1]);
+        Ok(Some(Operand { form, rows: coded.axes[rows].valid, depth }))
+    }
+
+    fn coded_depth(&mut self, coded: &Coded, cols: usize, extent: u32) -> Option<Reg> {
+        let valid = coded.axes[cols].valid;
+        let Some(cond) = coded.cond else { return valid };
+        let all = valid.unwrap_or_else(|| self.em.int(extent.into()));
+        let none = self.em.int(0);
+        Some(self.em.select(cond, all, none))
+    }
+
+    /// Scales that lie apart; `rows` and `cols` are the last axes of the tensor.
+    fn scales(&mut self, coded: &Coded, rows: usize, cols: usize) -> Option<Scales> {
+        let grid = coded.layout.scales.as_ref()?;
+        let (scale, per_row) = (coded.encoding.scale?, grid.per_row?);
+        if rows + 2 != coded.axes.len() || cols + 1 != coded.axes.len() {
+            return None;
+        }
+        let zero = self.em.int(0);
+        let mut positions: Vec<Reg> = coded.axes.iter().map(|a| a.start).collect();
+        (positions[rows], positions[cols]) = (zero, zero);
+        let base = self.place(coded.place);
+        let by = self.place_of(&grid.digits, &positions);
+        let by = self.em.add(by, grid.offset);
+        let address = self.em.add(base, by);
+        let first_row = self.em.convert(Convert::I64ToI32, coded.axes[rows].start);
+        let first_col = self.em.convert(Convert::I64ToI32, coded.axes[cols].start);
+        let (rows, cols) = (scale.rows, scale.cols);
+        Some(Scales { address, per_row, first_row, first_col, rows, cols })
+    }
+
+    fn right(&mut self, tile: &TileRef) -> Result<Operand<Right>> {
+        if let Kind::Coded(coded) = &tile.kind
+            && let Some(blocked) = self.blocked(coded, tile.shape[1])
+        {
+            return Ok(blocked);
+        }
+        let view = self.as_view(tile, &[DType::F32, DType::BF16, DType::F16])?;
+        let at = self.strided(&view, tile.shape[1]);
+        let form = Right::Strided { encoding: view.store.into(), at: at.form };
+        Ok(Operand { form, rows: at.rows, depth: at.depth })
+    }
+
+    /// `[.., n/L, k/G, n:L, k:G]`, beginning at multiples of L and G.
+    fn blocked(&mut self, coded: &Coded, extent: u32) -> Option<Operand<Right>> {
+        let (rows, cols) = (axis_of(coded, 0)?, axis_of(coded, 1)?);
+        if coded.axes.iter().any(|a| a.gather.is_some()) || coded.layout.header != 0 {
+            return None;
+        }
+        let unit = i64::from(coded.encoding.code.bits() / 8).max(1);
+        let of = |axis: usize| coded.layout.codes.iter().filter(move |d| d.axis == axis);
+        let inner = |axis: usize| of(axis).find(|d| d.extent.is_some());
+        let outer = |axis: usize| of(axis).find(|d| d.extent.is_none());
+        let lane = inner(rows)?;
+        let group = inner(cols).map_or(1, |d| d.extent.unwrap_or(1));
+        let lanes = lane.extent?;
+        let counts = of(rows).count() == 2 && of(cols).count() == if group > 1 { 2 } else { 1 };
+        let in_group = group == 1
+            || inner(cols).is_some_and(|d| d.divisor == 1 && d.stride == Stride::Bytes(unit));
+        let (block, step) = (outer(rows)?, outer(cols)?);
+        let fits = counts
+            && in_group
+            && lane.divisor == 1
+            && lane.stride == Stride::Bytes(group * unit)
+            && block.divisor == lanes
+            && step.divisor == group
+            && step.stride == Stride::Bytes(lanes * group * unit);
+        let whole =
+            coded.axes[rows].multiple % lanes == 0 && coded.axes[cols].multiple % group == 0;
+        let nibbles = coded.encoding.code.bits() == 4;
+        if !fits || !whole || (nibbles && (lanes * group) % 2 != 0) {
+            return None;
+        }
+        let scales = match coded.encoding.is_plain() {
+            true => None,
+            false => Some(self.scales(coded, rows, cols)?),
+        };
+        let block = block.stride;
+        self.blocked_at(coded, [rows, cols], block, [lanes, group], scales, extent)
+    }
+
+    fn blocked_at(
+        &mut self,
+        coded: &Coded,
+        [rows, cols]: [usize; 2],
+        block: Stride,
+        [lanes, group]: [i64; 2],
+        scales: Option<Scales>,
+        extent: u32,
+    ) -> Option<Operand<Right>> {
+        let per_byte = if coded.encoding.code.bits() == 4 { 2 } else { 1 };
+        let positions: Vec<Reg> = coded.axes.iter().map(|a| a.start).collect();
+        let by = self.place_of(&coded.layout.codes, &positions);
+        let by = self.quotient(by, per_byte);
+        let base = self.place(coded.place);
+        let address = self.em.add(base, by);
+        let block = self.amount(block);
+        let block_bytes = self.quotient(block, per_byte);
+        let form = Right::Blocked {
+            encoding: coded.encoding,
+            address,
+            block_bytes,
+            lanes: lanes as u32,
+            group: group as u32,
+            scales,
+        };
+        let depth = self.coded_depth(coded, cols, extent);
+        Some(Operand { form, rows: coded.axes[rows].valid, depth })
+    }
+
+    /// Sums in `i32`.
+    fn integer_product(
+        &mut self,
+        result: ValueId,
+        acc: ValueId,
+        left: &TileRef,
+        right: &TileRef,
+    ) -> Result<TileRef> {
+        let (id, view) = self.settle(acc)?;
+        let shape = self.kernel.ty(acc).shape.clone();
+        let depth = left.shape[1];
+        let left = self.as_view(left, &[DType::I8, DType::U8, DType::I32])?;
+        let right = self.as_view(right, &[DType::I8, DType::U8, DType::I32])?;
+        let (left, right) =
+            (view_tile(left, &[shape[0], depth]), view_tile(right, &[shape[1], depth]));
+        let (left, right) = (self.smooth(&left, 1)?, self.smooth(&right, 1)?);
+        let space = Space { shape: &shape, limits: vec![None; 2], tiles: &[], wide: false };
+        self.for_each(&space, &mut |x, at| {
+            let sum = x.integer_dot(&left, &right, at)?;
+            let (address, offset) = x.address(&view, at)?;
+            let before = x.em.load_as(DType::I32, false, address, offset);
+            let sum = x.em.add(before, sum);
+            x.em.store_as(DType::I32, address, offset, sum);
+            Ok(())
+        })?;
+        self.owners.insert(id, result);
+        Ok(Tile::new(DType::I32, &shape, Kind::View(view)))
+    }
+
+    fn integer_dot(&mut self, left: &TileRef, right: &TileRef, at: &Point) -> Result<Reg> {
+        let depth = i64::from(left.shape[1]);
+        let lanes = i64::from(self.em.lanes);
+        let wide = [left, right].iter().all(|t| t.spread(1, &self.em) == Spread::Wide);
+        let whole = if wide && lanes > 1 { depth / lanes * lanes } else { 0 };
+        let mut sum = self.em.int32(0);
+        for (lo, hi, step) in [(0, whole, lanes), (whole, depth, 1)] {
+            if lo == hi {
+                continue;
+            }
+            let vector = step > 1;
+            let none = self.em.int32(0);
+            let start = if vector { self.em.wide(none) } else { sum };
+            let (lo, hi) = (self.em.int(lo), self.em.int(hi));
+            let (open, carried) = self.em.open_for(lo, hi, step, &[start]);
+            let ix = Ix::of(open.var());
+            let wide = vector.then_some(1);
+            let a = self.eval(left, &Point { idx: vec![at.idx[0], ix], wide })?;
+            let b = self.eval(right, &Point { idx: vec![at.idx[1], ix], wide })?;
+            let product = self.em.mul(a, b);
+            let next = self.em.add(carried[0], product);
+            sum = self.em.close_for(open, &[next])[0];
+            if vector {
+                sum = self.em.across(Arith::Add, sum);
+            }
+        }
+        Ok(sum)
+    }
+}
+
+fn view_tile(view: View, shape: &[u32]) -> TileRef {
+    Tile::new(DType::I32, shape, Kind::View(view))
+}
+
+/// The tensor's axis that a tile's axis runs along.
+fn axis_of(coded: &Coded, tile: usize) -> Option<usize> {
+    coded.axes.iter().position(|a| a.tile == Some(tile))
+}
+
+fn only_digit(coded: &Coded, axis: usize) -> Option<&Digit> {
+    let mut own = coded.layout.codes.iter().filter(|d| d.axis == axis);
+    own.next().filter(|_| own.next().is_none())
+}

@@ -1,0 +1,267 @@
+//! Checks of loop programs: every register is defined once, before its uses and in a block around
+//! them, and types are what instructions take.
+
+use super::{
+    Arith, Cmp, Convert, Elem, For, Func, Inst, MemElem, Mma, Program, Reg, RegType, Right, Scales,
+    Stmt, Stride, Strided,
+};
+use crate::error::{IrError, IrErrorKind};
+
+/// Checks a program.
+///
+/// # Errors
+/// E0181, for the first thing found.
+pub fn verify(program: &Program) -> Result<(), IrError> {
+    let mut checker = Checker { program, defined: vec![false; program.regs.len()], scope: vec![] };
+    checker.block(&program.body).map_err(|what| IrError {
+        span: None,
+        kind: IrErrorKind::Loops { program: program.name.to_string(), what },
+    })
+}
+
+type Check = Result<(), String>;
+
+struct Checker<'p> {
+    program: &'p Program,
+    /// Whether a register is in scope here.
+    defined: Vec<bool>,
+    /// Registers in the order of their definition, to be forgotten at the end of their block.
+    scope: Vec<Reg>,
+}
+
+/// The register type in which an element of memory is held.
+fn held(elem: MemElem) -> Elem {
+    match elem {
+        MemElem::F32 => Elem::F32,
+        MemElem::I64 => Elem::I64,
+        MemElem::I32 | MemElem::U16 | MemElem::U8 | MemElem::I8 => Elem::I32,
+    }
+}
+
+fn scalar(elem: Elem) -> RegType {
+    RegType { elem, lanes: 1 }
+}
+
+impl Checker<'_> {
+    fn known(&self, reg: Reg) -> Result<RegType, String> {
+        let ty = self.program.regs.get(reg.0 as usize);
+        ty.copied().ok_or_else(|| format!("register {} has no type", reg.0))
+    }
+
+    fn ty(&self, reg: Reg) -> Result<RegType, String> {
+        let ty = self.known(reg)?;
+        match self.defined[reg.0 as usize] {
+            true => Ok(ty),
+            false => Err(format!("register {} is used where it is not defined", reg.0)),
+        }
+    }
+
+    fn is(&self, reg: Reg, expected: RegType) -> Check {
+        let found = self.ty(reg)?;
+        match found == expected {
+            true => Ok(()),
+            false => Err(format!("register {} is {found:?}, expected {expected:?}", reg.0)),
+        }
+    }
+
+    fn define(&mut self, reg: Reg) -> Check {
+        let ty = self.known(reg)?;
+        if self.defined[reg.0 as usize] {
+            return Err(format!("register {} is defined twice", reg.0));
+        }
+        let vectors = matches!(ty.elem, Elem::F32 | Elem::I32 | Elem::Bool);
+        if ty.lanes != 1 && (ty.lanes != self.program.lanes || !vectors) {
+            return Err(format!("register {} has no type of the machine: {ty:?}", reg.0));
+        }
+        self.defined[reg.0 as usize] = true;
+        self.scope.push(reg);
+        Ok(())
+    }
+
+    /// What `inside` defines is forgotten after it.
+    fn scoped(&mut self, inside: impl FnOnce(&mut Self) -> Check) -> Check {
+        let before = self.scope.len();
+        inside(self)?;
+        for reg in self.scope.drain(before..) {
+            self.defined[reg.0 as usize] = false;
+        }
+        Ok(())
+    }
+
+    fn block(&mut self, stmts: &[Stmt]) -> Check {
+        stmts.iter().try_for_each(|s| self.stmt(s))
+    }
+
+    fn stmt(&mut self, stmt: &Stmt) -> Check {
+        match stmt {
+            Stmt::Let(reg, inst) => {
+                self.inst(self.known(*reg)?, inst).map_err(|e| format!("{e} (by {inst:?})"))?;
+                self.define(*reg)
+            }
+            Stmt::Store { elem, address, value, .. } => {
+                self.is(*address, scalar(Elem::I64))?;
+                let lanes = self.ty(*value)?.lanes;
+                self.is(*value, RegType { elem: held(*elem), lanes })
+            }
+            Stmt::Prefetch { address, .. } => self.is(*address, scalar(Elem::I64)),
+            Stmt::For(f) => self.repeat(f),
+            Stmt::If { cond, then, otherwise } => {
+                self.is(*cond, scalar(Elem::Bool))?;
+                self.scoped(|c| c.block(then))?;
+                self.scoped(|c| c.block(otherwise))
+            }
+            Stmt::Mma(mma) => self.mma(mma),
+        }
+    }
+
+    fn repeat(&mut self, f: &For) -> Check {
+        self.is(f.lo, scalar(Elem::I64))?;
+        self.is(f.hi, scalar(Elem::I64))?;
+        if f.step <= 0 {
+            return Err(format!("a loop has step {}", f.step));
+        }
+        for carry in &f.carry {
+            let ty = self.ty(carry.init)?;
+            for reg in [carry.inside, carry.next, carry.after] {
+                if self.known(reg)? != ty {
+                    return Err(format!("register {} is not of the type it is carried as", reg.0));
+                }
+            }
+        }
+        self.scoped(|c| {
+            c.define(f.var)?;
+            c.is(f.var, scalar(Elem::I64))?;
+            f.carry.iter().try_for_each(|carry| c.define(carry.inside))?;
+            c.block(&f.body)?;
+            f.carry.iter().try_for_each(|carry| c.ty(carry.next).map(|_| ()))
+        })?;
+        f.carry.iter().try_for_each(|carry| self.define(carry.after))
+    }
+
+    fn inst(&self, ty: RegType, inst: &Inst) -> Check {
+        let RegType { elem, lanes } = ty;
+        let result = |holds: bool| match holds {
+            true => Ok(()),
+            false => Err(format!("a result of type {ty:?}")),
+        };
+        match inst {
+            Inst::Float(_) => result(matches!(elem, Elem::F32 | Elem::F64)),
+            Inst::Int(_) => result(!matches!(elem, Elem::F32 | Elem::F64)),
+            Inst::Begin | Inst::End | Inst::Scratch(_) | Inst::Argument(_) => {
+                result(ty == scalar(Elem::I64))
+            }
+            Inst::Arith(op, a, b) => {
+                self.is(*a, ty)?;
+                self.is(*b, ty)?;
+                result(takes(*op, ty))
+            }
+            Inst::Fma(a, b, c) => {
+                [a, b, c].into_iter().try_for_each(|r| self.is(*r, ty))?;
+                result(matches!(elem, Elem::F32 | Elem::F64))
+            }
+            Inst::Func(f, a) => {
+                self.is(*a, ty)?;
+                result((*f == Func::Not) == (elem == Elem::Bool) && !is_integer(elem))
+            }
+            Inst::Convert(c, a) => {
+                let (from, to) = ends(*c);
+                self.is(*a, RegType { elem: from, lanes })?;
+                result(elem == to)
+            }
+            Inst::Cmp(c, a, b) => {
+                let operand = self.ty(*a)?;
+                self.is(*b, operand)?;
+                let ordered = operand.elem != Elem::Bool || matches!(c, Cmp::Eq | Cmp::Ne);
+                result(elem == Elem::Bool && operand.lanes == lanes && ordered)
+            }
+            Inst::Select(c, a, b) => {
+                self.is(*c, RegType { elem: Elem::Bool, lanes })?;
+                self.is(*a, ty)?;
+                self.is(*b, ty)
+            }
+            Inst::Splat(a) => {
+                self.is(*a, scalar(elem))?;
+                result(lanes > 1)
+            }
+            Inst::Iota => result(matches!(elem, Elem::I32 | Elem::F32) && lanes > 1),
+            Inst::Extract(a, lane) => {
+                let vector = RegType { elem, lanes: self.program.lanes };
+                self.is(*a, vector)?;
+                result(lanes == 1 && *lane < vector.lanes)
+            }
+            Inst::Across(op, a) => {
+                self.is(*a, RegType { elem, lanes: self.program.lanes })?;
+                let folds = matches!(op, Arith::Add | Arith::Min | Arith::Max);
+                result(lanes == 1 && folds && matches!(elem, Elem::F32 | Elem::I32))
+            }
+            Inst::Load { elem: memory, address, .. } => {
+                self.is(*address, scalar(Elem::I64))?;
+                result(elem == held(*memory))
+            }
+        }
+    }
+
+    fn mma(&self, mma: &Mma) -> Check {
+        let valid = [mma.m_valid, mma.n_valid, mma.k_valid];
+        valid.into_iter().flatten().try_for_each(|r| self.is(r, scalar(Elem::I32)))?;
+        self.strided(&mma.acc)?;
+        self.strided(&mma.left.at)?;
+        mma.left.scales.iter().try_for_each(|s| self.scales(s))?;
+        match &mma.right {
+            Right::Strided { at, .. } => self.strided(at),
+            Right::Blocked { address, block_bytes, scales, .. } => {
+                self.is(*address, scalar(Elem::I64))?;
+                self.is(*block_bytes, scalar(Elem::I64))?;
+                scales.iter().try_for_each(|s| self.scales(s))
+            }
+        }
+    }
+
+    fn strided(&self, at: &Strided) -> Check {
+        self.is(at.address, scalar(Elem::I64))?;
+        for stride in [at.row, at.col] {
+            if let Stride::Reg(r) = stride {
+                self.is(r, scalar(Elem::I64))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn scales(&self, s: &Scales) -> Check {
+        self.is(s.address, scalar(Elem::I64))?;
+        self.is(s.per_row, scalar(Elem::I64))?;
+        self.is(s.first_row, scalar(Elem::I32))?;
+        self.is(s.first_col, scalar(Elem::I32))
+    }
+}
+
+fn is_integer(elem: Elem) -> bool {
+    matches!(elem, Elem::I32 | Elem::I64)
+}
+
+fn takes(op: Arith, ty: RegType) -> bool {
+    let float = matches!(ty.elem, Elem::F32 | Elem::F64);
+    match op {
+        Arith::Add | Arith::Sub | Arith::Mul | Arith::Min | Arith::Max => ty.elem != Elem::Bool,
+        Arith::Div => float || (is_integer(ty.elem) && ty.lanes == 1),
+        Arith::Rem => is_integer(ty.elem) && ty.lanes == 1,
+        Arith::And | Arith::Or | Arith::Xor => !float,
+        Arith::Shl | Arith::ShrU | Arith::ShrS => is_integer(ty.elem),
+    }
+}
+
+/// Elements before and after a conversion.
+fn ends(c: Convert) -> (Elem, Elem) {
+    match c {
+        Convert::I32ToF32 | Convert::I32Bits => (Elem::I32, Elem::F32),
+        Convert::F32ToI32 | Convert::F32Bits => (Elem::F32, Elem::I32),
+        Convert::F32ToF64 => (Elem::F32, Elem::F64),
+        Convert::F64ToF32 => (Elem::F64, Elem::F32),
+        Convert::F64ToI64 => (Elem::F64, Elem::I64),
+        Convert::I64ToF64 => (Elem::I64, Elem::F64),
+        Convert::I32ToI64 => (Elem::I32, Elem::I64),
+        Convert::I64ToI32 => (Elem::I64, Elem::I32),
+        Convert::BoolToI32 => (Elem::Bool, Elem::I32),
+        Convert::I32ToBool => (Elem::I32, Elem::Bool),
+    }
+}
