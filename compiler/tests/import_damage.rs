@@ -196,3 +196,30 @@ fn odd_but_sound_checkpoints_are_taken_with_a_warning() {
     assert!(warnings.contains(&unknown), "{warnings:?}");
     assert!(warnings.contains(&Warning::UnusedTensors(vec!["more".into()])), "{warnings:?}");
 }
+
+/// A layer whose tensors are stored otherwise is another block; all else is shared.
+#[test]
+fn layers_stored_differently_are_blocks_of_their_own() {
+    let blocks = |dir: &Path| -> Vec<String> {
+        let program = open(dir).map(|i| i.program).expect("a sound checkpoint");
+        program.blocks.iter().map(|b| b.name.to_string()).collect()
+    };
+    let dir = copy("rand-llama");
+    assert_eq!(blocks(dir.path()), ["embed", "dense", "head"]);
+    reheader(&dir.path().join("model.safetensors"), |h| {
+        let from = "\"model.layers.1.input_layernorm.weight\":{\"dtype\":\"BF16\"";
+        assert!(h.contains(from));
+        h.replacen(from, &from.replace("BF16", "F16"), 1)
+    });
+    assert_eq!(blocks(dir.path()), ["embed", "dense", "dense.2", "head"]);
+}
+
+/// A config that speaks of a draft layer, and a checkpoint without one, as conversions make it.
+#[test]
+fn a_missing_draft_layer_is_a_warning() {
+    let dir = copy("rand-v3");
+    reheader(&dir.path().join("model.safetensors"), |h| h.replace("model.layers.4.", "mtp.4."));
+    let imported = open(dir.path()).expect("a model without a draft layer");
+    assert!(imported.warnings.contains(&Warning::NoDraftLayer), "{:?}", imported.warnings);
+    assert!(imported.program.entry("draft").is_none());
+}

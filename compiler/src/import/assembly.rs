@@ -8,7 +8,7 @@ use ir::dtype::DType;
 use ir::error::IrError;
 use ir::graph::builder::GraphBuilder;
 use ir::graph::program::{Arg, Call, Entry, Input, Program, State, StateKind};
-use ir::graph::{Graph, ValueId};
+use ir::graph::{Def, Graph, Value, ValueId};
 
 /// Everything runs in one place until placement says otherwise.
 const PLACE: &str = "main";
@@ -25,11 +25,12 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// An empty program for sequences of up to `context` tokens.
+    /// An empty program for sequences of up to `context` tokens. What the text form does not take
+    /// in a name becomes `_`.
     pub fn new(name: &str, catalogue: Catalogue, context: i64, state: DType) -> Assembly {
         let step = |name: &str, lo| (Name::from(name), Symbol::step(lo, context));
         let program = Program {
-            name: name.into(),
+            name: plain_name(name),
             symbols: Symbols::from([step("s", 1), step("t", 1), step("m", 0)]),
             blocks: vec![],
             weights: vec![],
@@ -39,8 +40,8 @@ impl Assembly {
         Assembly { program, catalogue, context, state }
     }
 
-    /// States a block, which knows the step symbols `s`, `t` and `m`, and `u` = t - s; returns the
-    /// call with the arguments that were bound on the way, its results named `results`.
+    /// States a block over `s` new tokens; returns the call with the arguments that were bound on
+    /// the way, its results named `results`.
     ///
     /// # Errors
     /// What the IR refuses: a fault of the importer.
@@ -52,14 +53,12 @@ impl Assembly {
     ) -> Result<Call, ImportErrors> {
         let mut graph = GraphBuilder::new(name);
         graph.step_symbol("s", 1, self.context);
-        graph.step_symbol("t", 1, self.context);
-        graph.step_symbol("m", 0, self.context);
-        graph.index("u", Dim::symbol("t").minus(&Dim::symbol("s")));
         let mut block = Block { graph, args: vec![], assembly: self };
         let outputs = state(&mut block).map_err(|e| graph_errors(name, &[e]))?;
         let Block { mut graph, args, .. } = block;
         outputs.iter().for_each(|o| graph.output(*o));
         let graph = graph.finish().map_err(|errors| graph_errors(name, &errors))?;
+        let graph = parameters_first(graph);
         let results = results.iter().map(|r| Name::from(*r)).collect();
         Ok(Call { block: self.add(graph), args, results, place: PLACE.into() })
     }
@@ -99,7 +98,35 @@ impl Assembly {
     }
 }
 
-/// An input of an entry, i32 unless it says otherwise.
+/// Numbers a graph's values as its text does: parameters before results, whatever the order in
+/// which they were declared.
+fn parameters_first(mut graph: Graph) -> Graph {
+    let is_param = |v: &&Value| matches!(v.def, Def::Param(..));
+    let mut number = vec![ValueId(0); graph.values.len()];
+    let params = graph.params.iter().copied();
+    let results = (0..graph.values.len() as u32).map(ValueId);
+    let results = results.filter(|id| !is_param(&graph.value(*id)));
+    let order: Vec<ValueId> = params.chain(results).collect();
+    for (new, old) in order.iter().enumerate() {
+        number[old.0 as usize] = ValueId(new as u32);
+    }
+    graph.values = order.iter().map(|id| graph.value(*id).clone()).collect();
+    let renumber = |id: &mut ValueId| *id = number[id.0 as usize];
+    graph.params.iter_mut().chain(&mut graph.outputs).for_each(renumber);
+    for node in &mut graph.nodes {
+        node.operands.iter_mut().chain(&mut node.results).for_each(renumber);
+    }
+    graph
+}
+
+fn plain_name(name: &str) -> Name {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = name.chars().map(plain).collect();
+    let letter = name.starts_with(|c: char| c.is_ascii_alphabetic());
+    if letter { name.into() } else { format!("m{name}").into() }
+}
+
+/// An input of an entry.
 pub fn input(name: &str, dtype: DType, dims: &[Dim]) -> Input {
     Input { name: name.into(), dtype, dims: dims.to_vec() }
 }
@@ -118,6 +145,11 @@ impl Block<'_> {
         if !self.graph.graph().symbols.contains_key(name) {
             self.graph.param_symbol(name, value);
         }
+    }
+
+    /// Declares `m`, the number of rows whose logits are wanted.
+    pub fn wanted_rows(&mut self) {
+        self.graph.step_symbol("m", 0, self.assembly.context);
     }
 
     /// Declares an index of another extent than the symbol of its name, if not yet done.
@@ -144,8 +176,13 @@ impl Block<'_> {
         self.graph.weight(name, encoding, indices)
     }
 
-    /// Appends rows `x [s, ..]` to one layer of a state; returns all rows, along `t`.
+    /// Appends rows `x [s, ..]` to one layer of a state, past rows along `u`; returns all rows,
+    /// along `t`.
     pub fn keep(&mut self, state: &StateRef, x: ValueId) -> Result<ValueId, IrError> {
+        if !self.graph.graph().symbols.contains_key("t") {
+            self.graph.step_symbol("t", 1, self.assembly.context);
+            self.graph.index("u", Dim::symbol("t").minus(&Dim::symbol("s")));
+        }
         let kept = self.assembly.state;
         let x = if kept == DType::F32 { x } else { self.graph.cast(x, kept)? };
         let mut indices = self.graph.ty(x).indices.clone();

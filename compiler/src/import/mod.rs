@@ -87,6 +87,8 @@ pub struct ModelInfo {
     pub family: &'static str,
     /// What config.json calls the family.
     pub architecture: &'static str,
+    /// Width of the residual stream.
+    pub hidden: i64,
     /// Token ids, padding included.
     pub vocab: i64,
     /// Longest sequence.
@@ -165,6 +167,7 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported, ImportEr
         name: model_name(&dir),
         family: family.name,
         architecture: family.architecture,
+        hidden: common.hidden,
         vocab: common.vocab,
         context: options.context.unwrap_or(common.context).clamp(1, common.context),
         bos: common.bos.clone(),

@@ -73,6 +73,7 @@ pub fn head(b: &mut Block, value: &str, c: &HeadConfig) -> Result<Vec<ValueId>, 
     let [vocab, hidden] = c.shape;
     b.dim("V", vocab);
     let x = stream(b, "x", hidden, value);
+    b.wanted_rows();
     let rows = b.input("rows", DType::I32, &["m"], "rows");
     let (wanted, all) = if c.hidden {
         let all = norm(b, "n_final", x, c.norm, hidden, c.eps)?;
