@@ -49,12 +49,14 @@ pub struct Shape {
     pub mp: u64,
     /// Longest context, new tokens included.
     pub t: u64,
+    /// Pages that the states have room for.
+    pub pg: u64,
 }
 
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Shape { n, b, m, mp, t } = self;
-        write!(f, "n = {n}, b = {b}, m = {m}, mp = {mp}, t = {t}")
+        let Shape { n, b, m, mp, t, pg } = self;
+        write!(f, "n = {n}, b = {b}, m = {m}, mp = {mp}, t = {t}, pg = {pg}")
     }
 }
 
@@ -68,11 +70,12 @@ impl Shape {
                 "m" => self.m,
                 "mp" => self.mp,
                 "t" => self.t,
+                "pg" => self.pg,
                 _ => {
                     return Err(RuntimeError::Unsupported {
                         what: "step symbol".into(),
                         found: format!("`{name}`"),
-                        expected: "n, b, m, mp or t".into(),
+                        expected: "n, b, m, mp, t or pg".into(),
                     });
                 }
             };
@@ -196,7 +199,8 @@ impl Feeds {
 }
 
 fn check(batch: &Batch<'_>, bounds: &Bounds) -> Result<Shape, RuntimeError> {
-    let mut shape = Shape { b: batch.sequences.len() as u64, ..Shape::default() };
+    let (b, pg) = (batch.sequences.len() as u64, bounds.pages as u64);
+    let mut shape = Shape { b, pg, ..Shape::default() };
     if shape.b == 0 {
         return Err(RuntimeError::Empty { what: "the step".into(), expected: "sequence" });
     }
@@ -276,7 +280,7 @@ mod tests {
         let mut feeds = Feeds::default();
         for _ in 0..2 {
             let shape = feeds.fill(&Batch { sequences: &sequences }, &BOUNDS);
-            let expected = Shape { n: 6, b: 3, m: 4, mp: 3, t: 9 };
+            let expected = Shape { n: 6, b: 3, m: 4, mp: 3, t: 9, pg: 10 };
             assert_eq!(shape.map_err(|e| e.code()), Ok(expected));
             assert_eq!(feeds.get(Feed::Ids), [5, 6, 7, 8, 1, 2]);
             assert_eq!(feeds.get(Feed::Pos), [3, 4, 5, 8, 0, 1]);
@@ -307,12 +311,12 @@ mod tests {
 
     #[test]
     fn symbols_follow_the_plans_order() {
-        let shape = Shape { n: 1, b: 2, m: 3, mp: 4, t: 5 };
+        let shape = Shape { n: 1, b: 2, m: 3, mp: 4, t: 5, pg: 6 };
         let symbols = |names: &[&str]| {
             let names: Vec<_> = names.iter().map(|name| name.to_string()).collect();
             shape.symbols(&names).map_err(|error| error.code())
         };
-        assert_eq!(symbols(&["t", "n", "mp", "b", "m"]), Ok(vec![5, 1, 4, 2, 3]));
+        assert_eq!(symbols(&["t", "n", "pg", "mp", "b", "m"]), Ok(vec![5, 1, 6, 4, 2, 3]));
         assert_eq!(symbols(&["s"]), Err("E0506"));
     }
 }

@@ -322,7 +322,7 @@ fn sizes_are_told_before_anything_runs() {
     assert_eq!(memory.weights_bytes, 84);
     assert_eq!(memory.kv_bytes_per_token, 2 * 4);
     assert_eq!(memory.scratch_bytes, 4);
-    let shape = Shape { n: 17, b: 1, m: 1, mp: 5, t: 17 };
+    let shape = Shape { n: 17, b: 1, m: 1, mp: 5, t: 17, pg: 5 };
     assert_eq!(model.arena_bytes(&shape).unwrap(), 3 * 128 + 192 + 320);
     let none = model.arena_bytes(&Shape { n: 61, ..shape });
     assert_eq!(none.map_err(|error| error.code()), Err("E0519"));

@@ -1,0 +1,270 @@
+//! Lowered kernels to code, weights to their packed order, everything to one file.
+
+use crate::error::{ImportError, ImportErrors};
+use crate::import::{Imported, ModelInfo};
+use crate::link::{self, LinkError, Object};
+use crate::lower::{LowerError, Lowered};
+use crate::options::Options;
+use crate::pack::pack;
+use crate::progress::Progress;
+use artifact::error::ArtifactError;
+use artifact::manifest::{GenerationDefaults, Manifest, TargetInfo};
+use artifact::writer::{Summary, WeightsPlace, Writer};
+use ir::kernel::Kernel;
+use ir::target::{Support, Target, TargetError};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// What keeps a program from becoming a file.
+#[derive(Debug, Error)]
+pub enum CompileError {
+    /// The checkpoint.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// Everything wrong with the checkpoint.
+    #[error(transparent)]
+    Imports(#[from] ImportErrors),
+    /// The graphs.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    /// A target refuses a kernel.
+    #[error("target {target} cannot compile kernel @{kernel}: {reason}")]
+    Unsupported {
+        /// The target.
+        target: &'static str,
+        /// The kernel.
+        kernel: String,
+        /// Its reason.
+        reason: String,
+    },
+    /// No target has this level.
+    #[error("found the instruction set level `{found}`, expected one of {}", expected.join(", "))]
+    Isa {
+        /// As given.
+        found: String,
+        /// What the targets have.
+        expected: Vec<String>,
+    },
+    /// A target fails.
+    #[error("{0}")]
+    Target(Box<dyn TargetError>),
+    /// The objects do not link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The file cannot be written.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// Less room than the result needs.
+    #[error("{} has {free} bytes free, the result needs {needed}", path.display())]
+    Disk {
+        /// Folder of the result.
+        path: PathBuf,
+        /// Free bytes.
+        free: u64,
+        /// Bytes of the result.
+        needed: u64,
+    },
+}
+
+impl CompileError {
+    /// The diagnostic's code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            CompileError::Import(e) => e.code(),
+            CompileError::Imports(e) => e.0.first().map_or("E0200", ImportError::code),
+            CompileError::Lower(e) => e.code(),
+            CompileError::Unsupported { .. } => "E0280",
+            CompileError::Isa { .. } => "E0281",
+            CompileError::Target(e) => e.code(),
+            CompileError::Link(e) => e.code(),
+            CompileError::Artifact(e) => e.code(),
+            CompileError::Disk { .. } => "E0282",
+        }
+    }
+
+    /// Whether a limit of the machine is the cause, not the input.
+    pub fn is_limit(&self) -> bool {
+        matches!(self, CompileError::Disk { .. })
+    }
+}
+
+/// Code of all kernels for one instruction set level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Code {
+    /// The target that made it.
+    pub backend: &'static str,
+    /// The level.
+    pub isa: String,
+    /// A loadable image.
+    pub image: Vec<u8>,
+    /// Scratch of each kernel, in bytes per worker.
+    pub scratch: BTreeMap<String, u64>,
+}
+
+/// Whether a level is one of the machine that the compiler runs on.
+fn is_native(level: &str) -> bool {
+    let prefix = if cfg!(target_arch = "aarch64") { "aarch64" } else { "x86-64" };
+    level.starts_with(prefix)
+}
+
+/// Levels to compile a target for: those asked for that it has, else all of this machine's kind.
+fn levels(target: &dyn Target, options: &Options) -> Vec<&'static str> {
+    let wanted = |l: &&&str| match options.isa.is_empty() {
+        true => is_native(l),
+        false => options.isa.iter().any(|a| a == **l),
+    };
+    target.isa_levels().iter().filter(wanted).copied().collect()
+}
+
+/// Compiles and links kernels for one level of a target.
+///
+/// Errors: E0280, E03xx, E025x.
+pub fn code(kernels: &[Kernel], target: &dyn Target, isa: &str) -> Result<Code, CompileError> {
+    for kernel in kernels {
+        if let Support::No(reason) = target.supports(kernel) {
+            let (target, kernel) = (target.name(), kernel.name.to_string());
+            return Err(CompileError::Unsupported { target, kernel, reason });
+        }
+    }
+    let all: Vec<&Kernel> = kernels.iter().collect();
+    let object = target.compile(&all, isa).map_err(CompileError::Target)?;
+    let image = link::link(&[Object { name: "kernels", bytes: &object.bytes }], "kernels")?;
+    let scratch = object.kernels.into_iter().collect();
+    Ok(Code { backend: target.name(), isa: isa.into(), image, scratch })
+}
+
+/// Compiles kernels for every level of every target that the options ask for.
+///
+/// Errors: E0281 for a level that no target has, and as [`code`].
+pub fn all_code(
+    kernels: &[Kernel],
+    targets: &[&dyn Target],
+    options: &Options,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Code>, CompileError> {
+    let known = |level: &str| targets.iter().any(|t| t.isa_levels().contains(&level));
+    if let Some(found) = options.isa.iter().find(|l| !known(l)) {
+        let all = targets.iter().flat_map(|t| t.isa_levels());
+        let expected = all.map(ToString::to_string).collect();
+        return Err(CompileError::Isa { found: found.clone(), expected });
+    }
+    let jobs: Vec<_> =
+        targets.iter().flat_map(|t| levels(*t, options).into_iter().map(|l| (*t, l))).collect();
+    progress.begin("code", jobs.len() as u64);
+    let mut all = vec![];
+    for (target, isa) in jobs {
+        all.push(code(kernels, target, isa)?);
+        progress.done(1);
+    }
+    Ok(all)
+}
+
+/// Where and how a file is written.
+pub struct Output<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// Executable that the sections are appended to; none for a plain artifact.
+    pub stub: Option<&'a [u8]>,
+    /// In the file or beside it.
+    pub weights: WeightsPlace,
+    /// Threads that pack.
+    pub threads: usize,
+}
+
+/// Bytes of the packed weights.
+pub fn weights_bytes(lowered: &Lowered) -> u64 {
+    lowered.plan.weights.iter().map(|w| w.offset + w.bytes).max().unwrap_or(0)
+}
+
+/// Writes everything to one file, which appears under its name when it is whole.
+///
+/// Errors: E04xx, and whatever the weights' source reports.
+pub fn write(
+    imported: &Imported,
+    mut lowered: Lowered,
+    code: &[Code],
+    options: &Options,
+    output: &Output<'_>,
+    progress: &mut dyn Progress,
+) -> Result<Summary, CompileError> {
+    for kernel in &mut lowered.plan.kernels {
+        let all = code.iter().filter_map(|c| c.scratch.get(&kernel.name));
+        kernel.scratch_bytes = all.copied().max().unwrap_or(0);
+    }
+    let mut writer = Writer::create(output.path, output.stub, output.weights)?;
+    writer.manifest(&manifest(imported, &lowered, code, options))?;
+    writer.plan(&lowered.plan)?;
+    for c in code {
+        writer.code("cpu", &c.isa, c.backend, &c.image)?;
+    }
+    for file in &imported.companions {
+        let name = file.name.split('.').next().unwrap_or(file.name);
+        writer.section(name, &[], &file.bytes)?;
+    }
+    writer.begin_weights()?;
+    progress.begin("weights", weights_bytes(&lowered));
+    for (row, packed) in lowered.plan.weights.iter().zip(&lowered.packed) {
+        while writer.position() < row.offset {
+            let gap = (row.offset - writer.position()).min(4096);
+            writer.write(&[0; 4096][..gap as usize])?;
+        }
+        let program = &imported.program;
+        pack(packed, program, &*imported.weights, output.threads, &mut |bytes| {
+            progress.done(bytes.len() as u64);
+            writer.write(bytes).map_err(CompileError::from)
+        })?;
+    }
+    writer.end_section()?;
+    Ok(writer.finish()?)
+}
+
+fn manifest(
+    imported: &Imported,
+    lowered: &Lowered,
+    code: &[Code],
+    options: &Options,
+) -> Manifest {
+    let info = &imported.info;
+    let mut isa_levels: Vec<String> = vec![];
+    for c in code {
+        if !isa_levels.contains(&c.isa) {
+            isa_levels.push(c.isa.clone());
+        }
+    }
+    let generation = GenerationDefaults {
+        temperature: info.generation.temperature,
+        top_p: info.generation.top_p,
+        top_k: info.generation.top_k.and_then(|k| u32::try_from(k).ok()),
+        do_sample: info.generation.sample,
+        eos: info.eos.clone(),
+    };
+    Manifest {
+        format_version: artifact::format::FORMAT_VERSION,
+        compiler_version: env!("CARGO_PKG_VERSION").into(),
+        model: model(imported, info, lowered),
+        targets: vec![TargetInfo { name: "cpu".into(), isa_levels }],
+        options: options.values().into_iter().collect(),
+        generation,
+        warnings: imported.warnings.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn model(
+    imported: &Imported,
+    info: &ModelInfo,
+    lowered: &Lowered,
+) -> artifact::manifest::ModelInfo {
+    let largest = imported.program.weights.iter().max_by_key(|w| w.dims.iter().product::<i64>());
+    artifact::manifest::ModelInfo {
+        family: info.family.into(),
+        name: info.name.clone(),
+        vocab_size: info.vocab as u32,
+        context_length: info.context as u64,
+        bos: info.bos.clone(),
+        eos: info.eos.clone(),
+        hidden_size: info.hidden as u64,
+        layers: lowered.plan.states.iter().map(|s| s.layers).max().unwrap_or(0),
+        dtype: largest.map_or(String::new(), |w| w.encoding.to_string()),
+    }
+}

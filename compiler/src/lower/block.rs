@@ -1,0 +1,443 @@
+//! Lowering one block for one shape bucket: groups to kernels and launches.
+
+use crate::lower::attention::{self, Attention};
+use crate::lower::code::{
+    BlockArg, BlockCode, BlockGrid, BlockLaunch, BlockTemp, Kernels, StepInput, WeightUse,
+};
+use crate::lower::contraction::{self, Contraction, weight_packing};
+use crate::lower::error::LowerError;
+use crate::lower::experts::{self, Experts};
+use crate::lower::partition::{Group, GroupKind, Partition, op_name, row_index, weight_operand};
+use crate::lower::row;
+use crate::lower::schedule::{self, RowBucket};
+use crate::options::Options;
+use crate::pack::rows::keeps_blocks;
+use ir::attr::Attr;
+use ir::device::DeviceSpec;
+use ir::dim::{Dim, Name};
+use ir::dtype::{Class, DType, Encoding};
+use ir::graph::program::Weight;
+use ir::graph::{Def, Graph, Node, NodeId, ParamKind, ValueId};
+use std::collections::HashMap;
+
+/// Greatest number of rows of a step: sizes of rows fit 32 bits.
+const ROWS_MAX: i64 = 1 << 24;
+
+/// Phases of one group's own kernels, between those of the partition.
+const SUBPHASES: u32 = 4;
+
+/// A block on its way.
+pub struct Block<'a> {
+    /// The block.
+    pub graph: &'a Graph,
+    /// Its groups.
+    pub partition: &'a Partition,
+    /// What the user chose.
+    pub options: &'a Options,
+    /// What it is compiled for.
+    pub device: &'a DeviceSpec,
+    /// For how many rows.
+    pub bucket: RowBucket,
+    /// Kernels of the whole program.
+    pub kernels: &'a mut Kernels,
+    /// Weights that calls bind to each parameter.
+    pub bindings: &'a HashMap<ValueId, Vec<&'a Weight>>,
+    /// The result.
+    pub code: BlockCode,
+    moe: HashMap<NodeId, MoeTemps>,
+}
+
+/// Memory through which a mixture of experts is combined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoeTemps {
+    /// `[n, k]`: where the result of each choice lies.
+    pub slot_of: usize,
+    /// `[slots, width]` in f32.
+    pub results: usize,
+    /// Experts that a row chooses.
+    pub chosen: i64,
+    /// Width of the result.
+    pub width: i64,
+}
+
+/// What a block is lowered with.
+pub struct BlockInput<'a> {
+    /// The block.
+    pub graph: &'a Graph,
+    /// Its groups.
+    pub partition: &'a Partition,
+    /// Weights that calls bind to each parameter.
+    pub bindings: &'a HashMap<ValueId, Vec<&'a Weight>>,
+    /// What the user chose.
+    pub options: &'a Options,
+    /// What it is compiled for.
+    pub device: &'a DeviceSpec,
+    /// For how many rows.
+    pub bucket: RowBucket,
+}
+
+/// Lowers a block.
+///
+/// Errors: E0261, E0262, E0264.
+pub fn lower(input: &BlockInput<'_>, kernels: &mut Kernels) -> Result<BlockCode, LowerError> {
+    let mut block = Block {
+        graph: input.graph,
+        partition: input.partition,
+        options: input.options,
+        device: input.device,
+        bucket: input.bucket,
+        kernels,
+        bindings: input.bindings,
+        code: BlockCode::default(),
+        moe: HashMap::new(),
+    };
+    for group in &input.partition.groups {
+        let group = Group { phase: group.phase * SUBPHASES, ..group.clone() };
+        match group.kind {
+            GroupKind::Row => row::lower(&mut block, &group)?,
+            GroupKind::Contraction => block.contraction(&group)?,
+            GroupKind::Attention => block.attention(&group)?,
+            GroupKind::Experts => block.experts(&group)?,
+        }
+    }
+    Ok(block.code)
+}
+
+impl Block<'_> {
+    /// Greatest number of rows that the bucket serves.
+    pub fn rows_max(&self) -> i64 {
+        self.bucket.rows_max.min(ROWS_MAX)
+    }
+
+    /// Kernel symbol of a row index: `n` for new tokens, else its own.
+    pub fn rows_symbol(&self, index: &str) -> &'static str {
+        match self.graph.extent(index).as_symbol().map(|s| &**s) {
+            Some("m") => "m",
+            _ => "n",
+        }
+    }
+
+    /// Extents that are known when compiling.
+    ///
+    /// Errors: E0262.
+    pub fn extents(&self, indices: &[Name]) -> Result<Vec<i64>, LowerError> {
+        let extent = |i: &Name| {
+            let dim = self.graph.extent(i);
+            dim.bound_value(&self.graph.symbols).ok_or_else(|| LowerError::Unbound {
+                graph: self.graph.name.clone(),
+                dim: dim.to_string(),
+            })
+        };
+        indices.iter().map(extent).collect()
+    }
+
+    fn product(&self, indices: &[Name]) -> Result<i64, LowerError> {
+        Ok(self.extents(indices)?.iter().product())
+    }
+
+    /// How a value lies in memory: the rows first, then its other indices in order.
+    ///
+    /// Errors: E0262.
+    pub fn stored_dims(&self, value: ValueId) -> Result<(Vec<Dim>, Vec<Name>), LowerError> {
+        let rows = row_index(self.graph, value).cloned();
+        let own: Vec<Name> = self.own_indices(value);
+        let mut dims: Vec<Dim> =
+            rows.iter().map(|r| Dim::symbol(self.rows_symbol(r))).collect();
+        dims.extend(self.extents(&own)?.into_iter().map(Dim::constant));
+        Ok((dims, own))
+    }
+
+    fn own_indices(&self, value: ValueId) -> Vec<Name> {
+        let rows = row_index(self.graph, value);
+        self.graph.ty(value).indices.iter().filter(|i| Some(*i) != rows).cloned().collect()
+    }
+
+    /// Dtype in which a value is stored, the widest if there are several.
+    pub fn stored_dtype(&self, value: ValueId) -> DType {
+        let natural = self.graph.ty(value).dtype();
+        let all = self.partition.stored.get(&value);
+        let widest = all.and_then(|d| d.iter().max_by_key(|d| d.bits()).copied());
+        match natural.class() {
+            Class::Float => widest.unwrap_or(DType::F32),
+            _ => natural,
+        }
+    }
+
+    /// The wanted dtype if the value is stored in it, else the one that it is stored in.
+    fn stored_as(&self, value: ValueId, wanted: DType) -> DType {
+        let all = self.partition.stored.get(&value);
+        if all.is_some_and(|d| d.contains(&wanted)) { wanted } else { self.stored_dtype(value) }
+    }
+
+    /// Encoding in which a weight is packed when it is read with these axes: its own, unless its
+    /// blocks of scales are not blocks of the packed tensor.
+    pub fn weight_encoding(&self, param: ValueId, axes: &[Vec<usize>; 3]) -> Encoding {
+        let stored = self.graph.ty(param).encoding;
+        let bound = self.bindings.get(&param).map_or([].as_slice(), |b| b);
+        let aligned = |w: &&Weight| keeps_blocks(w, [&axes[0], &axes[1], &axes[2]]);
+        if stored.is_plain() || bound.iter().all(aligned) {
+            stored
+        } else {
+            self.options.compute.dtype().into()
+        }
+    }
+
+    /// Names of the values that nodes compute, for reports.
+    pub fn origin(&self, nodes: &[NodeId]) -> String {
+        let results = nodes.iter().flat_map(|n| &self.graph.node(*n).results);
+        let names: Vec<String> =
+            results.map(|v| format!("%{}", self.graph.value(*v).name)).collect();
+        format!("@{} {}", self.graph.name, names.join(" "))
+    }
+
+    fn form(&self, node: &Node, found: impl Into<String>, expected: &str) -> LowerError {
+        LowerError::Form {
+            graph: self.graph.name.clone(),
+            node: op_name(node),
+            found: found.into(),
+            expected: expected.to_string(),
+        }
+    }
+
+    fn outs(&self, value: ValueId) -> Vec<DType> {
+        self.partition.stored.get(&value).map_or(vec![], |d| d.iter().copied().collect())
+    }
+
+    fn temp(&mut self, name: &'static str, bytes: Dim) -> usize {
+        self.code.temps.push(BlockTemp { name, bytes });
+        self.code.temps.len() - 1
+    }
+
+    /// Positions, in a value's type, of some indices.
+    fn positions(&self, value: ValueId, indices: &[Name]) -> Vec<usize> {
+        indices.iter().filter_map(|i| self.graph.ty(value).position(i)).collect()
+    }
+
+    fn weight_use(
+        &self,
+        param: ValueId,
+        [batch, rows, cols]: [&[Name]; 3],
+    ) -> Result<WeightUse, LowerError> {
+        let axes = [batch, rows, cols].map(|part| self.positions(param, part));
+        let encoding = self.weight_encoding(param, &axes);
+        let dims = vec![self.product(batch)?, self.product(rows)?, self.product(cols)?];
+        let packing = Some(weight_packing(encoding));
+        Ok(WeightUse { param, axes, encoding, dims, packing })
+    }
+
+    fn contraction(&mut self, group: &Group) -> Result<(), LowerError> {
+        let id = group.nodes[0];
+        let node = self.graph.node(id);
+        let at = weight_operand(self.graph, node).expect("a contraction group has a weight");
+        let (w, x, y) = (node.operands[at], node.operands[1 - at], node.results[0]);
+        let (wt, yt) = (self.graph.ty(w), self.graph.ty(y));
+        let own = self.own_indices(x);
+        let pick = |from: &[Name], test: &dyn Fn(&Name) -> bool| -> Vec<Name> {
+            from.iter().filter(|i| test(i)).cloned().collect()
+        };
+        let batch = pick(&own, &|i| wt.has(i) && yt.has(i));
+        let summed = pick(&own, &|i| wt.has(i) && !yt.has(i));
+        let more_rows = pick(&own, &|i| !wt.has(i));
+        let cols = pick(&wt.indices, &|i| !own.contains(i));
+        if own != [more_rows.as_slice(), &batch, &summed].concat()
+            || self.own_indices(y) != [more_rows.as_slice(), &batch, &cols].concat()
+            || more_rows.iter().any(|i| !yt.has(i))
+        {
+            let found = format!("{} with {wt} to {yt}", self.graph.ty(x));
+            let expected = "rows, batch and sum in this order, to rows, batch and columns";
+            return Err(self.form(node, found, expected));
+        }
+        let weight = self.weight_use(w, [&batch, &cols, &summed])?;
+        let left = match self.partition.deciding.contains(&id) {
+            true => DType::F32,
+            false => self.options.compute.dtype(),
+        };
+        let (n, depth) = (weight.dims[1], weight.dims[2]);
+        let c = Contraction {
+            rows: (self.rows_symbol(&group.rows), self.rows_max()),
+            rows_each: self.product(&more_rows)?,
+            extents: (weight.dims[0], n, depth),
+            x: self.stored_as(x, left),
+            left,
+            weight: weight.encoding,
+            outs: self.outs(y),
+            tile: schedule::contraction(self.device, self.bucket, n, depth, weight.encoding),
+        };
+        let mut args =
+            vec![BlockArg::Value(x, c.x), BlockArg::Weight(Box::new(weight))];
+        args.extend(c.outs.iter().map(|d| BlockArg::Value(y, *d)));
+        let tiles = |extent: i64, tile: u32| Dim::constant(extent).ceil_div(tile.into());
+        let rows = c.rows().ceil_div(c.tile.rows.into());
+        let grid = Dim::constant(c.extents.0).times(&tiles(n, c.tile.cols)).times(&rows);
+        let kernel = self.kernels.intern(contraction::kernel(&c))?;
+        self.launch(group, 0, kernel, args, BlockGrid::Dense(grid));
+        Ok(())
+    }
+
+    fn launch(
+        &mut self,
+        group: &Group,
+        sub: u32,
+        kernel: usize,
+        args: Vec<BlockArg>,
+        grid: BlockGrid,
+    ) {
+        let (phase, origin) = (group.phase + sub, self.origin(&group.nodes));
+        self.code.launches.push(BlockLaunch { kernel, args, grid, phase, origin });
+    }
+
+    /// State parameter that a history grows from.
+    fn state_of(&self, node: &Node, history: ValueId) -> Result<ValueId, LowerError> {
+        if let Def::Node(id, _) = self.graph.value(history).def {
+            let append = self.graph.node(id);
+            let state = append.operands[0];
+            if op_name(append) == "append"
+                && matches!(self.graph.value(state).def, Def::Param(_, ParamKind::State))
+            {
+                return Ok(state);
+            }
+        }
+        let found = format!("%{}", self.graph.value(history).name);
+        Err(self.form(node, found, "keys and values appended to a state"))
+    }
+
+    fn attention(&mut self, group: &Group) -> Result<(), LowerError> {
+        let node = self.graph.node(group.nodes[0]);
+        let [q, k, v] = [node.operands[0], node.operands[1], node.operands[2]];
+        let [Attr::Name(over), Attr::Float(scale), Attr::Bool(causal)] = &node.attrs.0[..] else {
+            return Err(self.form(node, "other attributes", "over, scale and causal"));
+        };
+        if node.masked || !causal {
+            return Err(self.form(node, "a mask", "causal attention alone"));
+        }
+        let (qt, kt, vt) = (self.graph.ty(q), self.graph.ty(k), self.graph.ty(v));
+        let heads: Vec<Name> = kt.indices[1..].iter().filter(|i| *i != over).cloned().collect();
+        let own = self.own_indices(q);
+        let per: Vec<Name> =
+            own.iter().filter(|i| *i != over && !heads.contains(i)).cloned().collect();
+        let values: Vec<Name> = vt.indices[1..].iter().filter(|i| !qt.has(i)).cloned().collect();
+        let key = [over.clone()];
+        let in_order = own == [heads.as_slice(), &per, &key].concat()
+            && kt.indices[1..] == [heads.as_slice(), &key].concat()
+            && vt.indices[1..] == [heads.as_slice(), &values].concat();
+        if !in_order {
+            let expected = "queries by key head, then query head, then width";
+            return Err(self.form(node, format!("{qt}, {kt}, {vt}"), expected));
+        }
+        let per = self.product(&per)? as u32;
+        let compute = self.options.compute.dtype();
+        let a = Attention {
+            limits: (self.rows_max(), 1 << 30),
+            heads: (self.product(&heads)?, per),
+            widths: (self.product(&key)? as u32, self.product(&values)? as u32),
+            q: self.stored_as(q, compute),
+            compute,
+            state: self.options.kv_dtype(),
+            page: self.options.page_tokens,
+            scale: *scale,
+            rows: schedule::attention_rows(self.bucket, per),
+            outs: self.outs(node.results[0]),
+        };
+        let blocks = BlockArg::RowBlocks(a.rows);
+        let mut args = vec![
+            BlockArg::Value(q, a.q),
+            BlockArg::State(self.state_of(node, k)?),
+            BlockArg::State(self.state_of(node, v)?),
+            BlockArg::Step(StepInput::Pages),
+            BlockArg::Step(StepInput::Pos),
+            blocks.clone(),
+        ];
+        args.extend(a.outs.iter().map(|d| BlockArg::Value(node.results[0], *d)));
+        let kernel = self.kernels.intern(attention::kernel(&a))?;
+        let grid = BlockGrid::List { list: blocks, each: a.heads.0.into() };
+        self.launch(group, 0, kernel, args, grid);
+        Ok(())
+    }
+
+    fn experts(&mut self, group: &Group) -> Result<(), LowerError> {
+        let id = group.nodes[0];
+        let node = self.graph.node(id);
+        let [x, index, _, gate, up, down] = node.operands[..] else {
+            return Err(self.form(node, "other operands", "six"));
+        };
+        let (e, uses) = self.experts_shape(node)?;
+        let int = |d: Dim| d.times(&4.into());
+        let bytes = |d: &Dim, dtype: DType| d.times(&i64::from(dtype.bits() / 8).into());
+        let row_of = self.temp("row_of", int(e.slots()));
+        let slot_of = self.temp("slot_of", int(e.slots()));
+        let work = self.temp("work", e.work_bytes());
+        let hidden = self.temp("hidden", bytes(&e.slots().times(&e.widths.1.into()), e.left));
+        let results = self.temp("results", int(e.slots().times(&e.widths.2.into())));
+        let (chosen, width) = (e.experts.1, e.widths.2);
+        self.moe.insert(id, MoeTemps { slot_of, results, chosen, width });
+        let [gate_use, up_use, down_use] = uses;
+        debug_assert_eq!([gate_use.param, up_use.param, down_use.param], [gate, up, down]);
+        let weight = |w: WeightUse| BlockArg::Weight(Box::new(w));
+        let temp = BlockArg::Temp;
+
+        let args = vec![BlockArg::Value(index, DType::I32), temp(row_of), temp(slot_of), temp(work)];
+        let kernel = self.kernels.intern(experts::dispatch(&e))?;
+        self.launch(group, 0, kernel, args, BlockGrid::Dense(1.into()));
+
+        let columns = |extent: i64, blocks| {
+            Dim::constant(extent).ceil_div(e.columns(extent, blocks).into())
+        };
+        let list = |each: Dim| BlockGrid::List { list: temp(work), each };
+        let args = vec![
+            BlockArg::Value(x, e.x),
+            temp(row_of),
+            weight(gate_use),
+            weight(up_use),
+            temp(work),
+            temp(hidden),
+        ];
+        let kernel = self.kernels.intern(experts::up(&e))?;
+        self.launch(group, 1, kernel, args, list(columns(e.widths.1, experts::UP_BLOCKS)));
+
+        let args = vec![temp(hidden), weight(down_use), temp(work), temp(results)];
+        let kernel = self.kernels.intern(experts::down(&e))?;
+        self.launch(group, 2, kernel, args, list(columns(e.widths.2, experts::DOWN_BLOCKS)));
+        Ok(())
+    }
+
+    fn experts_shape(&self, node: &Node) -> Result<(Experts, [WeightUse; 3]), LowerError> {
+        let [Attr::Name(experts), Attr::Name(chosen)] = &node.attrs.0[..] else {
+            return Err(self.form(node, "other attributes", "experts and chosen"));
+        };
+        let [x, index, weight, gate, up, down] = [0, 1, 2, 3, 4, 5].map(|i| node.operands[i]);
+        let (width, out) = (self.own_indices(x), self.own_indices(node.results[0]));
+        let gt = self.graph.ty(gate);
+        let hidden: Vec<Name> =
+            gt.indices.iter().filter(|i| *i != experts && !width.contains(i)).cloned().collect();
+        let by_row = |v| self.own_indices(v) == [chosen.clone()];
+        if !by_row(index) || !by_row(weight) {
+            let found = self.graph.ty(index).to_string();
+            return Err(self.form(node, found, "choices of each row"));
+        }
+        let e = [experts.clone()];
+        let uses = [
+            self.weight_use(gate, [&e, &hidden, &width])?,
+            self.weight_use(up, [&e, &hidden, &width])?,
+            self.weight_use(down, [&e, &out, &hidden])?,
+        ];
+        let left = self.options.compute.dtype();
+        let shape = Experts {
+            rows_max: self.rows_max(),
+            experts: (self.product(&e)?, self.product(std::slice::from_ref(chosen))?),
+            widths: (self.product(&width)?, self.product(&hidden)?, self.product(&out)?),
+            x: self.stored_as(x, left),
+            left,
+            weights: [0, 1, 2].map(|i| uses[i].encoding),
+            rows: schedule::expert_rows(self.bucket),
+        };
+        Ok((shape, uses))
+    }
+
+    /// Memory of a mixture of experts that an earlier group computed.
+    ///
+    /// Errors: E0261.
+    pub fn moe_temps(&self, node: NodeId) -> Result<MoeTemps, LowerError> {
+        let found = self.moe.get(&node).copied();
+        found.ok_or_else(|| self.form(self.graph.node(node), "no choice", "an earlier group"))
+    }
+}

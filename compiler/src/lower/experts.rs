@@ -1,0 +1,208 @@
+//! Generators of grouped experts: which rows go to which expert, and the chosen experts' work
+//! alone. The host never learns the counts: a work list carries them.
+
+use crate::lower::contraction::{part, store_all, weight_packing};
+use crate::lower::schedule::{lane_columns, tile_depth};
+use ir::attr::Attr;
+use ir::dim::Dim;
+use ir::dtype::{DType, Encoding};
+use ir::kernel::builder::{At, KernelBuilder, list, packed, tensor};
+use ir::kernel::{LoopHints, ParamId, Role, TileType, ValueId};
+
+/// A mixture of experts over the rows of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experts {
+    /// Greatest number of rows of a step.
+    pub rows_max: i64,
+    /// Experts, and how many of them a row chooses.
+    pub experts: (i64, i64),
+    /// Width of a row, of an expert's hidden layer, and of its result.
+    pub widths: (i64, i64, i64),
+    /// How rows are stored.
+    pub x: DType,
+    /// In what rows enter products.
+    pub left: DType,
+    /// Encodings of gate, up and down.
+    pub weights: [Encoding; 3],
+    /// Rows of a tile.
+    pub rows: u32,
+}
+
+/// Fields of a work item: the expert, first slot, one past the expert's last slot.
+pub const WORK: [&str; 3] = ["e", "slot", "end"];
+/// Lane blocks of columns of a tile of gate and of up.
+pub const UP_BLOCKS: i64 = 2;
+/// Lane blocks of columns of a tile of down.
+pub const DOWN_BLOCKS: i64 = 4;
+
+impl Experts {
+    fn n(&self, b: &mut KernelBuilder) -> Dim {
+        b.symbol("n", 0, self.rows_max)
+    }
+
+    /// Slots: one for each row and expert it chose.
+    pub fn slots(&self) -> Dim {
+        Dim::symbol("n").times(&self.experts.1.into())
+    }
+
+    /// Most work items: a partial tile per expert, and the full ones. No more than slots.
+    pub fn work_max(&self) -> Dim {
+        self.slots().ceil_div(self.rows.into()).plus(&self.experts.0.into())
+    }
+
+    /// Bytes of the work list.
+    pub fn work_bytes(&self) -> Dim {
+        self.work_max().plus(&1.into()).times(&(4 * WORK.len() as i64).into())
+    }
+
+    /// Columns of a tile of `[cols, _]` weights, of at most `blocks` lane blocks.
+    pub fn columns(&self, cols: i64, blocks: i64) -> u32 {
+        lane_columns(cols, if self.rows_max == 1 { 1 } else { blocks })
+    }
+}
+
+/// The kernel that sorts slots by expert. Parameters: index `[n * k]`; out: the row of each slot,
+/// the slot of each choice, the work list.
+pub fn dispatch(e: &Experts) -> KernelBuilder {
+    let mut b = KernelBuilder::new("dispatch", "dispatch");
+    let (experts, chosen) = e.experts;
+    b.family_param("experts", Attr::Dim(experts.into()));
+    b.family_param("rows", Attr::Dim(i64::from(e.rows).into()));
+    e.n(&mut b);
+    let slots = e.slots();
+    let index = b.param("index", Role::In, tensor(DType::I32, std::slice::from_ref(&slots)));
+    let row_of = b.param("row_of", Role::Out, tensor(DType::I32, std::slice::from_ref(&slots)));
+    let slot_of = b.param("slot_of", Role::Out, tensor(DType::I32, std::slice::from_ref(&slots)));
+    let dims = [e.work_max().plus(&1.into()), (WORK.len() as i64).into()];
+    let work = b.param("work", Role::Out, tensor(DType::I32, &dims));
+    let count = counts(&mut b, index, &slots, experts as u32);
+    list_work(&mut b, e, count, work);
+    // What began as an expert's count is now its next free slot.
+    b.for_loop(0, &slots, 1, &[], LoopHints::default(), |b, i, _| {
+        let expert = b.load(index, &[At::one(i)]);
+        let slot = b.load(count, &[At::one(expert)]);
+        let row = b.map(&format!("i / {chosen}"), &[("i", i)]);
+        b.store(row, row_of, &[At::one(slot)]);
+        b.store(slot, slot_of, &[At::one(i)]);
+        let next = b.map("a + 1", &[("a", slot)]);
+        b.store(next, count, &[At::one(expert)]);
+        vec![]
+    });
+    b
+}
+
+/// Scratch with the number of choices of each expert.
+fn counts(b: &mut KernelBuilder, index: ParamId, slots: &Dim, experts: u32) -> ValueId {
+    let ty = TileType::new(DType::I32, &[experts]);
+    let count = b.alloc(ty.clone());
+    let zeros = b.splat(0.0, ty);
+    b.store(zeros, count, &[At::tile(0, experts)]);
+    b.for_loop(0, slots, 1, &[], LoopHints::default(), |b, i, _| {
+        let expert = b.load(index, &[At::one(i)]);
+        let so_far = b.load(count, &[At::one(expert)]);
+        let one_more = b.map("a + 1", &[("a", so_far)]);
+        b.store(one_more, count, &[At::one(expert)]);
+        vec![]
+    });
+    count
+}
+
+/// Lists tiles of each expert's slots, and turns its count into its first slot.
+fn list_work(b: &mut KernelBuilder, e: &Experts, count: ValueId, work: ParamId) {
+    let (first, items) = (b.int(0), b.int(0));
+    let carry = [("first", first), ("items", items)];
+    let totals = b.for_loop(0, e.experts.0, 1, &carry, LoopHints::default(), |b, expert, c| {
+        let own = b.load(count, &[At::one(expert)]);
+        b.store(c[0], count, &[At::one(expert)]);
+        let end = b.map("a + b", &[("a", c[0]), ("b", own)]);
+        let carry = [("items", c[1])];
+        let items = b.for_loop(c[0], end, e.rows, &carry, LoopHints::default(), |b, slot, c| {
+            let place = b.map("a + 1", &[("a", c[0])]);
+            for (field, value) in [expert, slot, end].into_iter().enumerate() {
+                b.store(value, work, &[At::one(place), At::one(field as i64)]);
+            }
+            vec![place]
+        });
+        vec![end, items[0]]
+    });
+    b.store(totals[1], work, &[At::one(0), At::one(0)]);
+}
+
+/// A `[e, rows, cols]` weight's parameter.
+fn weight(b: &mut KernelBuilder, name: &str, encoding: Encoding, dims: [i64; 3]) -> ParamId {
+    let dims = dims.map(Dim::constant);
+    b.param(name, Role::In, packed(encoding, &dims, weight_packing(encoding)))
+}
+
+/// Gate and up with SwiGLU. Parameters: x `[n, D]`, the row of each slot, gate, up, the work
+/// list; out: hidden `[slots, f]` in `left`'s dtype.
+pub fn up(e: &Experts) -> KernelBuilder {
+    let mut b = KernelBuilder::new("experts_up", "experts_up");
+    let (width, hidden, _) = e.widths;
+    b.family_param("rows", Attr::Dim(i64::from(e.rows).into()));
+    let n = e.n(&mut b);
+    let slots = e.slots();
+    let x = b.param("x", Role::In, tensor(e.x, &[n, width.into()]));
+    let row_of = b.param("row_of", Role::In, tensor(DType::I32, std::slice::from_ref(&slots)));
+    let gate = weight(&mut b, "gate", e.weights[0], [e.experts.0, hidden, width]);
+    let up = weight(&mut b, "up", e.weights[1], [e.experts.0, hidden, width]);
+    let work = b.param("work", Role::In, list(&WORK, e.work_max()));
+    let y = b.param("y", Role::Out, tensor(e.left, &[slots, hidden.into()]));
+    let cols = e.columns(hidden, UP_BLOCKS);
+    // Columns first: each worker owns columns of every expert, whatever the routing.
+    let j = b.grid_range("j", hidden, cols);
+    let fields = b.grid_list(work);
+    let [expert, slot, end] = fields[..] else { return b };
+    let rows = b.load(row_of, &[At::tile(slot, e.rows).bound(end)]);
+    let valid = b.map("a - b", &[("a", end), ("b", slot)]);
+    let depth = tile_depth(width);
+    let block = b.alloc(TileType::new(e.left, &[e.rows, depth]));
+    let zero = b.splat(0.0, TileType::new(DType::F32, &[e.rows, cols]));
+    let carry = [("gate", zero), ("up", zero)];
+    let sums = b.for_loop(0, width, depth, &carry, LoopHints::default(), |b, k, sums| {
+        // Gathered once for both products, and reread with the mask that the slots have.
+        let xt = b.load(x, &[At::one(rows), part(k, depth, width)]);
+        let xt = b.cast(xt, e.left);
+        b.store(xt, block, &[At::tile(0, e.rows), At::tile(0, depth)]);
+        let xt = b.load(block, &[At::tile(0, e.rows).bound(valid), At::tile(0, depth)]);
+        let coords = [At::one(expert), part(j, cols, hidden), part(k, depth, width)];
+        let products = [(gate, sums[0]), (up, sums[1])].map(|(w, sum)| {
+            let wt = b.load_keep(w, &coords);
+            b.mma(sum, xt, wt)
+        });
+        products.to_vec()
+    });
+    let (g, u) = (sums[0], sums[1]);
+    let h = b.map("g * sigmoid(g) * u", &[("g", g), ("u", u)]);
+    let to = [At::tile(slot, e.rows).bound(end), part(j, cols, hidden)];
+    store_all(&mut b, h, &[(y, e.left)], &to);
+    b
+}
+
+/// Down. Parameters: hidden `[slots, f]`, down, the work list; out: f32 `[slots, D]`.
+pub fn down(e: &Experts) -> KernelBuilder {
+    let mut b = KernelBuilder::new("experts_down", "experts_down");
+    let (_, hidden, width) = e.widths;
+    b.family_param("rows", Attr::Dim(i64::from(e.rows).into()));
+    e.n(&mut b);
+    let slots = e.slots();
+    let x = b.param("x", Role::In, tensor(e.left, &[slots.clone(), hidden.into()]));
+    let w = weight(&mut b, "down", e.weights[2], [e.experts.0, width, hidden]);
+    let work = b.param("work", Role::In, list(&WORK, e.work_max()));
+    let y = b.param("y", Role::Out, tensor(DType::F32, &[slots, width.into()]));
+    let cols = e.columns(width, DOWN_BLOCKS);
+    let j = b.grid_range("j", width, cols);
+    let fields = b.grid_list(work);
+    let [expert, slot, end] = fields[..] else { return b };
+    let rows = At::tile(slot, e.rows).bound(end);
+    let depth = tile_depth(hidden);
+    let zero = b.splat(0.0, TileType::new(DType::F32, &[e.rows, cols]));
+    let carry = [("sum", zero)];
+    let sum = b.for_loop(0, hidden, depth, &carry, LoopHints::default(), |b, k, sum| {
+        let xt = b.load(x, &[rows.clone(), part(k, depth, hidden)]);
+        let wt = b.load_keep(w, &[At::one(expert), part(j, cols, width), part(k, depth, hidden)]);
+        vec![b.mma(sum[0], xt, wt)]
+    })[0];
+    b.store(sum, y, &[rows, part(j, cols, width)]);
+    b
+}

@@ -1,0 +1,25 @@
+//! Lowering: a program to kernels, a plan, and what to pack.
+//!
+//! - [`partition`]: nodes to fused groups
+//! - [`block`]: groups to kernels and launches, for one shape bucket
+//! - [`row`], [`contraction`], [`attention`], [`experts`], [`probe`]: the generators
+//! - [`schedule`]: tile shapes
+//! - [`plan`]: calls to launches, values to buffers
+//! - [`arena`], [`size`]: memory of a step, symbolic
+
+pub mod arena;
+pub mod attention;
+pub mod block;
+pub mod code;
+pub mod contraction;
+pub mod error;
+pub mod experts;
+pub mod partition;
+pub mod plan;
+pub mod probe;
+pub mod row;
+pub mod schedule;
+pub mod size;
+
+pub use error::LowerError;
+pub use plan::{Lowered, lower};

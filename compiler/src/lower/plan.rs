@@ -1,0 +1,524 @@
+//! The plan of an entry point: block calls to launches, buffers to places in the arena.
+
+use crate::lower::arena::{Temp, lay_out};
+use crate::lower::attention::{row_blocks, row_blocks_bytes};
+use crate::lower::block::{self, BlockInput};
+use crate::lower::code::{BlockArg, BlockCode, BlockGrid, Kernels, StepInput};
+use crate::lower::error::LowerError;
+use crate::lower::partition::{Partition, partition, row_index};
+use crate::lower::probe;
+use crate::lower::schedule::{BUCKETS, RowBucket};
+use crate::lower::size::size_expr;
+use crate::options::Options;
+use crate::pack::{self, Packed};
+use artifact::plan::{
+    Arg, Bucket, Buffer, Condition, Entry, Grid, Kernel, Launch, PLAN_VERSION, Place, Plan, State,
+    StateKind, Step, Tensor, Weight,
+};
+use artifact::size::SizeExpr;
+use ir::device::DeviceSpec;
+use ir::dim::{Dim, Name};
+use ir::dtype::DType;
+use ir::graph::program::{self, Call, Program};
+use ir::graph::{Graph, ValueId};
+use std::collections::{BTreeMap, HashMap};
+
+/// Step symbols, as the runtime binds them: rows of the step, sequences, rows whose logits are
+/// wanted, pages of a sequence at most, longest context, pages that the states have.
+pub const SYMBOLS: [&str; 6] = ["n", "b", "m", "mp", "t", "pg"];
+
+/// Everything lowering makes of a program.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// Distinct kernels, in the order of [`Plan::kernels`].
+    pub kernels: Vec<ir::kernel::Kernel>,
+    /// The plan. Offsets of weights are set; scratch sizes wait for the code.
+    pub plan: Plan,
+    /// What each of [`Plan::weights`] is packed from.
+    pub packed: Vec<Packed>,
+}
+
+/// Lowers the entry point `forward` of a program.
+///
+/// Errors: E0260 to E0264.
+pub fn lower(
+    program: &Program,
+    options: &Options,
+    device: &DeviceSpec,
+) -> Result<Lowered, LowerError> {
+    let mut planner = Planner::new(program, options, device);
+    let entry = planner.entry("forward")?;
+    let probes = probe::probes(&mut planner.kernels)?;
+    let plan = Plan {
+        version: PLAN_VERSION,
+        symbols: SYMBOLS.iter().map(ToString::to_string).collect(),
+        places: vec![Place { name: "cpu".into(), kind: "cpu".into() }],
+        kernels: planner.kernels.all().iter().map(kernel_row).collect(),
+        weights: planner.weight_rows(),
+        states: planner.states(),
+        entries: vec![entry],
+        probes,
+    };
+    Ok(Lowered { kernels: planner.kernels.all().to_vec(), plan, packed: planner.packed })
+}
+
+fn symbols() -> Vec<Name> {
+    SYMBOLS.iter().map(|s| Name::from(*s)).collect()
+}
+
+fn kernel_row(kernel: &ir::kernel::Kernel) -> Kernel {
+    let position = |name: &Name| SYMBOLS.iter().position(|s| **s == **name);
+    Kernel {
+        name: kernel.name.to_string(),
+        family: kernel.family.to_string(),
+        params: kernel.params.len() as u32,
+        symbols: kernel
+            .symbols
+            .keys()
+            .map(|s| position(s).expect("generators use step symbols only") as u32)
+            .collect(),
+        scratch_bytes: 0,
+    }
+}
+
+struct Planner<'a> {
+    program: &'a Program,
+    options: &'a Options,
+    device: &'a DeviceSpec,
+    kernels: Kernels,
+    packed: Vec<Packed>,
+}
+
+/// Blocks of an entry, partitioned, with the weights that its calls bind.
+struct Blocks<'a> {
+    partitions: HashMap<Name, Partition>,
+    bindings: HashMap<Name, HashMap<ValueId, Vec<&'a program::Weight>>>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(program: &'a Program, options: &'a Options, device: &'a DeviceSpec) -> Self {
+        Planner { program, options, device, kernels: Kernels::default(), packed: vec![] }
+    }
+
+    fn block(&self, call: &Call) -> &'a Graph {
+        self.program.block(&call.block).expect("a verified program has the blocks it calls")
+    }
+
+    fn blocks(&self, entry: &program::Entry) -> Result<Blocks<'a>, LowerError> {
+        let mut blocks = Blocks { partitions: HashMap::new(), bindings: HashMap::new() };
+        for call in &entry.calls {
+            let graph = self.block(call);
+            if !blocks.partitions.contains_key(&call.block) {
+                let partition = partition(graph, self.options.compute)?;
+                blocks.partitions.insert(call.block.clone(), partition);
+            }
+            let bound = blocks.bindings.entry(call.block.clone()).or_default();
+            for (param, arg) in graph.params.iter().zip(&call.args) {
+                if let program::Arg::Weight(name) = arg {
+                    let weight = self.program.weight(name);
+                    bound.entry(*param).or_default().extend(weight);
+                }
+            }
+        }
+        Ok(blocks)
+    }
+
+    fn entry(&mut self, name: &str) -> Result<Entry, LowerError> {
+        let entry =
+            self.program.entry(name).ok_or_else(|| LowerError::Entry(Name::from(name)))?;
+        let blocks = self.blocks(entry)?;
+        let mut inputs: Vec<Tensor> =
+            entry.inputs.iter().map(|i| tensor(&i.name, i.dtype, &step_dims(&i.dims))).collect();
+        for input in [StepInput::Pos, StepInput::Slot, StepInput::Pages, StepInput::Seg] {
+            inputs.push(tensor(input.name(), DType::I32, &input.dims()));
+        }
+        let mut outputs = vec![];
+        let mut buckets = vec![];
+        for bucket in BUCKETS {
+            let mut walk = Walk::new(self, entry, &inputs);
+            walk.run(&blocks, bucket)?;
+            outputs = walk.outputs.iter().flatten().cloned().collect();
+            let (steps, temps) = (walk.steps, walk.temps);
+            buckets.push(lay_out_bucket(bucket, steps, temps));
+        }
+        Ok(Entry { name: name.into(), inputs, outputs, buckets })
+    }
+
+    fn pack(&mut self, packed: Packed) -> u32 {
+        let at = self.packed.iter().position(|p| *p == packed).unwrap_or_else(|| {
+            self.packed.push(packed);
+            self.packed.len() - 1
+        });
+        at as u32
+    }
+
+    /// Rows of the plan's table, each at the next page or, if small, at the next cache line.
+    fn weight_rows(&self) -> Vec<Weight> {
+        const PAGE: u64 = 4096;
+        const LINE: u64 = 64;
+        let mut end = 0u64;
+        let row = |p: &Packed| {
+            let bytes = p.bytes(self.program);
+            let offset = end.next_multiple_of(if bytes >= PAGE { PAGE } else { LINE });
+            end = offset + bytes;
+            Weight {
+                name: p.name(),
+                offset,
+                bytes,
+                encoding: p.encoding.to_string(),
+                dims: p.dims.iter().map(|d| *d as u64).collect(),
+                packing: p.packing.as_ref().map_or(String::new(), |p| p.to_string()),
+                source: p.sources(self.program),
+                place: 0,
+            }
+        };
+        self.packed.iter().map(row).collect()
+    }
+
+    fn states(&self) -> Vec<State> {
+        let kv = self.options.kv_dtype();
+        let row = |s: &program::State| {
+            let elements: i64 = s.dims.iter().product();
+            let extents: Vec<String> = s.dims.iter().map(i64::to_string).collect();
+            State {
+                name: s.name.to_string(),
+                kind: match s.kind {
+                    program::StateKind::Rows => StateKind::Rows,
+                    program::StateKind::Ring { window, slack } => {
+                        StateKind::Ring { window: window as u32, slack: slack as u32 }
+                    }
+                    program::StateKind::Carry => StateKind::Carry,
+                },
+                layers: s.layers,
+                bytes_per_token: elements as u64 * u64::from(kv.bits()) / 8,
+                page_tokens: self.options.page_tokens,
+                row: format!("{kv}[{}]", extents.join(", ")),
+                place: 0,
+            }
+        };
+        self.used_states().into_iter().map(row).collect()
+    }
+
+    /// States that the planned entry touches: those of others would only take memory.
+    fn used_states(&self) -> Vec<&'a program::State> {
+        let calls = self.program.entry("forward").map_or([].as_slice(), |e| &e.calls);
+        let used = |s: &&program::State| {
+            let is = |a: &program::Arg| {
+                matches!(a, program::Arg::State { state, .. } if *state == s.name)
+            };
+            calls.iter().flat_map(|c| &c.args).any(is)
+        };
+        self.program.states.iter().filter(used).collect()
+    }
+}
+
+/// Extents in the runtime's symbols: new tokens of a sequence become the rows of the step.
+fn step_dims(dims: &[Dim]) -> Vec<Dim> {
+    let rows = |name: &str| (name == "s").then(|| Dim::symbol("n"));
+    dims.iter().map(|d| d.substitute(&rows)).collect()
+}
+
+fn tensor(name: &str, dtype: DType, dims: &[Dim]) -> Tensor {
+    let symbols = symbols();
+    let bytes = bytes_of(dims, dtype);
+    Tensor {
+        name: name.into(),
+        dtype: dtype.to_string(),
+        dims: dims.iter().map(|d| size_expr(d, &symbols)).collect(),
+        bytes: size_expr(&bytes, &symbols),
+    }
+}
+
+fn bytes_of(dims: &[Dim], dtype: DType) -> Dim {
+    dims.iter().fold(i64::from(dtype.bits() / 8).into(), |p, d| p.times(d))
+}
+
+/// Places a bucket's buffers and turns its table into the plan's.
+fn lay_out_bucket(bucket: RowBucket, steps: Vec<Step>, temps: Vec<Temp>) -> Bucket {
+    let symbols = symbols();
+    let typical = |name: &str| match name {
+        "n" => bucket.typical,
+        _ => 1,
+    };
+    let arena = lay_out(&temps, &symbols, &typical);
+    let buffer = |(temp, offset): (&Temp, &SizeExpr)| Buffer {
+        name: temp.name.clone(),
+        place: 0,
+        offset: offset.clone(),
+        bytes: size_expr(&temp.bytes, &symbols),
+    };
+    let rows = Condition { expr: SizeExpr::symbol(0), lo: 1, hi: bucket.rows_max };
+    Bucket {
+        name: bucket.name.into(),
+        when: vec![rows],
+        arenas: vec![arena.bytes],
+        buffers: temps.iter().zip(&arena.offsets).map(buffer).collect(),
+        steps,
+    }
+}
+
+/// Where a program's value is, while the calls are walked.
+#[derive(Clone, Debug)]
+enum Home {
+    /// An input of the entry.
+    Input(u32),
+    /// An output of the entry.
+    Output(u32),
+    /// Buffers, by dtype.
+    Buffers(BTreeMap<DType, u32>),
+}
+
+/// One walk over an entry's calls, for one bucket.
+struct Walk<'p, 'a> {
+    planner: &'p mut Planner<'a>,
+    entry: &'a program::Entry,
+    inputs: &'p [Tensor],
+    /// In the order of the entry's outputs, as calls make them.
+    outputs: Vec<Option<Tensor>>,
+    homes: HashMap<Name, Home>,
+    temps: Vec<Temp>,
+    /// Buffer of each work list of row blocks, by rows.
+    row_blocks: BTreeMap<u32, u32>,
+    steps: Vec<Step>,
+    phase: u32,
+}
+
+/// A call on its way: what its block's names stand for.
+struct Frame<'c> {
+    graph: &'c Graph,
+    call: &'c Call,
+    values: HashMap<ValueId, Home>,
+    temps: Vec<u32>,
+}
+
+impl<'p, 'a> Walk<'p, 'a> {
+    fn new(planner: &'p mut Planner<'a>, entry: &'a program::Entry, inputs: &'p [Tensor]) -> Self {
+        let homes = entry
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(i, input)| (input.name.clone(), Home::Input(i as u32)))
+            .collect();
+        Walk {
+            planner,
+            entry,
+            inputs,
+            outputs: vec![None; entry.outputs.len()],
+            homes,
+            temps: vec![],
+            row_blocks: BTreeMap::new(),
+            steps: vec![],
+            phase: 0,
+        }
+    }
+
+    fn run(&mut self, blocks: &Blocks<'a>, bucket: RowBucket) -> Result<(), LowerError> {
+        let mut lowered: HashMap<Name, BlockCode> = HashMap::new();
+        for call in &self.entry.calls {
+            let graph = self.planner.block(call);
+            let partition = &blocks.partitions[&call.block];
+            if !lowered.contains_key(&call.block) {
+                let input = BlockInput {
+                    graph,
+                    partition,
+                    bindings: &blocks.bindings[&call.block],
+                    options: self.planner.options,
+                    device: self.planner.device,
+                    bucket,
+                };
+                let code = block::lower(&input, &mut self.planner.kernels)?;
+                lowered.insert(call.block.clone(), code);
+            }
+            self.call(call, graph, partition, &lowered[&call.block], bucket)?;
+        }
+        Ok(())
+    }
+
+    fn temp(&mut self, name: &str, bytes: Dim) -> u32 {
+        let (first, last) = (u32::MAX, 0);
+        self.temps.push(Temp { name: name.into(), bytes, first, last });
+        self.temps.len() as u32 - 1
+    }
+
+    /// A barrier; what follows is the next phase.
+    fn barrier(&mut self) {
+        if !matches!(self.steps.last(), None | Some(Step::Barrier)) {
+            self.steps.push(Step::Barrier);
+            self.phase += 1;
+        }
+    }
+
+    fn call(
+        &mut self,
+        call: &'a Call,
+        graph: &'a Graph,
+        partition: &Partition,
+        code: &BlockCode,
+        bucket: RowBucket,
+    ) -> Result<(), LowerError> {
+        let mut frame = self.frame(call, graph, partition, code)?;
+        let mut phase = None;
+        for launch in &code.launches {
+            for arg in &launch.args {
+                if let BlockArg::RowBlocks(rows) = arg {
+                    self.list_row_blocks(*rows, bucket)?;
+                }
+            }
+            if phase != Some(launch.phase) {
+                self.barrier();
+                phase = Some(launch.phase);
+            }
+            let args: Vec<Arg> =
+                launch.args.iter().map(|a| self.arg(&mut frame, a)).collect::<Result<_, _>>()?;
+            let symbols = symbols();
+            let grid = match &launch.grid {
+                BlockGrid::Dense(instances) => Grid::Dense(size_expr(instances, &symbols)),
+                BlockGrid::List { list, each } => Grid::List {
+                    list: self.arg(&mut frame, list)?,
+                    each: size_expr(each, &symbols),
+                },
+            };
+            let (kernel, origin) = (launch.kernel as u32, launch.origin.clone());
+            self.steps.push(Step::Launch(Launch { kernel, place: 0, args, grid, origin }));
+        }
+        self.barrier();
+        Ok(())
+    }
+
+    /// Gives every stored value of a call its buffers, and its results their names.
+    fn frame(
+        &mut self,
+        call: &'a Call,
+        graph: &'a Graph,
+        partition: &Partition,
+        code: &BlockCode,
+    ) -> Result<Frame<'a>, LowerError> {
+        let mut values = HashMap::new();
+        for (param, arg) in graph.params.iter().zip(&call.args) {
+            if let program::Arg::Value(name) = arg {
+                values.insert(*param, self.homes[name].clone());
+            }
+        }
+        for (value, dtypes) in &partition.stored {
+            let result = graph.outputs.iter().position(|o| o == value);
+            let name = result.and_then(|r| call.results.get(r));
+            let position = |n: &Name| self.entry.outputs.iter().position(|o| o == n);
+            let output = name.and_then(|n| Some((n, position(n)?)));
+            let dims = stored_dims(graph, *value);
+            let home = match output {
+                Some((name, at)) => {
+                    self.outputs[at] = Some(tensor(name, DType::F32, &dims));
+                    Home::Output(at as u32)
+                }
+                None => {
+                    let name = format!("{}.{}", graph.name, graph.value(*value).name);
+                    let buffer = |d: &DType| (*d, self.temp(&name, bytes_of(&dims, *d)));
+                    Home::Buffers(dtypes.iter().map(buffer).collect())
+                }
+            };
+            values.insert(*value, home);
+        }
+        for (value, name) in graph.outputs.iter().zip(&call.results) {
+            let home = values.get(value).cloned().ok_or_else(|| LowerError::Form {
+                graph: graph.name.clone(),
+                node: "output",
+                found: format!("%{}", graph.value(*value).name),
+                expected: "a value that the block computes".into(),
+            })?;
+            self.homes.insert(name.clone(), home);
+        }
+        let temps = code.temps.iter().map(|t| self.temp(t.name, t.bytes.clone())).collect();
+        Ok(Frame { graph, call, values, temps })
+    }
+
+    /// Launches the kernel that lists row blocks, at the beginning, once.
+    fn list_row_blocks(&mut self, rows: u32, bucket: RowBucket) -> Result<(), LowerError> {
+        if self.row_blocks.contains_key(&rows) {
+            return Ok(());
+        }
+        let rows_max = bucket.rows_max.min(i64::from(i32::MAX));
+        let kernel = self.planner.kernels.intern(row_blocks(rows, rows_max))? as u32;
+        let buffer = self.temp("row_blocks", row_blocks_bytes());
+        self.temps[buffer as usize].first = self.phase;
+        self.row_blocks.insert(rows, buffer);
+        let args = vec![
+            Arg::Input(self.step_input(StepInput::Seg)),
+            Arg::Input(self.step_input(StepInput::Pos)),
+            Arg::Buffer(buffer),
+        ];
+        let grid = Grid::Dense(SizeExpr::constant(1));
+        let origin = "row blocks".to_string();
+        self.steps.push(Step::Launch(Launch { kernel, place: 0, args, grid, origin }));
+        Ok(())
+    }
+
+    fn step_input(&self, input: StepInput) -> u32 {
+        let at = self.inputs.iter().position(|i| i.name == input.name());
+        at.expect("every entry has the step's inputs") as u32
+    }
+
+    /// Notes that a buffer is touched in the present phase.
+    fn touch(&mut self, buffer: u32) -> Arg {
+        let temp = &mut self.temps[buffer as usize];
+        temp.first = temp.first.min(self.phase);
+        temp.last = temp.last.max(self.phase);
+        Arg::Buffer(buffer)
+    }
+
+    fn arg(&mut self, frame: &mut Frame<'a>, arg: &BlockArg) -> Result<Arg, LowerError> {
+        Ok(match arg {
+            BlockArg::Value(value, dtype) => match &frame.values[value] {
+                Home::Input(i) => Arg::Input(*i),
+                Home::Output(o) => Arg::Output(*o),
+                Home::Buffers(by_dtype) => {
+                    let buffer = by_dtype[dtype];
+                    self.touch(buffer)
+                }
+            },
+            BlockArg::Weight(w) => {
+                let at = frame.graph.params.iter().position(|p| *p == w.param);
+                let program::Arg::Weight(name) =
+                    &frame.call.args[at.expect("a weight is a parameter")]
+                else {
+                    unreachable!("a verified call binds weights to weight parameters")
+                };
+                let from = pack::From::Weight { weight: name.clone(), axes: w.axes.clone() };
+                let (encoding, dims, packing) = (w.encoding, w.dims.clone(), w.packing.clone());
+                Arg::Weight(self.planner.pack(Packed { from, encoding, dims, packing }))
+            }
+            BlockArg::Numbers(from) => {
+                let dims = match from {
+                    pack::From::Numbers(v) => vec![v.len() as i64],
+                    pack::From::Weight { .. } => vec![],
+                };
+                let (from, encoding, packing) = (from.clone(), DType::F32.into(), None);
+                Arg::Weight(self.planner.pack(Packed { from, encoding, dims, packing }))
+            }
+            BlockArg::State(param) => self.state(frame, *param),
+            BlockArg::Step(input) => Arg::Input(self.step_input(*input)),
+            BlockArg::Temp(t) => self.touch(frame.temps[*t]),
+            BlockArg::RowBlocks(rows) => self.touch(self.row_blocks[rows]),
+        })
+    }
+
+    fn state(&self, frame: &Frame<'a>, param: ValueId) -> Arg {
+        let at = frame.graph.params.iter().position(|p| *p == param);
+        let program::Arg::State { state, layer } =
+            &frame.call.args[at.expect("a state is a parameter")]
+        else {
+            unreachable!("a verified call binds states to state parameters")
+        };
+        let table = self.planner.used_states();
+        let state = table.iter().position(|s| s.name == *state);
+        Arg::State { state: state.expect("the call uses it") as u32, layer: *layer }
+    }
+}
+
+/// How a value lies in memory: the rows first, in the runtime's symbols.
+fn stored_dims(graph: &Graph, value: ValueId) -> Vec<Dim> {
+    let rows = row_index(graph, value);
+    let own = graph.ty(value).indices.iter().filter(|i| Some(*i) != rows);
+    let extents: Vec<Dim> =
+        rows.into_iter().chain(own).map(|i| graph.extent(i).bind(&graph.symbols)).collect();
+    step_dims(&extents)
+}

@@ -1,0 +1,88 @@
+//! Kernels that measure the machine: how fast memory is read, and how fast tiles are multiplied.
+
+use crate::lower::code::Kernels;
+use crate::lower::contraction::weight_packing;
+use crate::lower::error::LowerError;
+use artifact::plan::Probe;
+use ir::dtype::DType;
+use ir::kernel::builder::{At, KernelBuilder, packed, tensor};
+use ir::kernel::{LoopHints, Role, TileType};
+
+/// Bytes that the reading probe passes over: beyond any cache.
+const READ_BYTES: i64 = 256 << 20;
+/// Bytes of an instance of the reading probe.
+const READ_PART: i64 = 1 << 20;
+/// Instances of the multiplying probe.
+const PRODUCTS: i64 = 64;
+/// Times that an instance repeats its product.
+const REPEATS: i64 = 64;
+/// Rows, columns and depth of the product: its operands stay in the second-level cache.
+const PRODUCT: [u32; 3] = [96, 64, 512];
+
+/// The probes, their kernels among the others.
+///
+/// Errors: E0264.
+pub fn probes(kernels: &mut Kernels) -> Result<Vec<Probe>, LowerError> {
+    let parts = READ_BYTES / READ_PART;
+    let read = Probe {
+        name: "read".into(),
+        kernel: kernels.intern(read())? as u32,
+        bytes: READ_BYTES as u64,
+        flops: 0,
+        instances: parts as u64,
+        out_bytes: parts as u64 * 4 * 4096,
+    };
+    let [m, n, k] = PRODUCT.map(u64::from);
+    let flops = Probe {
+        name: "flops".into(),
+        kernel: kernels.intern(flops())? as u32,
+        bytes: n * k * 2,
+        flops: 2 * m * n * k * (PRODUCTS * REPEATS) as u64,
+        instances: PRODUCTS as u64,
+        out_bytes: PRODUCTS as u64 * m * n * 4,
+    };
+    Ok(vec![read, flops])
+}
+
+/// Sums words of each part, so that all are read.
+fn read() -> KernelBuilder {
+    const WORDS: u32 = 4096;
+    let mut b = KernelBuilder::new("probe_read", "probe_read");
+    let (parts, words) = (READ_BYTES / READ_PART, READ_PART / 4);
+    let x = b.param("x", Role::In, tensor(DType::I32, &[parts.into(), words.into()]));
+    let y = b.param("y", Role::Out, tensor(DType::I32, &[parts.into(), i64::from(WORDS).into()]));
+    let part = b.grid_range("part", parts, 1);
+    let zero = b.splat(0.0, TileType::new(DType::I32, &[WORDS]));
+    let carry = [("most", zero)];
+    let most = b.for_loop(0, words, WORDS, &carry, LoopHints::default(), |b, at, most| {
+        let xt = b.load(x, &[At::one(part), At::tile(at, WORDS)]);
+        vec![b.map("max(a, b)", &[("a", most[0]), ("b", xt)])]
+    });
+    b.store(most[0], y, &[At::one(part), At::tile(0, WORDS)]);
+    b
+}
+
+/// Multiplies the same tiles again and again.
+fn flops() -> KernelBuilder {
+    let mut b = KernelBuilder::new("probe_flops", "probe_flops");
+    let [m, n, k] = PRODUCT;
+    let dims = [1.into(), i64::from(n).into(), i64::from(k).into()];
+    let packing = weight_packing(DType::BF16.into());
+    let w = b.param("w", Role::In, packed(DType::BF16, &dims, packing));
+    let dims = [PRODUCTS.into(), i64::from(m).into(), i64::from(n).into()];
+    let y = b.param("y", Role::Out, tensor(DType::F32, &dims));
+    let i = b.grid_range("i", PRODUCTS, 1);
+    let left = b.alloc(TileType::new(DType::BF16, &[m, k]));
+    let ones = b.splat(1.0, TileType::new(DType::BF16, &[m, k]));
+    let whole = [At::tile(0, m), At::tile(0, k)];
+    b.store(ones, left, &whole);
+    let zero = b.splat(0.0, TileType::new(DType::F32, &[m, n]));
+    let carry = [("sum", zero)];
+    let sum = b.for_loop(0, REPEATS, 1, &carry, LoopHints::default(), |b, _, sum| {
+        let xt = b.load(left, &whole);
+        let wt = b.load_keep(w, &[At::one(0), At::tile(0, n), At::tile(0, k)]);
+        vec![b.mma(sum[0], xt, wt)]
+    });
+    b.store(sum[0], y, &[At::one(i), At::tile(0, m), At::tile(0, n)]);
+    b
+}

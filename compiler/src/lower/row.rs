@@ -1,0 +1,303 @@
+//! Generator of row kernels: a group of row-wise nodes, one row per instance.
+
+use crate::lower::block::Block;
+use crate::lower::code::{BlockArg, BlockGrid, BlockLaunch, StepInput, WeightUse};
+use crate::lower::error::LowerError;
+use crate::lower::partition::{Group, op_name, row_index};
+use crate::pack::From;
+use ir::attr::Attr;
+use ir::dim::{Dim, Name};
+use ir::dtype::DType;
+use ir::graph::{Def, Graph, Node, NodeId, ParamKind, ValueId};
+use ir::kernel::builder::{At, KernelBuilder, tensor};
+use ir::kernel::{self, LoopHints, ParamId, Role, TileType};
+use ir::tiles::{Env, Row, Tile, Tiles};
+
+/// A row kernel under construction.
+struct RowKernel<'b, 'g> {
+    block: &'b mut Block<'g>,
+    graph: &'g Graph,
+    group: &'b Group,
+    args: Vec<BlockArg>,
+    /// The scalar number of the instance's row.
+    row: kernel::ValueId,
+    env: Env,
+}
+
+/// Lowers a group of row-wise nodes.
+///
+/// Errors: E0261, E0262, E0264.
+pub fn lower(block: &mut Block<'_>, group: &Group) -> Result<(), LowerError> {
+    let graph = block.graph;
+    let mut b = KernelBuilder::new("row", "row");
+    let ops: Vec<Name> = group.nodes.iter().map(|n| op_name(graph.node(*n)).into()).collect();
+    b.family_param("ops", Attr::Names(ops));
+    let rows = block.rows_symbol(&group.rows);
+    let n = b.symbol(rows, 0, block.rows_max());
+    let row = b.grid_range("row", n.clone(), 1);
+    let position = StepInput::Pos;
+    let args = vec![];
+    let mut kernel = RowKernel { block, graph, group, args, row, env: Env::new() };
+    let at = kernel.needs_position().then(|| {
+        b.symbol("n", 0, kernel.block.rows_max());
+        let pos = b.param("pos", Role::In, tensor(DType::I32, &position.dims()));
+        kernel.args.push(BlockArg::Step(position));
+        b.load(pos, &[At::one(row)])
+    });
+    let mut tiles =
+        Tiles::new(&mut b, Some(Row { index: group.rows.clone(), position: at }));
+    for id in &group.nodes {
+        kernel.node(&mut tiles, *id)?;
+    }
+    kernel.store_results(&mut tiles)?;
+    let args = kernel.args;
+    let kernel = block.kernels.intern(b)?;
+    let origin = block.origin(&group.nodes);
+    let grid = BlockGrid::Dense(n);
+    block.code.launches.push(BlockLaunch { kernel, args, grid, phase: group.phase, origin });
+    Ok(())
+}
+
+impl RowKernel<'_, '_> {
+    fn needs_position(&self) -> bool {
+        let is_position = |node: &Node| {
+            let result = node.results[0];
+            op_name(node) == "iota" && row_index(self.graph, result) == Some(&self.group.rows)
+        };
+        self.group.nodes.iter().any(|n| is_position(self.graph.node(*n)))
+    }
+
+    fn node(&mut self, tiles: &mut Tiles, id: NodeId) -> Result<(), LowerError> {
+        let node = self.graph.node(id);
+        match op_name(node) {
+            "append" => return self.append(tiles, node),
+            "gather" if self.named_by_row(node) => return self.row_of(tiles, node),
+            _ => {}
+        }
+        for v in &node.operands {
+            self.bring(tiles, *v)?;
+        }
+        self.lower_node(tiles, id)
+    }
+
+    fn lower_node(&mut self, tiles: &mut Tiles, id: NodeId) -> Result<(), LowerError> {
+        let known = tiles.constants.len();
+        let lowered = tiles.lower(self.graph, [id], &mut self.env);
+        lowered.map_err(|e| LowerError::Form {
+            graph: self.graph.name.clone(),
+            node: e.op,
+            found: e.found,
+            expected: e.expected.to_string(),
+        })?;
+        for (_, values) in &tiles.constants[known..] {
+            self.args.push(BlockArg::Numbers(From::Numbers(values.clone())));
+        }
+        Ok(())
+    }
+
+    /// Makes sure that an operand has a tile.
+    fn bring(&mut self, tiles: &mut Tiles, value: ValueId) -> Result<(), LowerError> {
+        if self.env.contains_key(&value) {
+            return Ok(());
+        }
+        let tile = match self.graph.value(value).def {
+            Def::Node(id, _) if row_index(self.graph, value).is_none() => {
+                // A constant: made where it is needed.
+                for v in &self.graph.node(id).operands {
+                    self.bring(tiles, *v)?;
+                }
+                return self.lower_node(tiles, id);
+            }
+            Def::Node(id, _) if op_name(self.graph.node(id)) == "moe" => {
+                self.combined(tiles, id, value)?
+            }
+            Def::Param(_, ParamKind::Weight) => self.weight(tiles, value, None)?,
+            _ => self.stored(tiles, value, None)?,
+        };
+        self.env.insert(value, tile);
+        Ok(())
+    }
+
+    /// The instance's row of a stored value; or, with `at`, the row of that number.
+    fn stored(
+        &mut self,
+        tiles: &mut Tiles,
+        value: ValueId,
+        at: Option<kernel::ValueId>,
+    ) -> Result<Tile, LowerError> {
+        let dtype = self.block.stored_dtype(value);
+        let rows = row_index(self.graph, value).cloned();
+        let (dims, own) = self.block.stored_dims(value)?;
+        let param = self.param(tiles, tensor(dtype, &dims));
+        self.args.push(BlockArg::Value(value, dtype));
+        let mut coords: Vec<At> = vec![];
+        if rows.is_some() {
+            coords.push(At::one(at.unwrap_or(self.row)));
+        }
+        let extents = self.block.extents(&own)?;
+        coords.extend(extents.iter().map(|e| At::tile(0, *e as u32)));
+        Ok(Tile { value: tiles.kernel.load(param, &coords), indices: own })
+    }
+
+    /// A whole weight; or, with `at`, its row of that number along an axis.
+    fn weight(
+        &mut self,
+        tiles: &mut Tiles,
+        value: ValueId,
+        at: Option<(usize, kernel::ValueId)>,
+    ) -> Result<Tile, LowerError> {
+        let ty = self.graph.ty(value);
+        let extents = self.block.extents(&ty.indices)?;
+        let rank = extents.len();
+        let axes = [vec![], (0..rank.saturating_sub(1)).collect(), (rank.saturating_sub(1)..rank).collect()];
+        let encoding = self.block.weight_encoding(value, &axes);
+        let dims: Vec<Dim> = extents.iter().map(|e| Dim::constant(*e)).collect();
+        let param = self.param(tiles, tensor(encoding, &dims));
+        let packing = None;
+        let weight = WeightUse { param: value, axes, encoding, dims: extents.clone(), packing };
+        self.args.push(BlockArg::Weight(Box::new(weight)));
+        let mut indices = ty.indices.clone();
+        let mut coords: Vec<At> = extents.iter().map(|e| At::tile(0, *e as u32)).collect();
+        if let Some((axis, row)) = at {
+            coords[axis] = At::one(row);
+            indices.remove(axis);
+        }
+        Ok(Tile { value: tiles.kernel.load(param, &coords), indices })
+    }
+
+    fn param(&self, tiles: &mut Tiles, ty: kernel::ParamType) -> ParamId {
+        if let kernel::ParamType::Tensor { dims, .. } = &ty {
+            for dim in dims {
+                dim.visit_symbols(&mut |s| {
+                    tiles.kernel.symbol(s, 0, self.block.rows_max());
+                });
+            }
+        }
+        let name = format!("p{}", self.args.len());
+        tiles.kernel.param(&name, Role::In, ty)
+    }
+
+    /// Whether a gather takes one row, named by a scalar of the instance, of what is in memory.
+    fn named_by_row(&self, node: &Node) -> bool {
+        let (x, rows) = (node.operands[0], node.operands[1]);
+        let scalar = self.graph.ty(rows).indices == [self.group.rows.clone()];
+        let here = |v: ValueId| match self.graph.value(v).def {
+            Def::Node(id, _) => self.group.nodes.contains(&id),
+            Def::Param(..) => false,
+        };
+        scalar && !node.masked && !here(x)
+    }
+
+    fn row_of(&mut self, tiles: &mut Tiles, node: &Node) -> Result<(), LowerError> {
+        let (x, rows) = (node.operands[0], node.operands[1]);
+        self.bring(tiles, rows)?;
+        let at = self.env[&rows].value;
+        let (x_ty, result) = (self.graph.ty(x), self.graph.ty(node.results[0]));
+        let axis = x_ty.indices.iter().position(|i| !result.has(i));
+        let axis = axis.ok_or_else(|| self.form(node, "an index that stays", "one replaced"))?;
+        let is_weight = matches!(self.graph.value(x).def, Def::Param(_, ParamKind::Weight));
+        let tile = match (is_weight, row_index(self.graph, x)) {
+            (true, _) => self.weight(tiles, x, Some((axis, at)))?,
+            (false, Some(i)) if *i == x_ty.indices[axis] => self.stored(tiles, x, Some(at))?,
+            _ => {
+                let (found, expected) = ("rows of a fixed index", "rows of the step or of a weight");
+                return Err(self.form(node, found, expected));
+            }
+        };
+        self.env.insert(node.results[0], tile);
+        Ok(())
+    }
+
+    fn form(&self, node: &Node, found: &str, expected: &str) -> LowerError {
+        LowerError::Form {
+            graph: self.graph.name.clone(),
+            node: op_name(node),
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }
+    }
+
+    /// Writes the row to the state, at the slot that the step gives it.
+    fn append(&mut self, tiles: &mut Tiles, node: &Node) -> Result<(), LowerError> {
+        let (state, x) = (node.operands[0], node.operands[1]);
+        self.bring(tiles, x)?;
+        let tile = self.env[&x].clone();
+        let slot = tiles.kernel.param(
+            &format!("p{}", self.args.len()),
+            Role::In,
+            tensor(DType::I32, &StepInput::Slot.dims()),
+        );
+        self.args.push(BlockArg::Step(StepInput::Slot));
+        let extents = self.block.extents(&tile.indices)?;
+        let dtype = self.block.options.kv_dtype();
+        // State rows lie one after the other, page by page: a slot is a row.
+        let capacity = tiles.kernel.symbol("pg", 0, i64::from(i32::MAX));
+        let mut dims = vec![capacity.times(&i64::from(self.block.options.page_tokens).into())];
+        dims.extend(extents.iter().map(|e| Dim::constant(*e)));
+        let name = format!("p{}", self.args.len());
+        let to = tiles.kernel.param(&name, Role::Out, tensor(dtype, &dims));
+        self.args.push(BlockArg::State(state));
+        let at = tiles.kernel.load(slot, &[At::one(self.row)]);
+        let mut coords = vec![At::one(at)];
+        coords.extend(extents.iter().map(|e| At::tile(0, *e as u32)));
+        let rounded = tiles.kernel.cast(tile.value, dtype);
+        tiles.kernel.store(rounded, to, &coords);
+        Ok(())
+    }
+
+    /// The weighted sum of the chosen experts' rows, in the order of choice.
+    fn combined(
+        &mut self,
+        tiles: &mut Tiles,
+        moe: NodeId,
+        value: ValueId,
+    ) -> Result<Tile, LowerError> {
+        let node = self.graph.node(moe);
+        let (weights, temps) = (node.operands[2], self.block.moe_temps(moe)?);
+        let (chosen, width) = (temps.chosen, temps.width);
+        let dtype = self.block.stored_dtype(weights);
+        let n = Dim::symbol("n");
+        let shares = self.param(tiles, tensor(dtype, &[n.clone(), chosen.into()]));
+        self.args.push(BlockArg::Value(weights, dtype));
+        let slots = n.times(&chosen.into());
+        let slot_of = self.param(tiles, tensor(DType::I32, &[n, chosen.into()]));
+        self.args.push(BlockArg::Temp(temps.slot_of));
+        let rows = self.param(tiles, tensor(DType::F32, &[slots, width.into()]));
+        self.args.push(BlockArg::Temp(temps.results));
+        let row = self.row;
+        let zero = tiles.kernel.splat(0.0, TileType::new(DType::F32, &[width as u32]));
+        let (carry, hints) = ([("sum", zero)], LoopHints::default());
+        let sum = tiles.kernel.for_loop(0, chosen, 1, &carry, hints, |b, k, sum| {
+            let slot = b.load(slot_of, &[At::one(row), At::one(k)]);
+            let share = b.load(shares, &[At::one(row), At::one(k)]);
+            let part = b.load(rows, &[At::one(slot), At::tile(0, width as u32)]);
+            vec![b.map("s + w * x", &[("s", sum[0]), ("w", share), ("x", part)])]
+        })[0];
+        let indices = tiles.axes(&self.graph.ty(value).indices);
+        let extents = self.block.extents(&indices)?;
+        let extents: Vec<u32> = extents.iter().map(|e| *e as u32).collect();
+        Ok(Tile { value: tiles.unflattened(sum, &extents), indices })
+    }
+
+    fn store_results(&mut self, tiles: &mut Tiles) -> Result<(), LowerError> {
+        let results: Vec<ValueId> =
+            self.group.nodes.iter().flat_map(|n| &self.graph.node(*n).results).copied().collect();
+        for value in results {
+            let Some(dtypes) = self.block.partition.stored.get(&value).cloned() else { continue };
+            let tile = self.env[&value].clone();
+            let (dims, own) = self.block.stored_dims(value)?;
+            let ordered = tiles.permuted(&tile, &own);
+            let extents = self.block.extents(&own)?;
+            for dtype in dtypes {
+                let name = format!("p{}", self.args.len());
+                let to = tiles.kernel.param(&name, Role::Out, tensor(dtype, &dims));
+                self.args.push(BlockArg::Value(value, dtype));
+                let mut coords = vec![At::one(self.row)];
+                coords.extend(extents.iter().map(|e| At::tile(0, *e as u32)));
+                let rounded = tiles.kernel.cast(ordered, dtype);
+                tiles.kernel.store(rounded, to, &coords);
+            }
+        }
+        Ok(())
+    }
+}

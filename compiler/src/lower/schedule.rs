@@ -1,0 +1,107 @@
+//! Tile shapes: how much of a contraction one instance computes, from the sizes of the step and
+//! of the device's caches.
+
+use ir::device::DeviceSpec;
+use ir::dtype::Encoding;
+
+/// A range of row counts that one set of kernels serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowBucket {
+    /// For reports.
+    pub name: &'static str,
+    /// Greatest number of rows of a step.
+    pub rows_max: i64,
+    /// A number of rows for which memory is laid out well.
+    pub typical: i64,
+}
+
+/// Shape buckets by rows, tried in order: one decoding sequence, a few, and everything else.
+pub const BUCKETS: [RowBucket; 3] = [
+    RowBucket { name: "decode", rows_max: 1, typical: 1 },
+    RowBucket { name: "batch", rows_max: 8, typical: 8 },
+    RowBucket { name: "prefill", rows_max: i64::MAX, typical: 512 },
+];
+
+/// Rows of work that no tile is larger than.
+const ROWS_MAX: i64 = 96;
+/// Columns of a lane block in packed weights.
+pub const LANES: u32 = 16;
+
+/// Static tile of a contraction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContractionTile {
+    /// Rows.
+    pub rows: u32,
+    /// Columns, a multiple of [`LANES`].
+    pub cols: u32,
+    /// Depth of one tile product.
+    pub depth: u32,
+}
+
+/// Tile of a contraction of up to `bucket.rows_max` rows with a `[cols, depth]` weight.
+///
+/// A wide bucket's weight panel (`cols` by `depth`) stays in half of L2 while the rows pass by;
+/// a narrow one's is read once, so that small panels serve to share the work.
+pub fn contraction(
+    device: &DeviceSpec,
+    bucket: RowBucket,
+    cols: i64,
+    depth: i64,
+    weight: Encoding,
+) -> ContractionTile {
+    let depth = tile_depth(depth);
+    let rows = bucket.rows_max.min(ROWS_MAX) as u32;
+    let bytes = i64::from(weight.code.bits()) * i64::from(depth) / 8;
+    let lanes = i64::from(LANES);
+    let in_cache = (device.l2_bytes as i64 / 2 / (bytes * lanes).max(1)).clamp(1, 4);
+    let blocks = match bucket.rows_max {
+        1 => 1,
+        2..=8 => in_cache.min(2),
+        _ => in_cache,
+    };
+    let cols = lane_columns(cols, blocks);
+    ContractionTile { rows, cols, depth }
+}
+
+/// Columns of a tile of `blocks` lane blocks, or of as many as cover all `cols`.
+pub fn lane_columns(cols: i64, blocks: i64) -> u32 {
+    let lanes = i64::from(LANES);
+    let all = (cols.max(1) + lanes - 1) / lanes;
+    (blocks.min(all) * lanes) as u32
+}
+
+/// Depth of one tile product: all of it up to a limit, else a divisor near it, else a part with a
+/// masked end.
+pub fn tile_depth(depth: i64) -> u32 {
+    const WHOLE: i64 = 4096;
+    const LEAST: i64 = 512;
+    if depth <= WHOLE {
+        return depth.max(1) as u32;
+    }
+    let divisor = (LEAST..=WHOLE).rev().find(|d| depth % d == 0 && d % 4 == 0);
+    divisor.unwrap_or(2048) as u32
+}
+
+/// Rows of one expert's tile.
+pub fn expert_rows(bucket: RowBucket) -> u32 {
+    bucket.rows_max.min(48) as u32
+}
+
+/// Query rows of one attention instance, given the query heads that share its keys.
+pub fn attention_rows(bucket: RowBucket, heads_per_key: u32) -> u32 {
+    let wanted = (32 / heads_per_key.max(1)).max(1);
+    if bucket.rows_max == 1 { 1 } else { wanted.min(bucket.rows_max.min(64) as u32) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depths_divide_where_they_can() {
+        assert_eq!(tile_depth(200), 200);
+        assert_eq!(tile_depth(7168), 3584);
+        assert_eq!(tile_depth(18432), 3072);
+        assert_eq!(tile_depth(10007), 2048);
+    }
+}

@@ -1,0 +1,232 @@
+//! `-C key=value`: what the user may choose, with defaults. One row per key.
+
+use ir::dtype::DType;
+use std::fmt::Write;
+
+/// Precision in which activations enter tile products. Sums, norms, softmax, router and the
+/// residual stream are f32 either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Compute {
+    /// Activations rounded to bf16.
+    Bf16,
+    /// Activations as they are.
+    F32,
+}
+
+impl Compute {
+    /// Dtype of an activation that enters a tile product.
+    pub fn dtype(self) -> DType {
+        match self {
+            Compute::Bf16 => DType::BF16,
+            Compute::F32 => DType::F32,
+        }
+    }
+}
+
+/// Every choice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Precision of tile products.
+    pub compute: Compute,
+    /// Dtype of the KV cache; `None`: that of `compute`.
+    pub kv: Option<DType>,
+    /// Rows of a page of state.
+    pub page_tokens: u32,
+    /// Instruction set levels to compile for; empty: the target's own choice.
+    pub isa: Vec<String>,
+    /// Greatest context, if less than the model's.
+    pub context: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            compute: Compute::Bf16,
+            kv: None,
+            page_tokens: 64,
+            isa: vec![],
+            context: None,
+        }
+    }
+}
+
+impl Options {
+    /// Dtype of the KV cache.
+    pub fn kv_dtype(&self) -> DType {
+        self.kv.unwrap_or(self.compute.dtype())
+    }
+}
+
+/// A key of `-C`.
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// Values it takes.
+    pub values: &'static str,
+    /// What it chooses.
+    pub help: &'static str,
+    get: fn(&Options) -> String,
+    set: fn(&mut Options, &str) -> Option<()>,
+}
+
+/// All keys, in the order of `-C help`.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "compute",
+        values: "bf16|f32",
+        help: "precision in which activations enter tile products",
+        get: |o| o.compute.dtype().to_string(),
+        set: |o, v| {
+            o.compute = match v {
+                "bf16" => Compute::Bf16,
+                "f32" => Compute::F32,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Key {
+        name: "kv",
+        values: "auto|bf16|f32",
+        help: "dtype of the KV cache (auto: that of compute)",
+        get: |o| o.kv.map_or("auto".into(), |d| d.to_string()),
+        set: |o, v| {
+            o.kv = match v {
+                "auto" => None,
+                "bf16" => Some(DType::BF16),
+                "f32" => Some(DType::F32),
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Key {
+        name: "page",
+        values: "N",
+        help: "rows of a page of state, 1 to 1024",
+        get: |o| o.page_tokens.to_string(),
+        set: |o, v| {
+            o.page_tokens = v.parse().ok().filter(|p| (1..=1024).contains(p))?;
+            Some(())
+        },
+    },
+    Key {
+        name: "isa",
+        values: "LEVEL,..",
+        help: "instruction set levels to compile for (empty: all of the target's)",
+        get: |o| o.isa.join(","),
+        set: |o, v| {
+            o.isa = v.split(',').filter(|l| !l.is_empty()).map(str::to_string).collect();
+            Some(())
+        },
+    },
+    Key {
+        name: "context",
+        values: "auto|N",
+        help: "greatest context in tokens (auto: the model's)",
+        get: |o| o.context.map_or("auto".into(), |c| c.to_string()),
+        set: |o, v| {
+            o.context = match v {
+                "auto" => None,
+                n => Some(n.parse().ok().filter(|c| *c > 0)?),
+            };
+            Some(())
+        },
+    },
+];
+
+/// A `-C` that cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// Not `key=value`.
+    #[error("found `{0}`, expected key=value")]
+    Form(String),
+    /// No such key.
+    #[error("found the key `{found}`, expected one of {expected}")]
+    Key {
+        /// As given.
+        found: String,
+        /// All keys.
+        expected: String,
+    },
+    /// A value that the key does not take.
+    #[error("found `{found}` for {key}, expected {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// As given.
+        found: String,
+        /// What it takes.
+        expected: &'static str,
+    },
+}
+
+impl OptionError {
+    /// The diagnostic's code.
+    pub fn code(&self) -> &'static str {
+        "E0290"
+    }
+
+    /// What to do next.
+    pub fn help(&self) -> &'static str {
+        "`-C help` lists every key with its values and default"
+    }
+}
+
+impl Options {
+    /// Takes one `key=value`.
+    pub fn set(&mut self, text: &str) -> Result<(), OptionError> {
+        let (key, value) = text.split_once('=').ok_or_else(|| OptionError::Form(text.into()))?;
+        let Some(key) = KEYS.iter().find(|k| k.name == key) else {
+            let expected = KEYS.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
+            return Err(OptionError::Key { found: key.into(), expected });
+        };
+        (key.set)(self, value).ok_or_else(|| OptionError::Value {
+            key: key.name,
+            found: value.into(),
+            expected: key.values,
+        })
+    }
+
+    /// Every key with its present value.
+    pub fn values(&self) -> Vec<(String, String)> {
+        KEYS.iter().map(|k| (k.name.to_string(), (k.get)(self))).collect()
+    }
+}
+
+/// The text of `-C help`.
+pub fn help() -> String {
+    let defaults = Options::default();
+    let mut text = String::new();
+    for key in KEYS {
+        let value = format!("{}={}", key.name, key.values);
+        let default = (key.get)(&defaults);
+        writeln!(text, "  -C {value:<24} {} [default: {default}]", key.help)
+            .expect("writing to a string cannot fail");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_takes_its_own_default() {
+        let mut options = Options::default();
+        for (key, value) in Options::default().values() {
+            assert_eq!(options.set(&format!("{key}={value}")), Ok(()));
+        }
+        assert_eq!(options, Options::default());
+        assert!(help().contains("-C compute=bf16|f32"));
+    }
+
+    #[test]
+    fn wrong_keys_and_values_are_named() {
+        let mut o = Options::default();
+        assert!(matches!(o.set("compute"), Err(OptionError::Form(_))));
+        assert!(matches!(o.set("comput=f32"), Err(OptionError::Key { .. })));
+        assert!(matches!(o.set("compute=f31"), Err(OptionError::Value { .. })));
+        assert!(matches!(o.set("page=0"), Err(OptionError::Value { .. })));
+    }
+}
