@@ -4,10 +4,13 @@
 //! - [`dim`]: extents as expressions over symbols
 //! - [`expr`]: scalar expressions
 //! - [`attr`], [`op`], [`ops`]: what an op is, and all of them
+//! - [`number`], [`tensor`]: what interpreters compute with
 //! - [`graph`]: tensors with named indices
 //! - [`kernel`]: programs over tiles
 //! - [`loops`]: programs over scalars and short vectors
 //! - [`expand`]: the former to the latter
+//! - [`tiles`]: nodes of a graph as tiles of a kernel
+//! - [`device`]: numbers that describe a device
 //! - [`target`]: what turns kernels into code
 //! - [`text`]: tokens, and the grammar that the texts share
 //! - [`error`]: E01xx
@@ -15,6 +18,7 @@
 #![warn(missing_docs)]
 
 pub mod attr;
+pub mod device;
 pub mod dim;
 pub mod dtype;
 pub mod error;
@@ -23,7 +27,10 @@ pub mod expr;
 pub mod graph;
 pub mod kernel;
 pub mod loops;
+pub mod number;
 pub mod op;
 pub mod ops;
 pub mod target;
+pub mod tensor;
 pub mod text;
+pub mod tiles;

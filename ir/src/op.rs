@@ -91,7 +91,7 @@ impl NodeView<'_> {
     /// Checks everything that holds for any op, applies the op's own rule, and returns the types
     /// of the results.
     ///
-    /// Errors: E0103, E0106 to E0112, E0119, and whatever the op's rule reports.
+    /// Errors: E0103, E0104, E0106 to E0112, E0119, and whatever the op's rule reports.
     pub fn check(&self, op: OpRef) -> Result<Vec<Type>, GraphError> {
         let schema = self.schema;
         if !schema.takes(self.operands.len()) {
@@ -110,10 +110,24 @@ impl NodeView<'_> {
                 return Err(GraphError::AttrKind { op, key, found, expected });
             }
         }
+        self.knows_symbols()?;
         let results = op.0.infer(self)?;
         results.iter().try_for_each(|ty| ty.check(self.graph))?;
         self.agrees_with_declared(&results)?;
         Ok(results)
+    }
+
+    fn knows_symbols(&self) -> Result<(), GraphError> {
+        let mut unknown = None;
+        for attr in self.attrs {
+            let Attr::Dim(dim) = attr else { continue };
+            dim.visit_symbols(&mut |name| {
+                if !self.graph.symbols.contains_key(name) {
+                    unknown = Some(GraphError::Unknown { what: "symbol", name: name.clone() });
+                }
+            });
+        }
+        unknown.map_or(Ok(()), Err)
     }
 
     fn agrees_with_declared(&self, results: &[Type]) -> Result<(), GraphError> {
