@@ -73,10 +73,11 @@ impl GraphBuilder {
         }
     }
 
-    /// Declares an index whose extent is not the symbol of its name.
+    /// Declares an index whose extent is not the symbol of its name. Indices in `extent` stand for
+    /// theirs.
     pub fn index(&mut self, name: &str, extent: impl Into<Dim>) {
         self.check_word("index", name);
-        let extent = extent.into();
+        let extent = self.resolved(&extent.into());
         extent.visit_symbols(&mut |s| {
             if !self.graph.symbols.contains_key(s) {
                 let unknown = GraphError::Unknown { what: "symbol", name: s.clone() };
@@ -168,7 +169,12 @@ impl GraphBuilder {
         attrs: Attrs,
         declared: Option<&[Type]>,
     ) -> Result<Vec<ValueId>, IrError> {
-        let (operands, attrs) = canonical(operands, attrs);
+        let (operands, mut attrs) = canonical(operands, attrs);
+        for attr in &mut attrs.0 {
+            if let Attr::Dim(dim) = attr {
+                *dim = self.resolved(dim);
+            }
+        }
         for id in operands.iter().chain(&mask) {
             if id.0 as usize >= self.graph.values.len() {
                 return Err(GraphError::Dangling { what: "value", index: id.0 }.into());
@@ -259,6 +265,11 @@ impl GraphBuilder {
     /// The graph, or everything that was wrong with its declarations.
     pub fn finish(self) -> Result<Graph, Vec<IrError>> {
         if self.errors.is_empty() { Ok(self.graph) } else { Err(self.errors) }
+    }
+
+    /// A dim with names of indices replaced by their extents.
+    fn resolved(&self, dim: &Dim) -> Dim {
+        dim.substitute(&|n| self.graph.indices.get(n).cloned())
     }
 
     fn check_name(&mut self, what: &'static str, name: &str) {

@@ -94,14 +94,15 @@ fn graph(p: &mut Parser<'_>) -> Parse<Graph> {
     }
     for Param { name, kind, ty, span } in params {
         let id = reader.builder.param(&name, kind, ty);
-        reader.values.insert(name, id);
+        reader.values.entry(name).or_insert(id);
         reader.report(p, span);
     }
     p.expect("{")?;
     let mut outputs = vec![];
     while !p.eat("}") {
         if p.at_end() {
-            return p.unexpected("`}`");
+            // Text on one line is skipped as a whole after an error in it.
+            return if p.has_errors() { Err(Bad) } else { p.unexpected("`}`") };
         }
         let mark = p.mark();
         let read = match p.eat("return") {

@@ -11,7 +11,7 @@ mod program;
 use super::builder::is_name;
 use super::error::GraphError;
 use super::{Def, Graph, Node, ParamKind, ValueId};
-use crate::dim::{Dim, Name};
+use crate::dim::Name;
 use crate::error::IrError;
 use crate::op::NodeView;
 use std::collections::HashSet;
@@ -102,8 +102,11 @@ impl Graph {
         let (Some(value), Some(flag)) = (self.values.get(at), defined.get_mut(at)) else {
             return Err(GraphError::Dangling { what: "value", index: id.0 });
         };
-        if !is_here(value.def) || std::mem::replace(flag, true) {
+        if std::mem::replace(flag, true) {
             return Err(GraphError::Duplicate { what: "value", name: value.name.clone() });
+        }
+        if !is_here(value.def) {
+            return Err(GraphError::Dangling { what: "definition of value", index: id.0 });
         }
         value.ty.check(self)
     }
@@ -132,18 +135,7 @@ impl Graph {
             attrs: &node.attrs.0,
             declared: Some(&declared),
         };
-        let symbol = |name: &Name, errors: &mut Option<GraphError>| {
-            if !self.symbols.contains_key(name) {
-                *errors = Some(GraphError::Unknown { what: "symbol", name: name.clone() });
-            }
-        };
-        let mut unknown = None;
-        let dims = node.attrs.0.iter().filter_map(|a| match a {
-            crate::attr::Attr::Dim(d) => Some(d),
-            _ => None,
-        });
-        dims.for_each(|d: &Dim| d.visit_symbols(&mut |n| symbol(n, &mut unknown)));
-        unknown.map_or_else(|| view.check(node.op).map(|_| ()), Err)
+        view.check(node.op).map(|_| ())
     }
 
     fn verify_appends(&self, errors: &mut Vec<GraphError>) {

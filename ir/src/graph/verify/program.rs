@@ -127,12 +127,12 @@ impl Program {
         let mut given = vec![];
         for (i, arg) in call.args.iter().enumerate() {
             match self.shape_of(arg, block, i, values) {
-                Ok(shape) => given.push(shape?),
-                Err(error) => {
-                    errors.push(error);
-                    return None;
-                }
+                Ok(shape) => given.extend(shape),
+                Err(error) => errors.push(error),
             }
+        }
+        if given.len() < call.args.len() {
+            return None;
         }
         self.fit(block, &given, errors)
     }
