@@ -164,7 +164,7 @@ pub enum ImportError {
 
 impl ImportError {
     /// Every code with what it stands for.
-    pub const CODES: [(&'static str, &'static str); 15] = [
+    pub const CODES: [(&'static str, &'static str); 16] = [
         ("E0200", "a path cannot be read"),
         ("E0201", "no checkpoint there"),
         ("E0202", "malformed JSON"),
@@ -180,6 +180,7 @@ impl ImportError {
         ("E0212", "missing tensor"),
         ("E0213", "tensor of the wrong shape or type"),
         ("E0214", "read outside a tensor"),
+        ("E0215", "graph that the IR refuses"),
     ];
 
     /// The diagnostic's code.
