@@ -70,6 +70,19 @@ impl IrErrorKind {
             IrErrorKind::Loops { .. } => "E0181",
         }
     }
+
+    /// What to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            IrErrorKind::Graph(e) => e.help(),
+            IrErrorKind::Kernel(e) => e.help(),
+            IrErrorKind::Syntax { .. } => "see the grammar in `ir/README.md`",
+            IrErrorKind::Unexpandable { .. } => {
+                "compile the kernel with a target that takes it whole"
+            }
+            IrErrorKind::Loops { .. } => "report the kernel: what `expand` makes must verify",
+        }
+    }
 }
 
 impl From<GraphError> for IrError {
