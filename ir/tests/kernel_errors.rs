@@ -96,8 +96,8 @@ fn loops_and_choices_keep_types() {
         .collect();
     assert_eq!(codes, ["E0142", "E0141", "E0155"]);
 
-    let inner = "    %r = if %ok {\n      %in = splat 1 : f32\n      yield %in\n    } else {\n      \
-        yield %ok\n    }\n    %z = map { %in + 1 } : f32";
+    let inner = "    %r = if %ok {\n      %in = splat 1 : f32\n      yield %in\n    } else {\n\
+              yield %ok\n    }\n    %z = map { %in + 1 } : f32";
     let codes: Vec<_> = errors(&with(inner)).into_iter().map(|f| f.0).collect();
     assert_eq!(codes, ["E0155", "E0148"], "a block's values end with it");
 }

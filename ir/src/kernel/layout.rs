@@ -246,44 +246,41 @@ impl Layout {
         self.codes.at(row)
     }
 
+    /// Terms of a row's elements, and how many of them are copied at a time as whole bytes (0:
+    /// none, codes of four bits lie alone).
+    fn row_terms(&self, base: u64) -> (&[u64], usize) {
+        let terms = self.codes.terms.last().map_or(&[0][..], |t| t);
+        let run = self.run.min(terms.len().max(1));
+        let whole = (run as u64 * u64::from(self.encoding.code.bits())).is_multiple_of(8);
+        (terms, if whole && base.is_multiple_of(8) { run } else { 0 })
+    }
+
     /// Writes the codes of one row (`row`: a position along all axes but the last), which lie in
     /// order from the first byte of `codes`, to their places in `packed`.
     pub fn put_row(&self, row: &[u64], codes: &[u8], packed: &mut [u8]) {
-        let (base, bits) = (self.row_bit(row), u64::from(self.encoding.code.bits()));
-        let terms = self.codes.terms.last().map_or(&[0][..], |t| t);
-        let step = self.run.min(terms.len().max(1));
-        if (step as u64 * bits).is_multiple_of(8) && base.is_multiple_of(8) {
-            for (i, terms) in terms.chunks(step).enumerate() {
-                let from = i * step * bits as usize / 8;
-                let (to, len) = (base + terms[0], terms.len() * bits as usize / 8);
-                packed[to as usize / 8..][..len].copy_from_slice(&codes[from..from + len]);
-                if !(terms.len() * bits as usize).is_multiple_of(8) {
-                    let odd = terms[terms.len() - 1];
-                    set_nibble(packed, base + odd, codes[from + len]);
-                }
-            }
-            return;
-        }
-        for (i, term) in terms.iter().enumerate() {
-            let code = codes[i / 2] >> (4 * (i % 2)) & 15;
-            set_nibble(packed, base + term, code);
+        let (base, bits) = (self.row_bit(row), self.encoding.code.bits() as usize);
+        let (terms, run) = self.row_terms(base);
+        // What does not fill whole bytes goes nibble by nibble.
+        let whole = if run == 0 { 0 } else { terms.len() - terms.len() * bits % 8 / 4 };
+        for_each_run(&terms[..whole], run, bits, |at, term, len| {
+            copy(&codes[at..at + len], &mut packed[(base + term) as usize / 8..][..len]);
+        });
+        for (i, term) in terms.iter().enumerate().skip(whole) {
+            set_nibble(packed, base + term, codes[i / 2] >> (4 * (i % 2)) & 15);
         }
     }
 
     /// The inverse of [`Layout::put_row`].
     pub fn get_row(&self, row: &[u64], packed: &[u8], codes: &mut [u8]) {
-        let (base, bits) = (self.row_bit(row), u64::from(self.encoding.code.bits()));
-        let terms = self.codes.terms.last().map_or(&[0][..], |t| t);
-        for (i, term) in terms.iter().enumerate() {
-            let from = base + term;
-            let at = (from / 8) as usize;
-            match bits {
-                4 => set_nibble(codes, i as u64 * 4, packed[at] >> (from % 8) & 15),
-                _ => {
-                    let width = bits as usize / 8;
-                    codes[i * width..][..width].copy_from_slice(&packed[at..][..width]);
-                }
-            }
+        let (base, bits) = (self.row_bit(row), self.encoding.code.bits() as usize);
+        let (terms, run) = self.row_terms(base);
+        let whole = if run == 0 { 0 } else { terms.len() - terms.len() * bits % 8 / 4 };
+        for_each_run(&terms[..whole], run, bits, |at, term, len| {
+            copy(&packed[(base + term) as usize / 8..][..len], &mut codes[at..at + len]);
+        });
+        for (i, term) in terms.iter().enumerate().skip(whole) {
+            let at = base + term;
+            set_nibble(codes, i as u64 * 4, packed[(at / 8) as usize] >> (at % 8) & 15);
         }
     }
 
@@ -345,6 +342,24 @@ impl ParamType {
                 Layout::new(encoding, None, &[rows, fields.len() as u64])
             }
         }
+    }
+}
+
+/// Calls `visit` with the first byte in the row, the term and the bytes of each run.
+fn for_each_run(terms: &[u64], run: usize, bits: usize, mut visit: impl FnMut(usize, u64, usize)) {
+    for (i, chunk) in terms.chunks(run.max(1)).enumerate() {
+        visit(i * run * bits / 8, chunk[0], chunk.len() * bits / 8);
+    }
+}
+
+/// Copies between slices of one length, short ones without a call.
+#[inline(always)]
+fn copy(from: &[u8], to: &mut [u8]) {
+    match (from, to) {
+        ([a], [b]) => *b = *a,
+        ([a0, a1], [b0, b1]) => (*b0, *b1) = (*a0, *a1),
+        ([a0, a1, a2, a3], [b0, b1, b2, b3]) => (*b0, *b1, *b2, *b3) = (*a0, *a1, *a2, *a3),
+        (from, to) => to.copy_from_slice(from),
     }
 }
 

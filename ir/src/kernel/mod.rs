@@ -16,8 +16,11 @@
 //! Text (see `ir/README.md` for the grammar):
 //!
 //! ```text
-//! kernel @gemv contraction{rows = 4} (%x: in bf16[n, 2048], %w: in bf16[1408, 2048] packed [0/16, 1/2, 0:16, 1:2],
-//!     %y: out f32[n, 1408]) where 1 <= n <= 4 {
+//! kernel @gemv contraction{rows = 4} (
+//!   %x: in bf16[n, 2048],
+//!   %w: in bf16[1408, 2048] packed [0/16, 1/2, 0:16, 1:2],
+//!   %y: out f32[n, 1408]
+//! ) where 1 <= n <= 4 {
 //!   grid %j in 0..1408 step 16 {
 //!     %zero = splat 0 : f32[4, 16]
 //!     %acc = for %k in 0..2048 step 256 carry %a = %zero fan=9 {
