@@ -3,7 +3,7 @@
 use super::eval::{Ix, Point};
 use super::layout::{Coded, Digit};
 use super::nest::Space;
-use super::tile::{Kind, Spread, Tile, TileRef, View, kept_as};
+use super::tile::{Kind, Origin, Spread, Tile, TileRef, View, kept_as};
 use super::{Expander, Result, generic};
 use crate::dtype::DType;
 use crate::kernel::ValueId;
@@ -12,6 +12,8 @@ use crate::loops::{Arith, Convert, Left, Mma, Reg, Right, Scales, Stride, Stride
 /// An operand as memory, with its counts of valid rows and of valid k (I64).
 struct Operand<T> {
     form: T,
+    /// What must last until the product is done.
+    origin: Origin,
     rows: Option<Reg>,
     depth: Option<Reg>,
 }
@@ -45,44 +47,34 @@ impl Expander<'_> {
     ) -> Result<()> {
         let depth = left.shape[1];
         let right = self.right(right)?;
-        let mut lefts = vec![];
+        let extents = [shape[0], shape[1], depth];
         if let Some(coded) = self.coded_left(left)? {
-            lefts.push(coded);
-        }
-        let plain = self.plain_left(left, lefts.is_empty())?;
-        lefts.extend(plain);
-        let mut mma = None;
-        for left in lefts {
-            let candidate = self.mma(left, &right, acc, [shape[0], shape[1], depth]);
+            let origin = coded.origin;
+            let candidate = self.mma(coded, &right, acc, extents);
             if (self.machine.mma)(&candidate) {
                 self.em.mma(candidate);
-                self.touch(acc);
+                self.last([origin, right.origin, acc.place.origin]);
                 return Ok(());
             }
-            mma = Some(candidate);
         }
-        let scaled = mma.as_ref().is_none_or(|m| m.left.scales.is_some());
-        if scaled {
-            let decoded = self.copied(left)?;
-            let plain = self.plain_left(&decoded, true)?;
-            if let Some(left) = plain {
-                let candidate = self.mma(left, &right, acc, [shape[0], shape[1], depth]);
-                if (self.machine.mma)(&candidate) {
-                    self.em.mma(candidate);
-                } else {
-                    generic::lower(&mut self.em, &candidate);
-                }
-            }
-        } else if let Some(mma) = mma {
-            generic::lower(&mut self.em, &mma);
+        let plain = self.plain_left(left)?;
+        let origin = plain.origin;
+        let candidate = self.mma(plain, &right, acc, extents);
+        if (self.machine.mma)(&candidate) {
+            self.em.mma(candidate);
+        } else {
+            generic::lower(&mut self.em, &candidate);
         }
-        self.touch(acc);
+        self.last([origin, right.origin, acc.place.origin]);
         Ok(())
     }
 
-    fn touch(&mut self, view: &View) {
-        if let super::tile::Origin::Buffer(id) = view.place.origin {
-            self.em.scratch.touch(id);
+    /// Buffers are in use up to here.
+    fn last(&mut self, origins: [Origin; 3]) {
+        for origin in origins {
+            if let Origin::Buffer(id) = origin {
+                self.em.scratch.touch(id);
+            }
         }
     }
 
@@ -125,7 +117,7 @@ impl Expander<'_> {
             let none = self.em.int(0);
             depth = Some(self.em.select(cond, all, none));
         }
-        Operand { form, rows: rows.valid, depth }
+        Operand { form, origin: view.place.origin, rows: rows.valid, depth }
     }
 
     /// The tile as strided memory of one of these types; copied to scratch if it is none, or is
@@ -148,15 +140,12 @@ impl Expander<'_> {
         }
     }
 
-    /// The left operand decoded, unless `wanted` is not set and that would take a copy.
-    fn plain_left(&mut self, tile: &TileRef, wanted: bool) -> Result<Option<Operand<Left>>> {
-        if !wanted {
-            return Ok(None);
-        }
+    /// The left operand decoded.
+    fn plain_left(&mut self, tile: &TileRef) -> Result<Operand<Left>> {
         let view = self.as_view(tile, &[DType::F32, DType::BF16, DType::F16])?;
         let at = self.strided(&view, tile.shape[1]);
         let form = Left { encoding: view.store.into(), at: at.form, scales: None };
-        Ok(Some(Operand { form, rows: at.rows, depth: at.depth }))
+        Ok(Operand { form, origin: at.origin, rows: at.rows, depth: at.depth })
     }
 
     /// The left operand as codes and scales, if it lies so in row-major order.
@@ -182,7 +171,8 @@ impl Expander<'_> {
         let at = Strided { address, row: row.stride, col: col.stride };
         let form = Left { encoding: coded.encoding, at, scales: Some(scales) };
         let depth = self.coded_depth(coded, cols, tile.shape[1]);
-        Ok(Some(Operand { form, rows: coded.axes[rows].valid, depth }))
+        let origin = coded.place.origin;
+        Ok(Some(Operand { form, origin, rows: coded.axes[rows].valid, depth }))
     }
 
     fn coded_depth(&mut self, coded: &Coded, cols: usize, extent: u32) -> Option<Reg> {
@@ -222,7 +212,7 @@ impl Expander<'_> {
         let view = self.as_view(tile, &[DType::F32, DType::BF16, DType::F16])?;
         let at = self.strided(&view, tile.shape[1]);
         let form = Right::Strided { encoding: view.store.into(), at: at.form };
-        Ok(Operand { form, rows: at.rows, depth: at.depth })
+        Ok(Operand { form, origin: at.origin, rows: at.rows, depth: at.depth })
     }
 
     /// `[.., n/L, k/G, n:L, k:G]`, beginning at multiples of L and G.
@@ -289,7 +279,7 @@ impl Expander<'_> {
             scales,
         };
         let depth = self.coded_depth(coded, cols, extent);
-        Some(Operand { form, rows: coded.axes[rows].valid, depth })
+        Some(Operand { form, origin: coded.place.origin, rows: coded.axes[rows].valid, depth })
     }
 
     /// Sums in `i32`.

@@ -12,11 +12,10 @@ struct Level {
     features: &'static [&'static str],
 }
 
-const V2: &[&str] = &["has_sse3", "has_ssse3", "has_cx16", "has_sse41", "has_sse42", "has_popcnt"];
+const V2: &[&str] = &["has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt"];
 const V3: &[&str] = &[
     "has_sse3",
     "has_ssse3",
-    "has_cx16",
     "has_sse41",
     "has_sse42",
     "has_popcnt",

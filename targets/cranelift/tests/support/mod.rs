@@ -1,0 +1,288 @@
+//! Runs kernels natively and by the interpreter of the kernel IR, and compares.
+
+#![allow(dead_code, reason = "each test file uses part of it")]
+
+mod guarded;
+
+pub use guarded::Guarded;
+
+use ir::dtype::{Class, DType};
+use ir::kernel::interp::{Buffer, run};
+use ir::kernel::layout::Layout;
+use ir::kernel::{Kernel, ParamType, Role, parse};
+use ir::target::{CodeObject, Target};
+use object::{Object, ObjectSection, ObjectSymbol};
+use target_cranelift::Cranelift;
+
+/// Levels that this machine can run: all of the tests run at each.
+pub fn levels() -> Vec<&'static str> {
+    let all = Cranelift.isa_levels().iter().copied();
+    #[cfg(target_arch = "x86_64")]
+    let all = all.filter(|level| {
+        let new = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+        *level != "x86-64-v3" || new
+    });
+    all.collect()
+}
+
+type Entry = unsafe extern "C" fn(*const u64, i64, i64, *mut u8);
+
+/// Code of kernels in executable memory.
+pub struct Native {
+    code: Guarded,
+    kernels: Vec<(String, usize, u64)>,
+}
+
+impl Native {
+    /// Maps an object's code, which must need no linking.
+    pub fn map(object: &CodeObject) -> Native {
+        let file = object::File::parse(&*object.bytes).expect("an object");
+        let text = file.section_by_name(".text").expect("code");
+        assert_eq!(text.relocations().count(), 0, "code that needs no linking");
+        assert!(file.symbols().all(|s| !s.is_undefined() || s.name() == Ok("")), "no imports");
+        let kernels = object.kernels.iter().map(|(name, scratch)| {
+            let symbol = file.symbols().find(|s| s.name() == Ok(name)).expect("the kernel");
+            (name.clone(), symbol.address() as usize, *scratch)
+        });
+        let kernels = kernels.collect();
+        Native { code: Guarded::code(text.data().expect("bytes")), kernels }
+    }
+
+    /// Runs instances of a kernel.
+    pub fn call(&self, name: &str, args: &[u64], begin: i64, end: i64) {
+        let (_, at, scratch_bytes) =
+            self.kernels.iter().find(|k| k.0 == name).expect("a compiled kernel");
+        let mut scratch = Guarded::new(*scratch_bytes as usize, 64);
+        // Whatever is read before it is written spoils the result.
+        scratch.bytes_mut().fill(0xff);
+        // SAFETY: the code is a kernel of the CPU signature, mapped executable; arguments point
+        // to memory of the sizes that its parameters have, which outlives the call.
+        unsafe {
+            let entry: Entry = std::mem::transmute(self.code.address() + *at);
+            entry(args.as_ptr(), begin, end, scratch.address() as *mut u8);
+        }
+    }
+}
+
+/// Numbers without structure.
+pub struct Noise(pub u64);
+
+impl Noise {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// A multiple of 1/64 from -1 to 1.
+    pub fn real(&mut self) -> f64 {
+        self.below(129) as f64 / 64.0 - 1.0
+    }
+}
+
+/// A parameter with its memory.
+pub struct Tensor {
+    pub layout: Layout,
+    pub bytes: Vec<u8>,
+}
+
+impl Tensor {
+    pub fn fill(&mut self, mut code: impl FnMut(&[u64]) -> f64) {
+        let dims = self.layout.dims().to_vec();
+        for_each(&dims, |p| self.layout.write_code(&mut self.bytes, p, code(p)));
+    }
+
+    fn fill_random(&mut self, noise: &mut Noise) {
+        let encoding = self.layout.encoding();
+        self.fill(|_| match encoding.code {
+            DType::I4 => noise.below(16) as f64 - 8.0,
+            DType::I8 => noise.below(255) as f64 - 127.0,
+            DType::U8 => noise.below(256) as f64,
+            DType::I32 => noise.below(19) as f64 - 9.0,
+            DType::Bool => noise.below(2) as f64,
+            DType::F4E2M1 => [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][noise.below(8) as usize],
+            DType::F8E4M3 => noise.real() * [1.0, 0.01, 300.0][noise.below(3) as usize],
+            DType::E8M0 => 2f64.powi(noise.below(9) as i32 - 4),
+            _ => noise.real() * 2.0,
+        });
+        let Some(scale) = encoding.scale else { return };
+        let dims = self.layout.dims().to_vec();
+        for_each(&dims, |p| {
+            let value = match scale.dtype {
+                DType::E8M0 => 2f64.powi(noise.below(5) as i32 - 4),
+                _ => (noise.below(63) + 1) as f64 / 64.0,
+            };
+            self.layout.write_scale(&mut self.bytes, p, value);
+        });
+    }
+}
+
+/// Every position within extents.
+pub fn for_each(dims: &[u64], mut visit: impl FnMut(&[u64])) {
+    let count: u64 = dims.iter().product();
+    for index in 0..count {
+        let mut rest = index;
+        let mut position: Vec<u64> = dims.iter().rev().map(|d| (rest % d, rest /= d).0).collect();
+        position.reverse();
+        visit(&position);
+    }
+}
+
+/// A kernel with its memory, ready to run.
+pub struct Case {
+    pub kernel: Kernel,
+    pub symbols: Vec<i64>,
+    pub tensors: Vec<Tensor>,
+    /// Greatest difference, relative to the larger of 1 and the expected value.
+    pub tolerance: f64,
+}
+
+impl Case {
+    /// Random memory for a kernel in text form.
+    pub fn new(text: &str, symbols: &[i64]) -> Case {
+        let kernel = parse::kernel(text).unwrap_or_else(|e| panic!("{text}\n{e:#?}"));
+        Case::of(kernel, symbols, 1)
+    }
+
+    /// Random memory for a kernel.
+    pub fn of(kernel: Kernel, symbols: &[i64], seed: u64) -> Case {
+        let value_of =
+            |name: &str| kernel.symbols.keys().position(|s| &**s == name).map(|at| symbols[at]);
+        let mut noise = Noise(seed);
+        let tensors = kernel.params.iter().map(|p| {
+            let layout = p.ty.layout(&value_of).expect("a layout");
+            let bytes = vec![0; layout.size_bytes() as usize];
+            let mut tensor = Tensor { layout, bytes };
+            if p.role != Role::Prefetch {
+                tensor.fill_random(&mut noise);
+            }
+            tensor
+        });
+        let tensors = tensors.collect();
+        Case { kernel, symbols: symbols.to_vec(), tensors, tolerance: 1e-5 }
+    }
+
+    pub fn tolerance(mut self, tolerance: f64) -> Case {
+        self.tolerance = tolerance;
+        self
+    }
+
+    /// Sets the elements of a parameter.
+    pub fn set(mut self, name: &str, value: impl FnMut(&[u64]) -> f64) -> Case {
+        let at = self.kernel.params.iter().position(|p| &*p.name == name).expect("a parameter");
+        self.tensors[at].fill(value);
+        self
+    }
+
+    /// Sets a list's tuples.
+    pub fn list(self, name: &str, tuples: &[Vec<i32>]) -> Case {
+        let tuples = tuples.to_vec();
+        self.set(name, |p| match (p[0] as usize, p[1] as usize) {
+            (0, 0) => tuples.len() as f64,
+            (0, _) => 0.0,
+            (row, field) => tuples.get(row - 1).map_or(0.0, |t| f64::from(t[field])),
+        })
+    }
+
+    fn instances(&self) -> i64 {
+        let value_of = |name: &str| {
+            self.kernel.symbols.keys().position(|s| &**s == name).map(|at| self.symbols[at])
+        };
+        let counts = self.kernel.grid.axes.iter().map(|axis| match axis {
+            ir::kernel::GridAxis::Range { extent, step, .. } => {
+                extent.eval(&value_of).expect("a size").div_ceil_by(i64::from(*step))
+            }
+            ir::kernel::GridAxis::List { list, .. } => {
+                let tensor = &self.tensors[list.0 as usize];
+                tensor.layout.read(&tensor.bytes, &[0, 0]) as i64
+            }
+        });
+        counts.product()
+    }
+
+    /// Contents of every parameter as the interpreter leaves them.
+    pub fn interpreted(&self) -> Vec<Vec<u8>> {
+        let mut memory: Vec<Vec<u8>> = self.tensors.iter().map(|t| t.bytes.clone()).collect();
+        let buffers = memory.iter_mut().zip(&self.kernel.params).map(|(m, p)| match p.role {
+            Role::In => Buffer::Read(m),
+            Role::Prefetch => Buffer::Absent,
+            Role::Out | Role::InOut => Buffer::Write(m),
+        });
+        run::<f32>(&self.kernel, buffers.collect(), &self.symbols)
+            .unwrap_or_else(|e| panic!("{}: {e}", self.kernel.name));
+        memory
+    }
+
+    /// The same, of native code, each parameter at the end of its memory.
+    pub fn native(&self, native: &Native) -> Vec<Vec<u8>> {
+        let mut memory: Vec<Guarded> = self
+            .tensors
+            .iter()
+            .map(|t| {
+                let mut m = Guarded::new(t.bytes.len(), 4);
+                m.bytes_mut().copy_from_slice(&t.bytes);
+                m
+            })
+            .collect();
+        let mut args: Vec<u64> = memory.iter().map(|m| m.address() as u64).collect();
+        args.extend(self.symbols.iter().map(|s| *s as u64));
+        // In two parts, and one instance too many of what a list may hold.
+        let all = self.instances();
+        let half = all / 2;
+        native.call(&self.kernel.name, &args, 0, half);
+        let lists = self.kernel.params.iter().any(|p| matches!(p.ty, ParamType::List { .. }));
+        native.call(&self.kernel.name, &args, half, all + i64::from(lists));
+        memory.iter_mut().map(|m| m.bytes_mut().to_vec()).collect()
+    }
+
+    /// Compiles at every level, runs, and compares with the interpreter.
+    pub fn check(&self) {
+        let expected = self.interpreted();
+        for level in levels() {
+            let object = Cranelift.compile(&[&self.kernel], level);
+            let object = object.unwrap_or_else(|e| panic!("{}: {e}", self.kernel.name));
+            let found = self.native(&Native::map(&object));
+            for (at, param) in self.kernel.params.iter().enumerate() {
+                self.compare(&param.name, at, &found[at], &expected[at], level);
+            }
+        }
+    }
+
+    fn compare(&self, name: &str, at: usize, found: &[u8], expected: &[u8], level: &str) {
+        let layout = &self.tensors[at].layout;
+        let mut wrong = vec![];
+        for_each(&layout.dims().to_vec(), |p| {
+            let (f, e) = (layout.read(found, p), layout.read(expected, p));
+            let same = f == e || (f.is_nan() && e.is_nan());
+            let far = (f - e).abs() > self.tolerance * e.abs().max(1.0);
+            let exact =
+                layout.encoding().is_plain() && layout.encoding().code.class() != Class::Float;
+            if !same && (exact || far || f.is_nan() || e.is_nan()) {
+                wrong.push(format!("{p:?}: {f}, expected {e}"));
+            }
+        });
+        let kernel = &self.kernel.name;
+        assert!(
+            wrong.is_empty(),
+            "{kernel} ({level}): {} elements of {name} are wrong:\n{}\n{}",
+            wrong.len(),
+            wrong[..wrong.len().min(12)].join("\n"),
+            self.kernel
+        );
+    }
+}
+
+trait DivCeil {
+    fn div_ceil_by(self, by: i64) -> i64;
+}
+
+impl DivCeil for i64 {
+    fn div_ceil_by(self, by: i64) -> i64 {
+        (self + by - 1).div_euclid(by)
+    }
+}
