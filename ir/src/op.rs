@@ -69,6 +69,9 @@ pub enum Tolerance {
     Sum(f64),
 }
 
+/// Terms of a product of extents beyond which it is not written out.
+pub const MAX_PRODUCTS: usize = 4096;
+
 /// Whatever an op needs to know of a node: operand types, attributes, the result's indices where
 /// the text or the builder states them.
 pub struct NodeView<'a> {
@@ -159,9 +162,18 @@ impl NodeView<'_> {
         self.graph.extent(index)
     }
 
-    /// Product of the extents of some indices.
+    /// Product of the extents of some indices; beyond [`MAX_PRODUCTS`] terms, the greatest integer,
+    /// which equals no extent.
     pub fn product<'n>(&self, indices: impl IntoIterator<Item = &'n Name>) -> Dim {
-        indices.into_iter().fold(Dim::constant(1), |p, i| p.times(&self.extent(i)))
+        let mut product = Dim::constant(1);
+        for index in indices {
+            let extent = self.extent(index);
+            if product.terms().count() * extent.terms().count() > MAX_PRODUCTS {
+                return Dim::constant(i64::MAX);
+            }
+            product = product.times(&extent);
+        }
+        product
     }
 
     /// Number of elements of a type.

@@ -99,7 +99,9 @@ fn softmax_normalises_after_the_sum() {
     let before = graph(
         params,
         "s, d",
-        "  %0 = softmax %x {index = t} : f32[s, t]\n  %1 = contract %0, %v : f32[s, d]\n  return %1",
+        "  %0 = softmax %x {index = t} : f32[s, t]
+  %1 = contract %0, %v : f32[s, d]
+  return %1",
     );
     let after = graph(
         params,
@@ -212,9 +214,9 @@ fn only_laws_of_any_function_hold() {
 fn casts_are_the_identity_and_quantisation_is_not() {
     let of = |node: &str| graph("%x: f32[s, D]", "s, D", node);
     let plain = of("  return %x");
-    let cast = of(
-        "  %0 = cast %x {to = bf16} : bf16[s, D]\n  %1 = cast %0 {to = f32} : f32[s, D]\n  return %1",
-    );
+    let cast = of("  %0 = cast %x {to = bf16} : bf16[s, D]
+  %1 = cast %0 {to = f32} : f32[s, D]
+  return %1");
     assert!(equal(&plain, &cast) && !near(&plain, &cast));
     let quantised = |width: u32| {
         of(&format!(
@@ -228,11 +230,8 @@ fn casts_are_the_identity_and_quantisation_is_not() {
 
 #[test]
 fn zero_divisors_ask_for_other_numbers() {
-    let g = graph(
-        "%x: f32[s], %y: f32[s]",
-        "s",
-        "  %0 = map { %x / (%y - %y) } : f32[s]\n  return %0",
-    );
+    let g =
+        graph("%x: f32[s], %y: f32[s]", "s", "  %0 = map { %x / (%y - %y) } : f32[s]\n  return %0");
     let inputs = random::<Field>(&g, 1);
     let error = evaluate(&g, &[&inputs[0], &inputs[1]], &Settings::default());
     assert_eq!(error.expect_err("a zero divisor").code(), "E0126");

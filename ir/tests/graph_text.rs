@@ -5,9 +5,11 @@ use ir::dim::Symbol;
 use ir::dtype::DType;
 use ir::error::IrError;
 use ir::graph::builder::GraphBuilder;
+use ir::graph::interp::{Settings, evaluate};
 use ir::graph::parse::parse_graph;
 use ir::graph::{Def, Graph, NodeId, Type, ValueId};
 use ir::ops::attention::AttentionAttrs;
+use ir::tensor::Tensor;
 
 fn errors(text: &str) -> Vec<(&'static str, String)> {
     let errors = parse_graph(text).expect_err(text);
@@ -215,6 +217,42 @@ fn broken_headers_end_in_an_error_and_never_in_a_panic() {
 }
 
 #[test]
+fn small_texts_do_not_make_large_extents() {
+    let tower: Vec<String> = (1..60).map(|i| format!("i{i} = i{0}*i{0} + i{0}", i - 1)).collect();
+    let text = format!("graph @g()\n  params i0 = 2\n  index {} {{\n}}", tower.join(", "));
+    assert!(errors(&text).iter().all(|(code, _)| *code == "E0104"));
+    let sums: Vec<String> = (0..40).map(|i| format!("i{i} = a + b + {i}*c + 1")).collect();
+    let names: Vec<String> = (0..40).map(|i| format!("i{i}")).collect();
+    let names = names.join(", ");
+    let text = format!(
+        "graph @g(%x: f32[{names}])\n  params a = 2, b = 3, c = 4\n  index {} {{
+  %0 = merge %x {{indices = [{names}], into = i1}} : f32[i1]\n}}",
+        sums.join(", ")
+    );
+    assert_eq!(errors(&text)[0].0, "E0117");
+}
+
+#[test]
+fn what_is_not_said_is_asked_for() {
+    let mut b = GraphBuilder::new("g");
+    b.step_symbol("s", 1, 4);
+    b.step_symbol("t", 1, 4);
+    let x = b.input("x", DType::F32, &["s"]);
+    let contract = ir::ops::find("contract").expect("a listed op");
+    let silent = b.node(contract, &[x], None, Default::default(), None);
+    assert_eq!(silent.expect_err("no declared result").kind.code(), "E0121");
+    // Nothing given tells t.
+    let y = b.iota("t", "s").expect("positions");
+    b.output(y);
+    let graph = b.finish().expect("sound declarations");
+    let x = Tensor::<f32>::floats(&[2], vec![0.0; 2]).expect("two numbers");
+    let run = |settings: &Settings| evaluate(&graph, &[&x], settings).map(|o| o.outputs);
+    assert_eq!(run(&Settings::default()).expect_err("t is open").code(), "E0125");
+    let settings = Settings { bindings: [("t".into(), 3)].into(), key: 0 };
+    assert_eq!(run(&settings).expect("t is bound")[0].as_ints(), [3, 4]);
+}
+
+#[test]
 fn builders_report_all_declarations_at_once() {
     let mut b = GraphBuilder::new("g");
     b.param_symbol("D", 4);
@@ -259,6 +297,18 @@ fn graphs_broken_by_hand_are_refused() {
         g.indices.insert("e".into(), "n".into());
     };
     assert_eq!(broken(&unknown_symbol), ["E0104"]);
+}
+
+#[test]
+fn the_examples_of_the_readme_are_canonical() {
+    let readme = include_str!("../README.md");
+    let examples = readme.split("```graph\n").skip(1);
+    let examples: Vec<&str> = examples.filter_map(|e| e.split("```").next()).collect();
+    assert!(!examples.is_empty());
+    for text in examples {
+        let graph = parse_graph(text).unwrap_or_else(|e| panic!("{text}\n{e:?}"));
+        assert_eq!(graph.to_string(), text);
+    }
 }
 
 #[test]

@@ -79,7 +79,8 @@ fn names_are_those_of_the_files() {
     for op in ops::ALL {
         let schema = op.schema();
         assert!(seen.insert(schema.name), "{} is listed twice", schema.name);
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/ops/{}.rs", schema.name));
+        let file =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/ops/{}.rs", schema.name));
         let source = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file:?}: {e}"));
         assert!(source.starts_with(&format!("//! `{}`: ", schema.name)), "{file:?}");
         assert!(schema.summary.len() > 10 && !schema.summary.ends_with('.'), "{}", schema.name);

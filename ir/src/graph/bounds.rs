@@ -33,7 +33,7 @@ fn atom_value(atom: &crate::dim::Atom, of: &dyn Fn(&str) -> Option<i64>) -> Opti
     use crate::dim::Atom;
     match atom {
         Atom::Symbol(name) => of(name),
-        // Each is monotone in its dim, and so bounded by the bound of it where that is monotone too.
+        // Each grows with its dim, and is bounded by the dim's bound where that is known.
         Atom::FloorDiv(d, by) => monotone(d, of).map(|v| v.div_euclid(*by)),
         Atom::CeilDiv(d, by) => monotone(d, of)?.checked_neg().map(|v| -v.div_euclid(*by)),
         Atom::Min(d, c) => monotone(d, of).map(|v| v.min(*c)),

@@ -74,7 +74,7 @@ impl GraphBuilder {
     }
 
     /// Declares an index whose extent is not the symbol of its name. Indices in `extent` stand for
-    /// theirs.
+    /// their own extents.
     pub fn index(&mut self, name: &str, extent: impl Into<Dim>) {
         self.check_word("index", name);
         let extent = self.resolved(&extent.into());
@@ -267,9 +267,13 @@ impl GraphBuilder {
         if self.errors.is_empty() { Ok(self.graph) } else { Err(self.errors) }
     }
 
-    /// A dim with names of indices replaced by their extents.
+    /// A dim with names of indices replaced by their extents, where both are small: each level of
+    /// names could square the size, and a text may have many.
     fn resolved(&self, dim: &Dim) -> Dim {
-        dim.substitute(&|n| self.graph.indices.get(n).cloned())
+        if !is_small(dim) {
+            return dim.clone();
+        }
+        dim.substitute(&|n| self.graph.indices.get(n).filter(|d| is_small(d)).cloned())
     }
 
     fn check_name(&mut self, what: &'static str, name: &str) {
@@ -313,6 +317,10 @@ impl GraphBuilder {
 pub(super) fn is_name(name: &str) -> bool {
     let part = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     name.split('.').all(part)
+}
+
+fn is_small(dim: &Dim) -> bool {
+    dim.terms().count() <= 8 && dim.terms().all(|(atoms, _)| atoms.len() <= 4)
 }
 
 /// Where an expression names the operands: each once, in the order of the text.

@@ -4,18 +4,23 @@
 //! graph   = "graph" @name "(" [ param { "," param } ] ")" [ "->" types ] header
 //!           "{" { node } [ "return" values ] "}"
 //! param   = [ "weight" | "state" ] %name ":" type
-//! header  = [ "params" bounds ] [ "where" bounds ] [ "index" name "=" dim { "," name "=" dim } ]
+//! header  = [ "params" bounds ] [ "where" bounds ]
+//!           [ "index" name "=" dim { "," name "=" dim } ]
 //! type    = encoding "[" [ index { "," index } ] "]"
 //! node    = values "=" op ( [ values ] | "{" expr "}" ) [ "where" %mask ]
 //!           [ "{" key "=" attr { "," key "=" attr } "}" ] ":" types
 //! file    = { graph } program
-//! program = "program" @name [ "params" bounds ] [ "where" bounds ] "{" { weight | state | entry } "}"
+//! program = "program" @name [ "params" bounds ] [ "where" bounds ]
+//!           "{" { weight | state | entry } "}"
 //! weight  = "weight" @name ":" encoding dims "=" ( "tensor" | "stack" ) names [ "scales" names ]
 //!           "of" dims "at" integer "strides" dims
 //! state   = "state" @name ":" encoding dims ( "rows" | "ring" integer "+" integer | "carry" )
 //!           "layers" integer
-//! entry   = "entry" @name "(" { %name ":" dtype "[" dims "]" } ")" "{" { call } [ "return" values ] "}"
-//! call    = [ values "=" ] "call" @block "(" { %name | @weight | @state "[" integer "]" } ")" "on" name
+//! entry   = "entry" @name "(" [ input { "," input } ] ")" "{" { call } [ "return" values ] "}"
+//! input   = %name ":" dtype "[" [ dim { "," dim } ] "]"
+//! call    = [ values "=" ] "call" @block "(" [ arg { "," arg } ] ")" "on" name
+//! arg     = %name | @weight | @state "[" integer "]"
+//! dims    = "[" [ integer { "," integer } ] "]"
 //! ```
 
 mod node;

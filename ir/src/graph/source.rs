@@ -30,7 +30,11 @@ impl Weight {
         };
         let (dims, stored) = (sizes(&self.dims)?, sizes(&self.source.stored_dims)?);
         let source = &self.source;
-        elements(&dims)?;
+        let count = |dims: &[usize]| {
+            let product = dims.iter().try_fold(1i64, |p, d| p.checked_mul(i64::try_from(*d).ok()?));
+            product.ok_or(GraphError::TooLarge { elements: u64::MAX })
+        };
+        count(&dims)?;
         let tensors = match (source.stacked, dims.first()) {
             (true, Some(first)) => *first,
             (true, None) => return Err(fail("stacked without an axis")),
@@ -50,7 +54,7 @@ impl Weight {
         if source.view.strides.len() != axes.len() {
             return Err(fail("not one stride for each axis"));
         }
-        let len = elements(&stored)?;
+        let len = count(&stored)?;
         let (mut least, mut most) =
             (i128::from(source.view.offset), i128::from(source.view.offset));
         for (extent, stride) in axes.iter().zip(&source.view.strides) {
@@ -67,12 +71,15 @@ impl Weight {
     /// The decoded elements, in row-major order of the logical extents. `bytes_of` gives a stored
     /// tensor's little-endian bytes.
     ///
-    /// Errors: E0104 for a tensor that is not there, E0130 for one of another size, E0131.
+    /// Errors: E0104 for a tensor that is not there, E0129 for more elements than an evaluation may
+    /// hold, E0130 for a tensor of another size, E0131.
     pub fn values<'b>(
         &self,
         bytes_of: &dyn Fn(&str) -> Option<&'b [u8]>,
     ) -> Result<Vec<f32>, GraphError> {
         let Layout { stored, axes } = self.layout()?;
+        let tensors = self.source.tensors.len();
+        let total = elements(&[&axes[..], &[tensors]].concat())?;
         let find = |name: &Name, expected: Option<usize>| -> Result<&'b [u8], GraphError> {
             let unknown = GraphError::Unknown { what: "stored tensor", name: name.clone() };
             let bytes = bytes_of(name).ok_or(unknown)?;
@@ -90,7 +97,7 @@ impl Weight {
             scale_dims(self.encoding, &stored).and_then(|d| code_bytes(scale_type, &d));
         let positions = self.positions(&axes);
         let cols = stored.last().copied().unwrap_or(1);
-        let mut values = Vec::with_capacity(positions.len() * self.source.tensors.len());
+        let mut values = Vec::with_capacity(total);
         for (i, name) in self.source.tensors.iter().enumerate() {
             let codes = find(name, code_bytes(self.encoding.code, &stored))?;
             let scales = match self.source.scales.get(i) {

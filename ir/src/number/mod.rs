@@ -83,11 +83,16 @@ pub trait Number: Copy + PartialEq + Debug + Default + Send + Sync + 'static {
         Self::ONE.div(self.unary(Unary::Sqrt, key))
     }
 
+    /// Whether it is not a number, which nothing in the field is.
+    fn is_nan(self) -> bool {
+        self.to_f64().is_nan()
+    }
+
     /// The greater; NaN if either is.
     fn max(self, other: Self, key: u64) -> Self {
         match self.order(other, key) {
             Some(Ordering::Less) => other,
-            None if self == self => other,
+            None if !self.is_nan() => other,
             _ => self,
         }
     }
@@ -96,7 +101,7 @@ pub trait Number: Copy + PartialEq + Debug + Default + Send + Sync + 'static {
     fn min(self, other: Self, key: u64) -> Self {
         match self.order(other, key) {
             Some(Ordering::Greater) => other,
-            None if self == self => other,
+            None if !self.is_nan() => other,
             _ => self,
         }
     }

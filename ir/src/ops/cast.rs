@@ -1,6 +1,5 @@
 //! `cast`: rounding to another float type.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
 use crate::attr::Key;
 use crate::dim::Dim;
 use crate::dtype::{Class, DType, Encoding};
@@ -12,6 +11,7 @@ use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
 use crate::tensor::{Data, Tensor};
+use crate::tiles::{Tile, Tiles, Unlowered};
 
 const TO: Key<Encoding> = Key::new(0, "to");
 

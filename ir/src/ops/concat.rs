@@ -1,7 +1,5 @@
 //! `concat`: one after the other along an index.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dim::{Dim, Name};
 use crate::error::IrError;
@@ -12,6 +10,7 @@ use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
 use crate::tensor::{Data, Tensor};
+use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 
 const ALONG: Key<Vec<Name>> = Key::new(0, "along");
 const INTO: Key<Name> = Key::new(1, "into");
@@ -47,9 +46,9 @@ impl OpDef for Op {
             Ok(indices)
         };
         let indices = joint(0)?;
-        for i in 1..along.len() {
+        for (i, index) in along.iter().enumerate().skip(1) {
             if joint(i)? != indices {
-                let expected = format!("the indices of {first} with '{}'", along[i]);
+                let expected = format!("the indices of {first} with '{index}'");
                 return Err(node.wrong_indices(i, expected));
             }
             if node.operand(i).dtype() != first.dtype() {

@@ -1,8 +1,5 @@
 //! `const`: numbers in the text.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::kernel::TileType;
-use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dtype::{Class, DType};
 use crate::error::IrError;
@@ -10,9 +7,11 @@ use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::Eval;
 use crate::graph::{Type, ValueId};
+use crate::kernel::TileType;
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
 use crate::tensor::{Tensor, elements};
+use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 
 const VALUES: Key<Vec<f64>> = Key::new(0, "values");
 

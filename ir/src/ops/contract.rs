@@ -1,10 +1,5 @@
 //! `contract`: sums of products.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::kernel::TileType;
-use crate::kernel::Fold;
-use crate::kernel;
-use crate::tiles::undeclared;
 use crate::attr::Attrs;
 use crate::dim::{Dim, Name};
 use crate::dtype::DType;
@@ -13,9 +8,13 @@ use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::Eval;
 use crate::graph::{Type, ValueId};
+use crate::kernel;
+use crate::kernel::Fold;
+use crate::kernel::TileType;
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, Tolerance};
 use crate::tensor::{Tensor, elements};
+use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 use std::borrow::Cow;
 
 const SCHEMA: Schema = Schema {

@@ -1,6 +1,5 @@
 //! `dequantize`: the numbers that codes and scales stand for.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
 use crate::attr::Attrs;
 use crate::dim::Dim;
 use crate::dtype::{Class, DType};
@@ -12,6 +11,7 @@ use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema};
 use crate::tensor::Tensor;
+use crate::tiles::{Tile, Tiles, Unlowered};
 
 const SCHEMA: Schema = Schema {
     name: "dequantize",

@@ -1,7 +1,5 @@
 //! `gather`: rows that an index tensor names.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dim::{Dim, Name};
 use crate::dtype::DType;
@@ -13,12 +11,14 @@ use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
 use crate::tensor::{Tensor, elements};
+use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 
 const INDEX: Key<Name> = Key::new(0, "index");
 
 const SCHEMA: Schema = Schema {
     name: "gather",
-    summary: "x with `index` replaced by what the rows name; shared indices are a batch; 0 if masked",
+    summary: "x with `index` replaced by what the rows name, 0 where masked; shared indices are a \
+              batch",
     operands: &["x", "rows"],
     mask: true,
     attrs: &[INDEX.spec()],
@@ -77,7 +77,8 @@ impl OpDef for Op {
         let [x, rows] = operands else { return Err(undeclared(&SCHEMA)) };
         let index = node.get(INDEX);
         let rest: Vec<Name> = x.indices.iter().filter(|i| *i != index).cloned().collect();
-        let own: Vec<Name> = rows.indices.iter().filter(|i| !x.indices.contains(i)).cloned().collect();
+        let own = rows.indices.iter().filter(|i| !x.indices.contains(i));
+        let own: Vec<Name> = own.cloned().collect();
         let table = tiles.permuted(x, &[rest.as_slice(), std::slice::from_ref(index)].concat());
         let named = tiles.aligned(node.graph, rows, &[rest.as_slice(), &own].concat())?;
         let named = tiles.flattened(named, rest.len());

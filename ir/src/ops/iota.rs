@@ -1,8 +1,5 @@
 //! `iota`: the integers from a start.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::kernel::TileType;
-use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dim::Dim;
 use crate::dtype::DType;
@@ -11,9 +8,11 @@ use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::Eval;
 use crate::graph::{Type, ValueId};
+use crate::kernel::TileType;
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
 use crate::tensor::{Data, Tensor};
+use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 
 const START: Key<Dim> = Key::new(0, "start");
 

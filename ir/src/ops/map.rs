@@ -1,7 +1,5 @@
 //! `map`: a scalar expression for each element.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dim::Dim;
 use crate::dtype::{Class, DType};
@@ -16,6 +14,7 @@ use crate::number::scalar::{Scalar, compile};
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, Tolerance, attrs};
 use crate::tensor::{Data, Tensor};
 use crate::text::{Parser, TokenKind};
+use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 
 /// What is computed; operands are those of the node.
 pub const EXPR: Key<Expr> = Key::new(0, "expr");

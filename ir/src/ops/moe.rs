@@ -117,7 +117,7 @@ impl OpDef for Op {
                 operands.try_into().expect("the number of operands has been checked");
             let (experts, chosen) = (node.get(EXPERTS), node.get(CHOSEN));
             let gate = b.scatter(index, weight, chosen, experts)?;
-            let over = |of: &[Name]| [&rows[..], &[experts.clone()], of].concat();
+            let over = |of: &[Name]| [&rows[..], std::slice::from_ref(experts), of].concat();
             let g = b.contract(x, w_gate, &over(&hidden))?;
             let u = b.contract(x, w_up, &over(&hidden))?;
             let a = b.swiglu(g, u)?;

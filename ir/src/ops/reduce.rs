@@ -1,9 +1,5 @@
 //! `reduce`: a fold over every index absent from the result.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::kernel::Fold;
-use crate::kernel;
-use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dim::{Dim, Name};
 use crate::dtype::{Class, DType};
@@ -12,15 +8,18 @@ use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::{Eval, walk};
 use crate::graph::{Type, ValueId};
+use crate::kernel;
+use crate::kernel::Fold;
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, Tolerance, attrs};
 use crate::tensor::{Data, Tensor, elements};
+use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 
 const OP: Key<Name> = Key::new(0, "op");
 
 const SCHEMA: Schema = Schema {
     name: "reduce",
-    summary: "sum, max or min of numbers, any or all of truth values; 0 or false where none is left",
+    summary: "sum, max or min of numbers, any or all of truth values; 0 or false of none",
     operands: &["x"],
     mask: true,
     attrs: &[OP.spec()],
@@ -171,58 +170,44 @@ fn extreme(
 impl Apply for Op {
     fn apply<N: Number>(cx: &Eval<'_, N>) -> Result<Vec<Tensor<N>>, GraphError> {
         let own = &cx.node.operand(0).indices;
-        let (extents, shape) = (cx.extents(own)?, cx.shape()?);
-        let out = cx.strides(cx.indices(), own)?;
         let mask = cx.mask_over(own)?;
-        let places = |mut visit: Box<dyn FnMut(usize, usize) + '_>| {
-            let mut from = 0;
-            walk(&extents, &[out.clone()], |at| {
-                if mask.as_ref().is_none_or(|m| m[from]) {
-                    visit(at[0], from);
-                }
-                from += 1;
-                Ok(())
-            })
-        };
-        let n = elements(&shape)?;
-        let (op, key) = (&**cx.node.get(OP), cx.key);
-        match cx.operands[0].data() {
-            Data::Float(x) => {
-                let mut folds: Vec<Option<N>> = vec![None; n];
-                places(Box::new(|to, from| {
-                    fold(&mut folds[to], x[from], |a, b| match op {
-                        "max" => a.max(b, key),
-                        "min" => a.min(b, key),
-                        _ => a.add(b),
-                    })
-                }))?;
-                cx.result(Data::Float(folds.into_iter().map(Option::unwrap_or_default).collect()))
+        let mut moves = vec![];
+        let mut from = 0;
+        walk(&cx.extents(own)?, &[cx.strides(cx.indices(), own)?], |at| {
+            if mask.as_ref().is_none_or(|m| m[from]) {
+                moves.push((from, at[0]));
             }
-            Data::Int(x) => {
-                let mut folds: Vec<Option<i32>> = vec![None; n];
-                places(Box::new(|to, from| {
-                    fold(&mut folds[to], x[from], |a, b| match op {
-                        "max" => a.max(b),
-                        "min" => a.min(b),
-                        _ => a.wrapping_add(b),
-                    })
-                }))?;
-                cx.result(Data::Int(folds.into_iter().map(Option::unwrap_or_default).collect()))
-            }
-            Data::Bool(x) => {
-                let mut folds: Vec<Option<bool>> = vec![None; n];
-                let all = op == "all";
-                places(Box::new(|to, from| {
-                    fold(&mut folds[to], x[from], |a, b| if all { a & b } else { a | b });
-                }))?;
-                cx.result(Data::Bool(folds.into_iter().map(Option::unwrap_or_default).collect()))
-            }
-        }
+            from += 1;
+            Ok(())
+        })?;
+        let n = elements(&cx.shape()?)?;
+        let key = cx.key;
+        cx.result(match (cx.operands[0].data(), &**cx.node.get(OP)) {
+            (Data::Float(x), "max") => Data::Float(fold(n, &moves, x, |a, b| a.max(b, key))),
+            (Data::Float(x), "min") => Data::Float(fold(n, &moves, x, |a, b| a.min(b, key))),
+            (Data::Float(x), _) => Data::Float(fold(n, &moves, x, N::add)),
+            (Data::Int(x), "max") => Data::Int(fold(n, &moves, x, i32::max)),
+            (Data::Int(x), "min") => Data::Int(fold(n, &moves, x, i32::min)),
+            (Data::Int(x), _) => Data::Int(fold(n, &moves, x, i32::wrapping_add)),
+            (Data::Bool(x), "all") => Data::Bool(fold(n, &moves, x, |a, b| a & b)),
+            (Data::Bool(x), _) => Data::Bool(fold(n, &moves, x, |a, b| a | b)),
+        })
     }
 }
 
-fn fold<T: Copy>(slot: &mut Option<T>, x: T, f: impl Fn(T, T) -> T) {
-    *slot = Some(slot.map_or(x, |sum| f(sum, x)));
+/// Folds elements of `x` into `n` places, in order; the default where none arrives.
+fn fold<T: Copy + Default>(
+    n: usize,
+    moves: &[(usize, usize)],
+    x: &[T],
+    f: impl Fn(T, T) -> T,
+) -> Vec<T> {
+    let mut folds: Vec<Option<T>> = vec![None; n];
+    for (from, to) in moves {
+        let x = x[*from];
+        folds[*to] = Some(folds[*to].map_or(x, |sum| f(sum, x)));
+    }
+    folds.into_iter().map(Option::unwrap_or_default).collect()
 }
 
 impl GraphBuilder {

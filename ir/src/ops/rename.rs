@@ -1,6 +1,5 @@
 //! `rename`: other names for indices.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
 use crate::attr::Key;
 use crate::dim::Name;
 use crate::error::IrError;
@@ -11,6 +10,7 @@ use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
 use crate::tensor::Tensor;
+use crate::tiles::{Tile, Tiles, Unlowered};
 
 const FROM: Key<Vec<Name>> = Key::new(0, "from");
 const TO: Key<Vec<Name>> = Key::new(1, "to");

@@ -124,7 +124,7 @@ const SAMPLES: &[Sample] = &[
   return %0
 }",
         inputs: &[&[3.0, 3.0, -8.0, 0.0], &[1.0, 0.5]],
-        outputs: &[&[1.0, 0.5, -1.4142135623730951, 0.0]],
+        outputs: &[&[1.0, 0.5, -std::f64::consts::SQRT_2, 0.0]],
     },
     Sample {
         graph: "graph @zeros(%x: f32[s, D], weight %w: f32[D]) -> f32[s, D]

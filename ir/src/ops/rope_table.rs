@@ -1,7 +1,5 @@
 //! `rope_table`: rotations by position.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dim::{Dim, Name};
 use crate::dtype::{Class, DType};
@@ -13,6 +11,7 @@ use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, Tolerance, attrs};
 use crate::tensor::{Data, Tensor, elements};
+use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 
 const INTO: Key<Name> = Key::new(0, "into");
 const SCALE: Key<f64> = Key::new(1, "scale");

@@ -1,7 +1,5 @@
 //! `scatter`: adds entries at the rows that an index tensor names.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dim::{Dim, Name};
 use crate::dtype::{Class, DType};
@@ -13,6 +11,7 @@ use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, Tolerance, attrs};
 use crate::tensor::{Data, Tensor, elements};
+use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 
 const INDEX: Key<Name> = Key::new(0, "index");
 const INTO: Key<Name> = Key::new(1, "into");

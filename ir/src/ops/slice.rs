@@ -1,7 +1,5 @@
 //! `slice`: a range of an index.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dim::{Dim, Name};
 use crate::error::IrError;
@@ -12,6 +10,7 @@ use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
 use crate::tensor::{Data, Tensor};
+use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 
 const INDEX: Key<Name> = Key::new(0, "index");
 const INTO: Key<Name> = Key::new(1, "into");

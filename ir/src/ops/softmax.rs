@@ -1,7 +1,5 @@
 //! `softmax`: exponentials over their sum.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::kernel::Fold;
 use crate::attr::Key;
 use crate::dim::{Dim, Name};
 use crate::dtype::{Class, DType};
@@ -10,9 +8,11 @@ use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::Eval;
 use crate::graph::{Graph, Type, ValueId};
+use crate::kernel::Fold;
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, Tolerance, attrs, define};
 use crate::tensor::Tensor;
+use crate::tiles::{Tile, Tiles, Unlowered};
 
 const INDEX: Key<Name> = Key::new(0, "index");
 

@@ -1,7 +1,5 @@
 //! `topk`: where the largest entries are.
 
-use crate::tiles::{Tile, Tiles, Unlowered};
-use crate::tiles::undeclared;
 use crate::attr::Key;
 use crate::dim::{Dim, Name};
 use crate::dtype::{Class, DType};
@@ -13,6 +11,7 @@ use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
 use crate::tensor::{Data, Tensor, elements};
+use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 use std::cmp::Ordering;
 
 const INDEX: Key<Name> = Key::new(0, "index");
@@ -115,7 +114,7 @@ impl Apply for Op {
 /// Rows from the largest on; NaN counts as larger than any number.
 fn rank<N: Number>(x: &[N], mask: Option<&[bool]>, key: u64) -> Vec<usize> {
     let on = |i: usize| mask.is_none_or(|m| m[i]);
-    let nan = |i: usize| x[i] != x[i];
+    let nan = |i: usize| x[i].is_nan();
     let falling = |a: usize, b: usize| match (on(a), on(b)) {
         (true, true) => x[b].order(x[a], key).unwrap_or_else(|| nan(b).cmp(&nan(a))),
         (false, false) => Ordering::Equal,
