@@ -5,7 +5,8 @@
 //! - Lanes along k, where both operands are contiguous in k: vectors of both, summed at the end.
 //! - One element at a time for the rest, and for the columns that fill no vector.
 
-use super::emit::Emitter;
+use super::emit::{Emitter, OpenFor};
+use super::scratch::BufferId;
 use super::tile::bytes_of;
 use crate::dtype::{DType, Encoding};
 use crate::loops::{
@@ -14,6 +15,9 @@ use crate::loops::{
 
 /// Accumulators held at once, in vectors.
 const HELD: u32 = 8;
+
+/// Least number of rows for which weights are decoded ahead of the product.
+const PANEL_ROWS: u32 = 8;
 
 /// Emits the loops of a product.
 pub(super) fn lower(em: &mut Emitter, mma: &Mma) {
@@ -69,11 +73,16 @@ struct Product<'m> {
     bounds: Bounds,
 }
 
+/// An address and a constant number of bytes.
+type Place = (Reg, i64);
+
 /// Right operand as weights in vectors of adjacent columns.
 struct Weights<'m> {
     encoding: Encoding,
     /// k's that one load covers.
     group: u32,
+    /// Scales and their type.
+    scales: Option<(&'m Scales, DType)>,
     source: Source<'m>,
 }
 
@@ -118,26 +127,18 @@ impl Product<'_> {
     fn weights(&self) -> Weights<'_> {
         match &self.mma.right {
             Right::Strided { encoding, at } => {
-                Weights { encoding: *encoding, group: 1, source: Source::Rows(at) }
+                Weights { encoding: *encoding, group: 1, scales: None, source: Source::Rows(at) }
             }
-            Right::Blocked { encoding, address, block_bytes, lanes, group, .. } => Weights {
+            Right::Blocked { encoding, address, block_bytes, lanes, group, scales } => Weights {
                 encoding: *encoding,
                 group: *group,
+                scales: scales.as_ref().map(|s| (s, scale_type(*encoding))),
                 source: Source::Blocks {
                     address: *address,
                     block_bytes: *block_bytes,
                     lanes: *lanes,
                 },
             },
-        }
-    }
-
-    fn scales(&self) -> Option<(&Scales, DType)> {
-        match &self.mma.right {
-            Right::Blocked { encoding, scales: Some(s), .. } => {
-                Some((s, encoding.scale.map_or(DType::F32, |s| s.dtype)))
-            }
-            _ => None,
         }
     }
 
@@ -175,20 +176,100 @@ impl Product<'_> {
         let held = (HELD / rows).min(4).min(vectors);
         let zero = em.int(0);
         let step = i64::from(held) * lanes;
-        let many = match em.constant(whole) {
-            Some(w) => em.int(w / step * step),
-            None => {
-                let count = em.arith_imm(Arith::Div, whole, step);
-                em.mul_imm(count, step)
-            }
-        };
+        let many = whole_steps(em, whole, step);
+        let panel = self.panel(em, held);
         for (lo, hi, held) in [(zero, many, held), (many, whole, 1)] {
             if known_empty(em, lo, hi) || (held == 1 && lo != zero && step == lanes) {
                 continue;
             }
             let (open, _) = em.open_for(lo, hi, i64::from(held) * lanes, &[]);
             let j = open.var();
-            self.over_rows(em, rows, &mut |em, i, rows| self.column_tile(em, i, rows, j, held));
+            let strided = panel.map(|id| self.fill_panel(em, id, j, held));
+            let weights = match &strided {
+                None => self.weights(),
+                Some(at) => Weights {
+                    encoding: DType::F32.into(),
+                    group: 1,
+                    scales: None,
+                    source: Source::Rows(at),
+                },
+            };
+            self.over_rows(em, rows, &mut |em, i, rows| {
+                self.column_tile(em, &weights, (i, rows), (j, held));
+            });
+            em.close_for(open, &[]);
+        }
+    }
+
+    /// Scratch for a panel of decoded weights, where more than a few rows are multiplied by it.
+    fn panel(&self, em: &mut Emitter, held: u32) -> Option<BufferId> {
+        let weights = self.weights();
+        let plain = weights.encoding == DType::F32.into();
+        let bytes = u64::from(self.mma.k) * u64::from(held * em.lanes) * 4;
+        (!plain && self.mma.m >= PANEL_ROWS).then(|| em.scratch.allocate(bytes))
+    }
+
+    /// Decodes the weights of `held` vectors from column `j`; gives them as memory in which a
+    /// column has its own number.
+    fn fill_panel(&self, em: &mut Emitter, id: BufferId, j: Reg, held: u32) -> Strided {
+        let weights = self.weights();
+        let lanes = i64::from(em.lanes);
+        let row = i64::from(held) * lanes * 4;
+        let address = em.buffer(id, 0);
+        let starts = self.column_starts(em, &weights, j, held);
+        let zero = em.int(0);
+        match weights.scales {
+            None => {
+                let range = (zero, self.bounds.k);
+                self.decode(em, &weights, &starts, range, &[], (address, row));
+            }
+            Some(scales) => {
+                let (open, range, _) = self.open_blocks(em, scales.0, &[]);
+                let factors = self.factors(em, scales, j, &starts, open.var());
+                self.decode(em, &weights, &starts, range, &factors, (address, row));
+                em.close_for(open, &[]);
+            }
+        }
+        let by = em.mul_imm(j, -4);
+        let address = em.add(address, by);
+        Strided { address, row: Stride::Bytes(4), col: Stride::Bytes(row) }
+    }
+
+    /// Writes weights times their factors to `to`, whose rows lie `to.1` bytes apart.
+    fn decode(
+        &self,
+        em: &mut Emitter,
+        weights: &Weights,
+        starts: &[Place],
+        (lo, hi): (Reg, Reg),
+        factors: &[Reg],
+        to: Place,
+    ) {
+        let group = i64::from(weights.group);
+        let whole = whole_steps(em, hi, group);
+        let write = |em: &mut Emitter, k: Reg, parts: &[i64]| {
+            let by = em.mul_imm(k, to.1);
+            let row = em.add(to.0, by);
+            for (v, start) in starts.iter().enumerate() {
+                let vectors = weights.load(em, *start, k, parts);
+                for (vector, part) in vectors.into_iter().zip(parts) {
+                    let value = factors.get(v).map_or(vector, |f| em.mul(vector, *f));
+                    let at = part * to.1 + 4 * i64::from(em.lanes) * v as i64;
+                    em.store(MemElem::F32, row, at, value);
+                }
+            }
+        };
+        let (open, _) = em.open_for(lo, whole, group, &[]);
+        let all: Vec<i64> = (0..group).collect();
+        write(em, open.var(), &all);
+        em.close_for(open, &[]);
+        if known_empty(em, whole, hi) {
+            return;
+        }
+        for part in 0..group - 1 {
+            let (from, to) = part_of_group(em, whole, part, hi);
+            let (open, _) = em.open_for(from, to, 1, &[]);
+            write(em, whole, &[part]);
             em.close_for(open, &[]);
         }
     }
@@ -198,13 +279,7 @@ impl Product<'_> {
         let zero = em.int(0);
         let step = i64::from(rows);
         let m = self.bounds.m;
-        let many = match em.constant(m) {
-            Some(m) => em.int(m / step * step),
-            None => {
-                let count = em.arith_imm(Arith::Div, m, step);
-                em.mul_imm(count, step)
-            }
-        };
+        let many = whole_steps(em, m, step);
         for (lo, hi, rows) in [(zero, many, rows), (many, m, 1)] {
             if known_empty(em, lo, hi) || (rows == 1 && lo != zero && step == 1) {
                 continue;
@@ -216,10 +291,15 @@ impl Product<'_> {
     }
 
     /// Accumulates `rows` by `held` vectors from `(i, j)`.
-    fn column_tile(&self, em: &mut Emitter, i: Reg, rows: u32, j: Reg, held: u32) {
+    fn column_tile(
+        &self,
+        em: &mut Emitter,
+        weights: &Weights,
+        (i, rows): (Reg, u32),
+        (j, held): (Reg, u32),
+    ) {
         let lanes = i64::from(em.lanes);
-        let weights = self.weights();
-        let starts: Vec<Reg> = (0..held).map(|v| self.column_start(em, &weights, j, v)).collect();
+        let starts = self.column_starts(em, weights, j, held);
         let lefts: Vec<Reg> = (0..rows)
             .map(|r| {
                 let i = em.add_imm(i, r.into());
@@ -236,14 +316,23 @@ impl Product<'_> {
         }
         let begin: Vec<Reg> =
             places.iter().map(|(a, o)| em.load(MemElem::F32, true, *a, *o)).collect();
-        let sums = match self.scales() {
+        let sums = match weights.scales {
             None => {
                 let zero = em.int(0);
                 let whole = (zero, self.bounds.k);
-                self.depth_loop(em, &weights, &starts, &lefts, whole, &begin)
+                self.depth_loop(em, weights, &starts, &lefts, whole, &begin)
             }
-            Some((scales, dtype)) => {
-                self.scaled_loop(em, &weights, (scales, dtype), j, &starts, &lefts, &begin)
+            Some(scales) => {
+                let (open, range, sums) = self.open_blocks(em, scales.0, &begin);
+                let zero = em.float(0.0);
+                let none = vec![em.wide(zero); begin.len()];
+                let parts = self.depth_loop(em, weights, &starts, &lefts, range, &none);
+                let factors = self.factors(em, scales, j, &starts, open.var());
+                let sums = sums.iter().zip(parts).enumerate();
+                let next =
+                    sums.map(|(at, (sum, part))| em.fma(part, factors[at % starts.len()], *sum));
+                let next: Vec<Reg> = next.collect();
+                em.close_for(open, &next)
             }
         };
         for ((address, offset), sum) in places.into_iter().zip(sums) {
@@ -251,19 +340,37 @@ impl Product<'_> {
         }
     }
 
-    /// Address of the weights of vector `v` from column `j`, at k = 0.
-    fn column_start(&self, em: &mut Emitter, weights: &Weights, j: Reg, v: u32) -> Reg {
-        let j = em.add_imm(j, i64::from(v) * i64::from(em.lanes));
+    /// Addresses of the weights of vectors from column `j`, at k = 0.
+    fn column_starts(&self, em: &mut Emitter, weights: &Weights, j: Reg, held: u32) -> Vec<Place> {
+        let lanes = em.lanes;
+        let bits = i64::from(weights.group * weights.encoding.code.bits());
+        let apart = i64::from(lanes) * bits / 8;
+        let adjacent = match &weights.source {
+            Source::Rows(_) => true,
+            // All vectors lie in one block, since they begin at a multiple of what they hold.
+            Source::Blocks { lanes: block, .. } => block % (held * lanes) == 0,
+        };
+        if adjacent {
+            let first = self.column_start(em, weights, j);
+            return (0..i64::from(held)).map(|v| (first, v * apart)).collect();
+        }
+        (0..i64::from(held))
+            .map(|v| {
+                let j = em.add_imm(j, v * i64::from(lanes));
+                (self.column_start(em, weights, j), 0)
+            })
+            .collect()
+    }
+
+    /// Address of the weights of a vector from column `j`, at k = 0.
+    fn column_start(&self, em: &mut Emitter, weights: &Weights, j: Reg) -> Reg {
         match &weights.source {
             Source::Rows(at) => {
                 let by = scaled(em, j, at.row);
                 em.add(at.address, by)
             }
             Source::Blocks { address, block_bytes, lanes } => {
-                let lanes = i64::from(*lanes);
-                let block = em.arith_imm(Arith::Div, j, lanes);
-                let first = em.mul_imm(block, lanes);
-                let lane = em.sub(j, first);
+                let (block, lane) = quotient_rest(em, j, i64::from(*lanes));
                 let by = em.mul(block, *block_bytes);
                 let address = em.add(*address, by);
                 let lane_bits = i64::from(weights.group * weights.encoding.code.bits());
@@ -278,20 +385,14 @@ impl Product<'_> {
         &self,
         em: &mut Emitter,
         weights: &Weights,
-        starts: &[Reg],
+        starts: &[Place],
         lefts: &[Reg],
         range: (Reg, Reg),
         begin: &[Reg],
     ) -> Vec<Reg> {
         let group = i64::from(weights.group);
         let (lo, hi) = range;
-        let whole = match em.constant(hi) {
-            Some(h) => em.int(h / group * group),
-            None => {
-                let count = em.arith_imm(Arith::Div, hi, group);
-                em.mul_imm(count, group)
-            }
-        };
+        let whole = whole_steps(em, hi, group);
         let (open, sums) = em.open_for(lo, whole, group, begin);
         let all: Vec<i64> = (0..group).collect();
         let next = self.depth_step(em, weights, starts, lefts, open.var(), &all, &sums);
@@ -301,9 +402,7 @@ impl Product<'_> {
         }
         // Part of a group: as many loops of one iteration at most as there may be k's.
         for part in 0..group - 1 {
-            let from = em.add_imm(whole, part);
-            let to = em.add_imm(whole, part + 1);
-            let to = em.min(to, hi);
+            let (from, to) = part_of_group(em, whole, part, hi);
             let (open, inside) = em.open_for(from, to, 1, &sums);
             let next = self.depth_step(em, weights, starts, lefts, whole, &[part], &inside);
             sums = em.close_for(open, &next);
@@ -316,7 +415,7 @@ impl Product<'_> {
         &self,
         em: &mut Emitter,
         weights: &Weights,
-        starts: &[Reg],
+        starts: &[Place],
         lefts: &[Reg],
         k: Reg,
         parts: &[i64],
@@ -338,19 +437,13 @@ impl Product<'_> {
         sums
     }
 
-    /// As `depth_loop` over all of k, block of scales by block: the sum of a block's products is
-    /// scaled once.
-    #[expect(clippy::too_many_arguments, reason = "what a tile of the product is made of")]
-    fn scaled_loop(
+    /// Opens a loop over the blocks of scales along k; gives its range of k.
+    fn open_blocks(
         &self,
         em: &mut Emitter,
-        weights: &Weights,
-        (scales, dtype): (&Scales, DType),
-        j: Reg,
-        starts: &[Reg],
-        lefts: &[Reg],
+        scales: &Scales,
         begin: &[Reg],
-    ) -> Vec<Reg> {
+    ) -> (OpenFor, (Reg, Reg), Vec<Reg>) {
         let cols = i64::from(scales.cols);
         let first = em.convert(Convert::I32ToI64, scales.first_col);
         let from = em.arith_imm(Arith::Div, first, cols);
@@ -358,38 +451,43 @@ impl Product<'_> {
         let end = em.add_imm(end, cols - 1);
         let to = em.arith_imm(Arith::Div, end, cols);
         let (open, sums) = em.open_for(from, to, 1, begin);
-        let block = open.var();
         let zero = em.int(0);
-        let lo = em.mul_imm(block, cols);
+        let lo = em.mul_imm(open.var(), cols);
         let lo = em.sub(lo, first);
         let hi = em.add_imm(lo, cols);
         let (lo, hi) = (em.max(lo, zero), em.min(hi, self.bounds.k));
-        let none = em.float(0.0);
-        let none = em.wide(none);
-        let range = (lo, hi);
-        let parts = self.depth_loop(em, weights, starts, lefts, range, &vec![none; begin.len()]);
-        let mut next = vec![];
-        let factors: Vec<Reg> = (0..starts.len() as i64)
-            .map(|v| {
-                let j = em.add_imm(j, v * i64::from(em.lanes));
-                scale_vector(em, scales, dtype, j, block)
-            })
-            .collect();
-        for (at, (sum, part)) in sums.iter().zip(parts).enumerate() {
-            next.push(em.fma(part, factors[at % starts.len()], *sum));
-        }
-        em.close_for(open, &next)
+        (open, (lo, hi), sums)
+    }
+
+    /// Scales of vectors of columns from `j`, in a block along k.
+    fn factors(
+        &self,
+        em: &mut Emitter,
+        (scales, dtype): (&Scales, DType),
+        j: Reg,
+        starts: &[Place],
+        block: Reg,
+    ) -> Vec<Reg> {
+        let vectors = 0..starts.len() as i64;
+        let one = |v: i64| {
+            let j = em.add_imm(j, v * i64::from(em.lanes));
+            scale_vector(em, scales, dtype, j, block)
+        };
+        vectors.map(one).collect()
     }
 
     /// Lanes along k.
     fn rows(&self, em: &mut Emitter) {
-        let rows = if self.mma.m >= 2 { 2 } else { 1 };
-        let cols = 4.min(self.mma.n.max(1));
+        let (rows, cols) = match self.mma.m {
+            0 | 1 => (1, 4),
+            2 | 3 => (2, 4),
+            _ => (4, 2),
+        };
+        let cols = cols.min(self.mma.n.max(1));
         let zero = em.int(0);
         let n = self.bounds.n;
         let step = i64::from(cols);
-        let count = em.arith_imm(Arith::Div, n, step);
-        let many = em.mul_imm(count, step);
+        let many = whole_steps(em, n, step);
         for (lo, hi, cols) in [(zero, many, cols), (many, n, 1)] {
             if known_empty(em, lo, hi) || (cols == 1 && lo != zero && step == 1) {
                 continue;
@@ -461,7 +559,7 @@ impl Product<'_> {
         let k = depth.var();
         let mut x = self.left_at(em, left, k, 0);
         if let Some(scales) = &self.mma.left.scales {
-            let dtype = self.mma.left.encoding.scale.map_or(DType::F32, |s| s.dtype);
+            let dtype = scale_type(self.mma.left.encoding);
             let scale = scale_of(em, scales, dtype, i, k);
             x = em.mul(x, scale);
         }
@@ -497,8 +595,7 @@ impl Product<'_> {
                 match scales {
                     None => value,
                     Some(s) => {
-                        let dtype = encoding.scale.map_or(DType::F32, |s| s.dtype);
-                        let scale = scale_of(em, s, dtype, j, k);
+                        let scale = scale_of(em, s, scale_type(*encoding), j, k);
                         em.mul(value, scale)
                     }
                 }
@@ -510,7 +607,7 @@ impl Product<'_> {
 impl Weights<'_> {
     /// Vectors of the weights of `k + part` for each part, of columns from `start`; `k` is a
     /// multiple of the group.
-    fn load(&self, em: &mut Emitter, start: Reg, k: Reg, parts: &[i64]) -> Vec<Reg> {
+    fn load(&self, em: &mut Emitter, (start, at): Place, k: Reg, parts: &[i64]) -> Vec<Reg> {
         let code = self.encoding.code;
         let step = match &self.source {
             Source::Rows(at) => scaled(em, k, at.col),
@@ -523,10 +620,10 @@ impl Weights<'_> {
         };
         let address = em.add(start, step);
         if self.group == 1 {
-            let value = em.load_as(code, true, address, 0);
+            let value = em.load_as(code, true, address, at);
             return vec![float(em, value)];
         }
-        let word = em.load(MemElem::I32, true, address, 0);
+        let word = em.load(MemElem::I32, true, address, at);
         parts.iter().map(|p| code_of(em, word, code, *p)).collect()
     }
 }
@@ -656,6 +753,28 @@ fn quotient_rest(em: &mut Emitter, a: Reg, by: i64) -> (Reg, Reg) {
     let quotient = em.arith_imm(Arith::Div, a, by);
     let product = em.mul_imm(quotient, by);
     (quotient, em.sub(a, product))
+}
+
+/// The greatest multiple of `step` that is at most a count.
+fn whole_steps(em: &mut Emitter, count: Reg, step: i64) -> Reg {
+    match em.constant(count) {
+        Some(c) => em.int(c / step * step),
+        None => {
+            let steps = em.arith_imm(Arith::Div, count, step);
+            em.mul_imm(steps, step)
+        }
+    }
+}
+
+/// The range of one k, or of none if that is not below `hi`.
+fn part_of_group(em: &mut Emitter, whole: Reg, part: i64, hi: Reg) -> (Reg, Reg) {
+    let from = em.add_imm(whole, part);
+    let to = em.add_imm(whole, part + 1);
+    (from, em.min(to, hi))
+}
+
+fn scale_type(encoding: Encoding) -> DType {
+    encoding.scale.map_or(DType::F32, |s| s.dtype)
 }
 
 fn scaled(em: &mut Emitter, at: Reg, stride: Stride) -> Reg {

@@ -65,7 +65,7 @@ pub fn expand(kernel: &Kernel, machine: &Machine) -> Result<Program> {
     let mut expander = Expander::new(kernel, *machine);
     expander.program()?;
     let (mut body, regs, scratch) = expander.em.finish();
-    let scratch_bytes = scratch.resolve(&mut body);
+    let scratch_bytes = scratch.resolve(&mut body, 0);
     let program =
         Program { name: kernel.name.clone(), lanes: machine.lanes, regs, scratch_bytes, body };
     if cfg!(debug_assertions) {
@@ -75,12 +75,14 @@ pub fn expand(kernel: &Kernel, machine: &Machine) -> Result<Program> {
 }
 
 /// A product as loops, for a target that claimed it and yet has no better form. New registers
-/// are added to the program's.
+/// are added to the program's, and so is the scratch that the loops need.
 pub fn lower_mma(mma: &Mma, program: &mut Program) -> Vec<Stmt> {
     let mut em = Emitter::resume(program.lanes, std::mem::take(&mut program.regs));
     generic::lower(&mut em, mma);
-    let (body, regs, _) = em.finish();
+    let (mut body, regs, scratch) = em.finish();
     program.regs = regs;
+    let bytes = scratch.resolve(&mut body, program.scratch_bytes);
+    program.scratch_bytes += bytes;
     body
 }
 

@@ -9,6 +9,9 @@ use crate::dtype::DType;
 use crate::kernel::ValueId;
 use crate::loops::{Arith, Convert, Left, Mma, Reg, Right, Scales, Stride, Strided};
 
+/// Least number of columns that makes a copy of the left operand worth it.
+const OFTEN: u32 = 8;
+
 /// An operand as memory, with its counts of valid rows and of valid k (I64).
 struct Operand<T> {
     form: T,
@@ -63,10 +66,23 @@ impl Expander<'_> {
         if (self.machine.mma)(&candidate) {
             self.em.mma(candidate);
         } else {
-            generic::lower(&mut self.em, &candidate);
+            let (widened, copy) = self.widened(&candidate, left, origin)?;
+            generic::lower(&mut self.em, &widened);
+            self.last([copy, right.origin, acc.place.origin]);
         }
         self.last([origin, right.origin, acc.place.origin]);
         Ok(())
+    }
+
+    /// The product with its left operand as `f32`, where each element is read often: generic
+    /// loops would widen it each time.
+    fn widened(&mut self, mma: &Mma, left: &TileRef, origin: Origin) -> Result<(Mma, Origin)> {
+        if mma.left.encoding == DType::F32.into() || mma.n < OFTEN {
+            return Ok((mma.clone(), origin));
+        }
+        let wide = Tile::new(DType::F32, &left.shape, Kind::Cast(left.clone()));
+        let copy = self.plain_left(&wide)?;
+        Ok((Mma { left: copy.form, ..mma.clone() }, copy.origin))
     }
 
     /// Buffers are in use up to here.

@@ -127,9 +127,10 @@ impl Scratch {
         }
     }
 
-    /// Replaces references by offsets in a whole program; gives the bytes needed.
-    pub fn resolve(&self, stmts: &mut [Stmt]) -> u64 {
-        let (offsets, total) = self.place();
+    /// Replaces references by offsets from `first` on; gives the bytes needed.
+    pub fn resolve(&self, stmts: &mut [Stmt], first: u64) -> u64 {
+        let (mut offsets, total) = self.place();
+        offsets.iter_mut().for_each(|o| *o += first);
         patch(stmts, &offsets);
         total
     }

@@ -15,6 +15,7 @@ mod memory;
 mod object;
 
 pub use error::CraneliftError;
+pub use object::compile_programs;
 
 use ir::expand::{Machine, expand};
 use ir::kernel::Kernel;

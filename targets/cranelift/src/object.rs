@@ -8,12 +8,14 @@ use cranelift_codegen::{CompiledCode, Context};
 use cranelift_module::{Linkage, Module, ModuleReloc, default_libcall_names};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use ir::kernel::Kernel;
+use ir::loops::Program;
 use ir::target::{CodeObject, Listing};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// A kernel's code before it is put into an object.
 struct Code {
+    name: String,
     bytes: Vec<u8>,
     alignment: u64,
     scratch_bytes: u64,
@@ -24,23 +26,34 @@ struct Code {
 /// Compiles kernels into one relocatable object.
 pub fn compile(kernels: &[&Kernel], level: &str) -> Result<CodeObject, CraneliftError> {
     let isa = isa(level)?;
-    let codes = compile_all(kernels, &isa, None)?;
+    let codes = compile_all(kernels, &|k: &&Kernel| program(k), &isa, None)?;
+    object(&codes, &isa)
+}
+
+/// Compiles loop programs, without products, of this target's lanes into one object.
+pub fn compile_programs(programs: &[Program], level: &str) -> Result<CodeObject, CraneliftError> {
+    let isa = isa(level)?;
+    let codes = compile_all(programs, &|p: &Program| Ok(p.clone()), &isa, None)?;
+    object(&codes, &isa)
+}
+
+fn object(codes: &[Code], isa: &Isa) -> Result<CodeObject, CraneliftError> {
     let refused = |reason: String| CraneliftError::Object { reason };
     let builder = ObjectBuilder::new(isa.target.clone(), "kernels", default_libcall_names())
         .map_err(|e| refused(e.to_string()))?;
     let mut module = ObjectModule::new(builder);
     let signature = crate::emit::signature(&*isa.target);
     let mut names = vec![];
-    for (kernel, code) in kernels.iter().zip(codes) {
+    for code in codes {
         let refused = |e: cranelift_module::ModuleError| CraneliftError::Object {
-            reason: format!("{}: {e}", kernel.name),
+            reason: format!("{}: {e}", code.name),
         };
         let id =
-            module.declare_function(&kernel.name, Linkage::Export, &signature).map_err(refused)?;
+            module.declare_function(&code.name, Linkage::Export, &signature).map_err(refused)?;
         module
             .define_function_bytes(id, code.alignment, &code.bytes, &[] as &[ModuleReloc])
             .map_err(refused)?;
-        names.push((kernel.name.to_string(), code.scratch_bytes));
+        names.push((code.name.clone(), code.scratch_bytes));
     }
     let bytes = module.finish().emit().map_err(|e| refused(e.to_string()))?;
     Ok(CodeObject { bytes, kernels: names })
@@ -49,74 +62,77 @@ pub fn compile(kernels: &[&Kernel], level: &str) -> Result<CodeObject, Cranelift
 /// Text of the kernels on their way to code.
 pub fn listing(kernels: &[&Kernel], level: &str, what: Listing) -> Result<String, CraneliftError> {
     let isa = isa(level)?;
-    let codes = compile_all(kernels, &isa, Some(what))?;
+    let codes = compile_all(kernels, &|k: &&Kernel| program(k), &isa, Some(what))?;
     let mut text = String::new();
-    for (kernel, code) in kernels.iter().zip(codes) {
-        text += &format!("; {} ({} bytes of scratch)\n", kernel.name, code.scratch_bytes);
+    for code in codes {
+        text += &format!("; {} ({} bytes of scratch)\n", code.name, code.scratch_bytes);
         text += &code.listing;
         text.push('\n');
     }
     Ok(text)
 }
 
-/// Kernels in their order, compiled on as many threads as there are processors.
-fn compile_all(
-    kernels: &[&Kernel],
+/// Programs in their order, made and compiled on as many threads as there are processors.
+fn compile_all<T: Sync>(
+    sources: &[T],
+    program: &(dyn Fn(&T) -> Result<Program, CraneliftError> + Sync),
     isa: &Isa,
     what: Option<Listing>,
 ) -> Result<Vec<Code>, CraneliftError> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(kernels.len());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(sources.len());
     let next = AtomicUsize::new(0);
     let done: Vec<Mutex<Option<Result<Code, CraneliftError>>>> =
-        kernels.iter().map(|_| Mutex::new(None)).collect();
+        sources.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(at) =
-                    Some(next.fetch_add(1, Ordering::Relaxed)).filter(|at| *at < kernels.len())
+                    Some(next.fetch_add(1, Ordering::Relaxed)).filter(|at| *at < sources.len())
                 {
-                    let code = compile_one(kernels[at], isa, what);
+                    let code = program(&sources[at]).and_then(|p| compile_one(&p, isa, what));
                     *done[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
                 }
             });
         }
     });
-    let taken = done.into_iter().zip(kernels).map(|(slot, kernel)| {
-        slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(|| {
-            let reason = "its compilation stopped".to_string();
-            Err(CraneliftError::Codegen { kernel: kernel.name.to_string(), reason })
-        })
+    let stopped = || CraneliftError::Object { reason: "a compilation stopped".to_string() };
+    let taken = done.into_iter().map(|slot| {
+        let code = slot.into_inner().unwrap_or_else(PoisonError::into_inner);
+        code.unwrap_or_else(|| Err(stopped()))
     });
     taken.collect()
 }
 
-fn compile_one(kernel: &Kernel, isa: &Isa, what: Option<Listing>) -> Result<Code, CraneliftError> {
-    let program = program(kernel)?;
+fn compile_one(
+    program: &Program,
+    isa: &Isa,
+    what: Option<Listing>,
+) -> Result<Code, CraneliftError> {
     let mut context = Context::new();
-    context.func = emit(&program, isa)?;
+    context.func = emit(program, isa)?;
     let ir = match what {
         Some(Listing::Ir) => context.func.display().to_string(),
         _ => String::new(),
     };
     context.set_disasm(what == Some(Listing::Asm));
-    let refused =
-        |reason: String| CraneliftError::Codegen { kernel: kernel.name.to_string(), reason };
+    let name = program.name.to_string();
+    let refused = |reason: String| CraneliftError::Codegen { kernel: name.clone(), reason };
     let code = context
         .compile(&*isa.target, &mut Default::default())
         .map_err(|e| refused(format!("{:?}", e.inner)))?;
-    no_imports(kernel, code)?;
+    no_imports(&program.name, code)?;
     let listing = code.vcode.clone().filter(|_| ir.is_empty()).unwrap_or(ir);
     let alignment = u64::from(code.buffer.alignment).max(16);
     let bytes = code.buffer.data().to_vec();
-    Ok(Code { bytes, alignment, scratch_bytes: program.scratch_bytes, listing })
+    Ok(Code { name, bytes, alignment, scratch_bytes: program.scratch_bytes, listing })
 }
 
 /// A relocation would be a reference to something outside, such as a library's `floor`.
-fn no_imports(kernel: &Kernel, code: &CompiledCode) -> Result<(), CraneliftError> {
+fn no_imports(kernel: &str, code: &CompiledCode) -> Result<(), CraneliftError> {
     match code.buffer.relocs().first() {
         None => Ok(()),
         Some(reloc) => Err(CraneliftError::Import {
-            kernel: kernel.name.to_string(),
+            kernel: kernel.to_string(),
             symbol: format!("{:?}", reloc.target),
         }),
     }

@@ -7,12 +7,15 @@ mod guarded;
 pub use guarded::Guarded;
 
 use ir::dtype::{Class, DType};
+use ir::expand::{Machine, expand, lower_mma};
 use ir::kernel::interp::{Buffer, run};
 use ir::kernel::layout::Layout;
 use ir::kernel::{Kernel, ParamType, Role, parse};
+use ir::loops::verify::verify;
+use ir::loops::{Program, Stmt};
 use ir::target::{CodeObject, Target};
 use object::{Object, ObjectSection, ObjectSymbol};
-use target_cranelift::Cranelift;
+use target_cranelift::{Cranelift, compile_programs};
 
 /// Levels that this machine can run: all of the tests run at each.
 pub fn levels() -> Vec<&'static str> {
@@ -189,7 +192,7 @@ impl Case {
         })
     }
 
-    fn instances(&self) -> i64 {
+    pub fn instances(&self) -> i64 {
         let value_of = |name: &str| {
             self.kernel.symbols.keys().position(|s| &**s == name).map(|at| self.symbols[at])
         };
@@ -246,10 +249,31 @@ impl Case {
         for level in levels() {
             let object = Cranelift.compile(&[&self.kernel], level);
             let object = object.unwrap_or_else(|e| panic!("{}: {e}", self.kernel.name));
-            let found = self.native(&Native::map(&object));
-            for (at, param) in self.kernel.params.iter().enumerate() {
-                self.compare(&param.name, at, &found[at], &expected[at], level);
-            }
+            self.compare_all(&self.native(&Native::map(&object)), &expected, level);
+        }
+        let claimed = self.claimed();
+        if let (Some(program), Some(level)) = (claimed, levels().last()) {
+            let object = compile_programs(&[program], level);
+            let object = object.unwrap_or_else(|e| panic!("{}: {e}", self.kernel.name));
+            self.compare_all(&self.native(&Native::map(&object)), &expected, "claimed");
+        }
+    }
+
+    /// The program of a target that claims every product and then takes its generic form, if
+    /// there are any.
+    fn claimed(&self) -> Option<Program> {
+        let machine = Machine { lanes: 4, mma: &|_| true };
+        let mut program = expand(&self.kernel, &machine).expect("loops");
+        let mut body = std::mem::take(&mut program.body);
+        let any = lower_all(&mut body, &mut program);
+        program.body = body;
+        verify(&program).expect("a program without products that verifies");
+        any.then_some(program)
+    }
+
+    fn compare_all(&self, found: &[Vec<u8>], expected: &[Vec<u8>], level: &str) {
+        for (at, param) in self.kernel.params.iter().enumerate() {
+            self.compare(&param.name, at, &found[at], &expected[at], level);
         }
     }
 
@@ -275,6 +299,30 @@ impl Case {
             self.kernel
         );
     }
+}
+
+/// Replaces products by their loops; tells whether there were any.
+fn lower_all(body: &mut Vec<Stmt>, program: &mut Program) -> bool {
+    let mut any = false;
+    for stmt in std::mem::take(body) {
+        match stmt {
+            Stmt::Mma(mma) => {
+                any = true;
+                body.extend(lower_mma(&mma, program));
+            }
+            Stmt::For(mut f) => {
+                any |= lower_all(&mut f.body, program);
+                body.push(Stmt::For(f));
+            }
+            Stmt::If { cond, mut then, mut otherwise } => {
+                any |= lower_all(&mut then, program);
+                any |= lower_all(&mut otherwise, program);
+                body.push(Stmt::If { cond, then, otherwise });
+            }
+            other => body.push(other),
+        }
+    }
+    any
 }
 
 trait DivCeil {
