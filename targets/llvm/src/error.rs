@@ -125,3 +125,9 @@ impl TargetError for LlvmError {
         LlvmError::code(self)
     }
 }
+
+impl From<LlvmError> for Box<dyn TargetError> {
+    fn from(e: LlvmError) -> Self {
+        Box::new(e)
+    }
+}

@@ -34,6 +34,9 @@ pub struct Isa {
     pub dot_bf16: bool,
     /// AMX.
     pub tiles: Tiles,
+    /// Pages in which a single stream is prefetched, a power of two. Measured: Zen 4 reads 92 %
+    /// of its bandwidth with 32 and 73 % with 8; Sapphire Rapids all of it with 4 to 9.
+    pub fan: u32,
 }
 
 const LINUX: &str = "x86_64-unknown-linux-gnu";
@@ -50,6 +53,7 @@ static LEVELS: [Isa; 6] = [
         masks: true,
         dot_bf16: false,
         tiles: Tiles::None,
+        fan: 32,
     },
     Isa {
         name: "x86-64-v4",
@@ -61,6 +65,7 @@ static LEVELS: [Isa; 6] = [
         masks: true,
         dot_bf16: false,
         tiles: Tiles::None,
+        fan: 32,
     },
     Isa {
         name: "x86-64-v4-bf16",
@@ -72,6 +77,7 @@ static LEVELS: [Isa; 6] = [
         masks: true,
         dot_bf16: true,
         tiles: Tiles::None,
+        fan: 32,
     },
     Isa {
         name: "x86-64-amx",
@@ -83,6 +89,7 @@ static LEVELS: [Isa; 6] = [
         masks: true,
         dot_bf16: true,
         tiles: Tiles::Hardware,
+        fan: 8,
     },
     Isa {
         name: "aarch64-v8.2",
@@ -94,6 +101,7 @@ static LEVELS: [Isa; 6] = [
         masks: false,
         dot_bf16: false,
         tiles: Tiles::None,
+        fan: 8,
     },
     Isa {
         name: EMULATED,
@@ -105,6 +113,7 @@ static LEVELS: [Isa; 6] = [
         masks: true,
         dot_bf16: false,
         tiles: Tiles::Emulated,
+        fan: 32,
     },
 ];
 

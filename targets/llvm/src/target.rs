@@ -3,9 +3,12 @@
 use crate::error::LlvmError;
 use crate::isa::{self, Isa};
 use crate::join::join;
+use crate::mma::claims;
 use crate::module::{Product, compile};
+use ir::expand::{Machine, expand};
+use ir::kernel::Kernel;
 use ir::loops::Program;
-use ir::target::{CodeObject, Listing};
+use ir::target::{CodeObject, Listing, Support, Target, TargetError};
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
@@ -111,6 +114,46 @@ impl Llvm {
         done.sort_by_key(|(i, _)| *i);
         done.into_iter().map(|(_, made)| made).collect()
     }
+}
+
+impl Target for Llvm {
+    fn name(&self) -> &'static str {
+        "llvm"
+    }
+
+    fn isa_levels(&self) -> &'static [&'static str] {
+        self.levels
+    }
+
+    fn supports(&self, kernel: &Kernel) -> Support {
+        match Isa::named(self.levels[0]).and_then(|isa| expanded(kernel, isa)) {
+            Ok(_) => Support::Yes,
+            Err(e) => Support::No(e.to_string()),
+        }
+    }
+
+    fn compile(&self, kernels: &[&Kernel], isa: &str) -> Result<CodeObject, Box<dyn TargetError>> {
+        Ok(self.compile_programs(&programs(kernels, isa)?, isa)?)
+    }
+
+    fn listing(
+        &self,
+        kernels: &[&Kernel],
+        isa: &str,
+        what: Listing,
+    ) -> Result<String, Box<dyn TargetError>> {
+        Ok(self.list_programs(&programs(kernels, isa)?, isa, what)?)
+    }
+}
+
+fn programs(kernels: &[&Kernel], isa: &str) -> Result<Vec<Program>, LlvmError> {
+    let isa = Isa::named(isa)?;
+    kernels.iter().map(|k| expanded(k, isa)).collect()
+}
+
+fn expanded(kernel: &Kernel, isa: &Isa) -> Result<Program, LlvmError> {
+    expand(kernel, &Machine { lanes: isa.lanes, mma: &claims })
+        .map_err(|e| LlvmError::Expand { kernel: kernel.name.to_string(), reason: e.to_string() })
 }
 
 fn cores() -> usize {

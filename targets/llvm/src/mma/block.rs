@@ -5,8 +5,10 @@ use super::lowering::{Block, Lowering};
 use super::plan::Unit;
 use crate::code::Val;
 
-/// Bytes of weights ahead of their use that a product of few rows asks for.
-const AHEAD: i64 = 2048;
+/// Bytes ahead of their use at which weights in several streams are asked for.
+const AHEAD: i64 = 1024;
+/// Bytes of a page: prefetchers of the hardware do not look beyond.
+const PAGE: i64 = 4096;
 
 impl<'c> Lowering<'_, 'c> {
     /// Sums of products over the block's k's, added to the accumulator.
@@ -27,8 +29,8 @@ impl<'c> Lowering<'_, 'c> {
             for u in 0..split {
                 let part = &mut now[u as usize * each..(u as usize + 1) * each];
                 self.step(b, c.add(s, c.c64(u.into())), None, part);
-                self.ask(b, s, u, split);
             }
+            self.ask(b, s, split);
             now
         });
         let mut width = split as usize;
@@ -64,19 +66,41 @@ impl<'c> Lowering<'_, 'c> {
         (8 / (b.rows * b.cols * wide)).max(1).next_power_of_two().min(8)
     }
 
-    /// Prefetches where the right operand is read in place, and read once: with more rows the
-    /// loads of the first block of rows do it.
-    fn ask(&self, b: &Block<'c>, s: Val<'c>, u: u32, split: u32) {
+    /// Prefetches for `split` steps from `s` on, where the right operand is read in place, and
+    /// read once: with more rows the loads of the first block of rows do it.
+    fn ask(&self, b: &Block<'c>, s: Val<'c>, split: u32) {
         let (c, p) = (self.c, self.plan);
-        let bytes = p.right.step_bytes(p.lanes);
-        let seldom = !(u * bytes).is_multiple_of(64) && bytes * split > 64;
-        if p.panel || p.rows < self.form.m || seldom {
+        if p.panel || p.rows < self.form.m {
             return;
         }
+        let bytes = i64::from(p.right.step_bytes(p.lanes) * split);
+        if self.form.n <= p.lanes {
+            return self.fan(self.right_at(b, 0, s), bytes);
+        }
         for col in 0..b.cols {
-            let at = c.off(self.right_at(b, col, s), AHEAD + i64::from(u * bytes));
-            for line in (0..bytes.max(64)).step_by(64) {
-                c.prefetch(c.off(at, line.into()));
+            let at = c.off(self.right_at(b, col, s), AHEAD);
+            for line in (0..bytes).step_by(64) {
+                c.prefetch(c.off(at, line));
+            }
+        }
+    }
+
+    /// Prefetches for a single stream: while one span of pages is read in order, a line of each
+    /// page of the next span is asked for, so that the memory sees as many streams as pages.
+    fn fan(&self, at: Val<'c>, bytes: i64) {
+        let c = self.c;
+        let pages = i64::from(c.isa.fan);
+        let (span, unit) = (pages * PAGE, pages * 64);
+        let at = c.address(at);
+        let next = c.add(c.andc(at, -span), c.c64(span));
+        let line = c.add(next, c.shl(self.div(c.andc(at, span - 1), unit), 6));
+        // Each line is asked for four times over: under load the memory forgets some.
+        let count = (4 * bytes / 64).clamp(1, pages);
+        let turn = c.andc(self.div(at, bytes.max(16)), pages / count - 1);
+        let first = c.index(c.pointer(line), turn, count * PAGE);
+        for i in 0..(bytes / unit).max(1) {
+            for page in 0..count {
+                c.prefetch(c.off(first, page * PAGE + i * 64));
             }
         }
     }

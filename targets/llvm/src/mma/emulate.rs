@@ -76,7 +76,7 @@ fn row_bytes<'c>(c: &Code<'c>, state: Val<'c>, t: Val<'c>) -> Val<'c> {
 /// elsewhere, or out of it.
 fn mover<'c>(c: &Code<'c>, load: bool) -> FunctionValue<'c> {
     let types: Vec<Ty> = vec![c.ptr(), c.i64(), c.ptr(), c.i64()];
-    let f = c.function(if load { "tile.load" } else { "tile.store" }, &types, false);
+    let f = c.function(if load { "soft.load" } else { "soft.store" }, &types, false);
     c.mark(f, AttributeLoc::Function, "noinline");
     let a: Vec<Val> = f.get_param_iter().collect();
     let (rows, bytes) = (rows(c, a[0], a[1]), row_bytes(c, a[0], a[1]));
@@ -104,7 +104,7 @@ fn mover<'c>(c: &Code<'c>, load: bool) -> FunctionValue<'c> {
 /// `(state, d, a, b)`: `d[i, j] += Σ_k a[i, k]·b[k/2, 2j + k%2]` of bf16.
 fn dot<'c>(c: &Code<'c>) -> FunctionValue<'c> {
     let types: Vec<Ty> = vec![c.ptr(), c.i64(), c.i64(), c.i64()];
-    let f = c.function("tile.dot", &types, false);
+    let f = c.function("soft.dot", &types, false);
     c.mark(f, AttributeLoc::Function, "noinline");
     let p: Vec<Val> = f.get_param_iter().collect();
     let [d, a, b] = [p[1], p[2], p[3]].map(|t| register(c, p[0], t));

@@ -16,7 +16,7 @@ mod tile;
 
 use crate::code::{Code, Ty, Val};
 use crate::error::LlvmError;
-use crate::isa::{Isa, Tiles};
+use crate::isa::Tiles;
 use form::{Form, RightForm};
 use inkwell::attributes::AttributeLoc;
 use inkwell::values::FunctionValue;
@@ -25,7 +25,7 @@ use lowering::Lowering;
 use plan::{Plan, Unit};
 
 /// Whether a product has a lowering here: for `expand`, which spells out all others.
-pub(crate) fn claims(m: &Mma, _isa: &Isa) -> bool {
+pub(crate) fn claims(m: &Mma) -> bool {
     Form::of(m).is_some()
 }
 

@@ -42,8 +42,6 @@ pub(crate) struct Plan {
     pub rows: u32,
     /// Blocks of columns of a register block.
     pub cols: u32,
-    /// Accumulators for each element of the register block, taken in turn along k.
-    pub split: u32,
     /// Bytes from row to row of the copy of the left operand, if it is copied.
     pub left_pitch: Option<u32>,
     /// Element of the left operand as multiplied.
@@ -90,17 +88,11 @@ impl Plan {
             Unit::Tile => (f.m.div_ceil(16).min(2), blocks.min(2)),
             _ => register_block(f.m, blocks, unit, isa, lanes),
         };
-        let wide = lanes.div_ceil(isa.lanes);
-        let split = match unit {
-            Unit::Tile => 4 / (rows * cols),
-            _ => (8 / (rows * cols * wide)).max(1).next_power_of_two(),
-        };
         let mut plan = Plan {
             unit,
             lanes,
             rows,
             cols,
-            split,
             left_pitch: None,
             left,
             right,
@@ -201,10 +193,9 @@ fn stored(f: &Form, unit: Unit) -> Stored {
 /// broadcast element must fit.
 fn register_block(m: u32, blocks: u32, unit: Unit, isa: &Isa, lanes: u32) -> (u32, u32) {
     let wide = lanes.div_ceil(isa.lanes);
-    let most = match (isa.registers, wide) {
-        (32, 1) => 4,
-        _ => 1,
-    };
+    // Half of the registers at most for accumulators of few rows: several streams of columns.
+    let few = isa.registers / (2 * m.min(isa.registers) * wide);
+    let most = if isa.registers >= 32 && wide == 1 { 4 } else { few.clamp(1, 4) };
     // The fewest passes over the blocks, then the widest.
     let cols = (1..=most.min(blocks))
         .min_by_key(|c| (blocks.div_ceil(*c), blocks.next_multiple_of(*c)))
