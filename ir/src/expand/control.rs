@@ -2,6 +2,7 @@
 
 use super::eval::Point;
 use super::nest::dense_view;
+use super::prefetch::Span;
 use super::scratch::BufferId;
 use super::tile::{Kind, Origin, Tile, TileRef, View, bytes_of, kept_as, row_major};
 use super::uses::{operands, stored};
@@ -38,6 +39,7 @@ impl<'k> Expander<'k> {
         // A list's length is known here, not to who calls: more instances than there are do nothing.
         let end = self.em.min(end, total);
         self.counted(begin, end, 1, None, &mut |x, instance| {
+            x.span = Some(Span { instance, begin, end, total });
             x.bind_grid(instance, &counts)?;
             x.block(&kernel.body)
         })

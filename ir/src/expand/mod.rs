@@ -112,6 +112,8 @@ struct Expander<'k> {
     owners: HashMap<BufferId, ValueId>,
     /// Buffers that more than one value may speak of.
     shared: HashSet<BufferId>,
+    /// The instance at hand and the worker's range.
+    span: Option<prefetch::Span>,
 }
 
 impl<'k> Expander<'k> {
@@ -136,6 +138,7 @@ impl<'k> Expander<'k> {
             hoisted: vec![],
             owners: HashMap::new(),
             shared: HashSet::new(),
+            span: None,
         }
     }
 

@@ -5,6 +5,8 @@
 //! `fn(args: *const u64, begin: i64, end: i64, scratch: *mut u8)`: it contains the loop over its
 //! instances. It calls nothing.
 
+pub mod interp;
+mod print;
 pub mod verify;
 
 use crate::dim::Name;

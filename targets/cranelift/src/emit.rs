@@ -124,8 +124,11 @@ impl Emit<'_, '_> {
         }
     }
 
-    /// Tested at the end of the body, and once before it.
+    /// Tested at the end of the body, and once before it. Loops that only prefetch are left out.
     fn repeat(&mut self, f: &For) -> Result<(), CraneliftError> {
+        if f.carry.is_empty() && !has_effect(&f.body) {
+            return Ok(());
+        }
         let (lo, hi) = (self.get(f.lo)?, self.get(f.hi)?);
         let inits = f.carry.iter().map(|c| self.get(c.init)).collect::<Result<Vec<_>, _>>()?;
         let (body, after) = (self.b.create_block(), self.b.create_block());
@@ -181,4 +184,14 @@ impl Emit<'_, '_> {
         self.b.seal_block(after);
         Ok(())
     }
+}
+
+/// Whether statements write memory.
+fn has_effect(stmts: &[Stmt]) -> bool {
+    stmts.iter().any(|stmt| match stmt {
+        Stmt::Let(..) | Stmt::Prefetch { .. } => false,
+        Stmt::Store { .. } | Stmt::Mma(_) => true,
+        Stmt::For(f) => has_effect(&f.body),
+        Stmt::If { then, otherwise, .. } => has_effect(then) || has_effect(otherwise),
+    })
 }

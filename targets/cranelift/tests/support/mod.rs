@@ -11,6 +11,7 @@ use ir::expand::{Machine, expand, lower_mma};
 use ir::kernel::interp::{Buffer, run};
 use ir::kernel::layout::Layout;
 use ir::kernel::{Kernel, ParamType, Role, parse};
+use ir::loops::interp::{self, Memory};
 use ir::loops::verify::verify;
 use ir::loops::{Program, Stmt};
 use ir::target::{CodeObject, Target};
@@ -251,12 +252,27 @@ impl Case {
             let object = object.unwrap_or_else(|e| panic!("{}: {e}", self.kernel.name));
             self.compare_all(&self.native(&Native::map(&object)), &expected, level);
         }
+        self.compare_all(&self.simulated(), &expected, "simulated");
         let claimed = self.claimed();
         if let (Some(program), Some(level)) = (claimed, levels().last()) {
             let object = compile_programs(&[program], level);
             let object = object.unwrap_or_else(|e| panic!("{}: {e}", self.kernel.name));
             self.compare_all(&self.native(&Native::map(&object)), &expected, "claimed");
         }
+    }
+
+    /// Contents as the interpreter of loop programs leaves them, at a width that differs from case
+    /// to case.
+    fn simulated(&self) -> Vec<Vec<u8>> {
+        let text = self.kernel.to_string();
+        let lanes = [1, 8, 16][text.bytes().map(usize::from).sum::<usize>() % 3];
+        let program = expand(&self.kernel, &Machine { lanes, mma: &|_| false }).expect("loops");
+        let mut memory = Memory::default();
+        let mut args: Vec<u64> = self.tensors.iter().map(|t| memory.add(t.bytes.clone())).collect();
+        args.extend(self.symbols.iter().map(|s| *s as u64));
+        interp::run(&program, &args, 0, self.instances(), &mut memory)
+            .unwrap_or_else(|e| panic!("{lanes} lanes: {e}\n{program}"));
+        memory.regions
     }
 
     /// The program of a target that claims every product and then takes its generic form, if
