@@ -83,6 +83,21 @@ impl CompileError {
         }
     }
 
+    /// What to do next.
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            CompileError::Import(e) => e.help().to_string(),
+            CompileError::Imports(e) => e.0.first()?.help().to_string(),
+            CompileError::Lower(e) => e.help().to_string(),
+            CompileError::Unsupported { .. } => "try `-C backend=` with another target".into(),
+            CompileError::Isa { .. } => "`-C isa=` takes levels separated by commas".into(),
+            CompileError::Target(_) => return None,
+            CompileError::Link(e) => e.help().to_string(),
+            CompileError::Artifact(e) => e.help().to_string(),
+            CompileError::Disk { .. } => "free some room, or write to another disk".into(),
+        })
+    }
+
     /// Whether a limit of the machine is the cause, not the input.
     pub fn is_limit(&self) -> bool {
         matches!(self, CompileError::Disk { .. })
@@ -109,7 +124,7 @@ fn is_native(level: &str) -> bool {
 }
 
 /// Levels to compile a target for: those asked for that it has, else all of this machine's kind.
-fn levels(target: &dyn Target, options: &Options) -> Vec<&'static str> {
+pub fn levels(target: &dyn Target, options: &Options) -> Vec<&'static str> {
     let wanted = |l: &&&str| match options.isa.is_empty() {
         true => is_native(l),
         false => options.isa.iter().any(|a| a == **l),
@@ -219,12 +234,7 @@ pub fn write(
     Ok(writer.finish()?)
 }
 
-fn manifest(
-    imported: &Imported,
-    lowered: &Lowered,
-    code: &[Code],
-    options: &Options,
-) -> Manifest {
+fn manifest(imported: &Imported, lowered: &Lowered, code: &[Code], options: &Options) -> Manifest {
     let info = &imported.info;
     let mut isa_levels: Vec<String> = vec![];
     for c in code {

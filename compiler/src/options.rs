@@ -23,6 +23,19 @@ impl Compute {
     }
 }
 
+/// Which target makes the CPU's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// LLVM where the compiler was built with it, else Cranelift.
+    Auto,
+    /// LLVM.
+    Llvm,
+    /// Cranelift.
+    Cranelift,
+    /// Both; the runtime prefers LLVM's code.
+    All,
+}
+
 /// Every choice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
@@ -36,6 +49,8 @@ pub struct Options {
     pub isa: Vec<String>,
     /// Greatest context, if less than the model's.
     pub context: Option<u32>,
+    /// Which target makes the CPU's code.
+    pub backend: Backend,
 }
 
 impl Default for Options {
@@ -46,6 +61,7 @@ impl Default for Options {
             page_tokens: 64,
             isa: vec![],
             context: None,
+            backend: Backend::Auto,
         }
     }
 }
@@ -133,6 +149,23 @@ pub const KEYS: &[Key] = &[
             Some(())
         },
     },
+    Key {
+        name: "backend",
+        values: "auto|llvm|cranelift|all",
+        help: "which target makes the CPU's code (auto: llvm where this build has it)",
+        get: |o| BACKENDS.iter().find(|b| b.1 == o.backend).map_or("", |b| b.0).into(),
+        set: |o, v| {
+            o.backend = BACKENDS.iter().find(|b| b.0 == v)?.1;
+            Some(())
+        },
+    },
+];
+
+const BACKENDS: [(&str, Backend); 4] = [
+    ("auto", Backend::Auto),
+    ("llvm", Backend::Llvm),
+    ("cranelift", Backend::Cranelift),
+    ("all", Backend::All),
 ];
 
 /// A `-C` that cannot be taken.

@@ -91,20 +91,21 @@ fn params(b: &mut KernelBuilder, a: &Attention) -> (Params, ParamId, Vec<(ParamI
     b.symbol("mp", 0, a.limits.1);
     let capacity = b.symbol("pg", 0, i64::from(i32::MAX));
     let (groups, per) = a.heads;
-    let heads = |width: u32| {
-        [n.clone(), groups.into(), i64::from(per).into(), i64::from(width).into()]
+    let heads =
+        |width: u32| [n.clone(), groups.into(), i64::from(per).into(), i64::from(width).into()];
+    let rows = |width: u32| {
+        [capacity.clone(), i64::from(a.page).into(), groups.into(), i64::from(width).into()]
     };
-    let rows =
-        |width: u32| [capacity.clone(), i64::from(a.page).into(), groups.into(), i64::from(width).into()];
     let q = b.param("q", Role::In, tensor(a.q, &heads(a.widths.0)));
     let k = b.param("k", Role::In, tensor(a.state, &rows(a.widths.0)));
     let v = b.param("v", Role::In, tensor(a.state, &rows(a.widths.1)));
     let pages = b.param("pages", Role::In, tensor(DType::I32, &StepInput::Pages.dims()));
     let pos = b.param("pos", Role::In, tensor(DType::I32, &StepInput::Pos.dims()));
     let blocks = b.param("blocks", Role::In, list(&ROW_BLOCK, n.clone()));
-    let outs = a.outs.iter().enumerate().map(|(i, d)| {
-        (b.param(&format!("o{i}"), Role::Out, tensor(*d, &heads(a.widths.1))), *d)
-    });
+    let outs =
+        a.outs.iter().enumerate().map(|(i, d)| {
+            (b.param(&format!("o{i}"), Role::Out, tensor(*d, &heads(a.widths.1))), *d)
+        });
     let outs = outs.collect();
     (Params { q, k, v, pages, pos }, blocks, outs)
 }
@@ -120,10 +121,8 @@ pub fn kernel(a: &Attention) -> KernelBuilder {
     let [seq, row, end, seen] = fields[..] else { return b };
     let (per, m) = (a.heads.1, a.rows * a.heads.1);
     let block = At::tile(row, a.rows).bound(end);
-    let q = b.load(
-        params.q,
-        &[block.clone(), At::one(head), At::tile(0, per), At::tile(0, a.widths.0)],
-    );
+    let q = b
+        .load(params.q, &[block.clone(), At::one(head), At::tile(0, per), At::tile(0, a.widths.0)]);
     let q = b.merge(q, 0, 2);
     let q = b.cast(q, a.compute);
     let at = b.load(params.pos, &[block.clone()]);
@@ -168,8 +167,7 @@ fn page(
     let scale = b.splat(a.scale * std::f64::consts::LOG2_E, TileType::scalar(DType::F32));
     let column = b.iota(1, &[m, a.page]);
     let lowest = "select(j + t <= at, s * scale, lowest)";
-    let operands =
-        [("j", column), ("t", t), ("at", at), ("s", scores), ("scale", scale)];
+    let operands = [("j", column), ("t", t), ("at", at), ("s", scores), ("scale", scale)];
     let scores = b.map(lowest, &operands);
     let here = b.reduce(Fold::Max, 1, scores);
     let most = b.map("max(a, b)", &[("a", carried[0]), ("b", here)]);

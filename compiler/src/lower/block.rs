@@ -141,8 +141,7 @@ impl Block<'_> {
     pub fn stored_dims(&self, value: ValueId) -> Result<(Vec<Dim>, Vec<Name>), LowerError> {
         let rows = row_index(self.graph, value).cloned();
         let own: Vec<Name> = self.own_indices(value);
-        let mut dims: Vec<Dim> =
-            rows.iter().map(|r| Dim::symbol(self.rows_symbol(r))).collect();
+        let mut dims: Vec<Dim> = rows.iter().map(|r| Dim::symbol(self.rows_symbol(r))).collect();
         dims.extend(self.extents(&own)?.into_iter().map(Dim::constant));
         Ok((dims, own))
     }
@@ -263,8 +262,7 @@ impl Block<'_> {
             outs: self.outs(y),
             tile: schedule::contraction(self.device, self.bucket, n, depth, weight.encoding),
         };
-        let mut args =
-            vec![BlockArg::Value(x, c.x), BlockArg::Weight(Box::new(weight))];
+        let mut args = vec![BlockArg::Value(x, c.x), BlockArg::Weight(Box::new(weight))];
         args.extend(c.outs.iter().map(|d| BlockArg::Value(y, *d)));
         let tiles = |extent: i64, tile: u32| Dim::constant(extent).ceil_div(tile.into());
         let rows = c.rows().ceil_div(c.tile.rows.into());
@@ -375,13 +373,13 @@ impl Block<'_> {
         let weight = |w: WeightUse| BlockArg::Weight(Box::new(w));
         let temp = BlockArg::Temp;
 
-        let args = vec![BlockArg::Value(index, DType::I32), temp(row_of), temp(slot_of), temp(work)];
+        let args =
+            vec![BlockArg::Value(index, DType::I32), temp(row_of), temp(slot_of), temp(work)];
         let kernel = self.kernels.intern(experts::dispatch(&e))?;
         self.launch(group, 0, kernel, args, BlockGrid::Dense(1.into()));
 
-        let columns = |extent: i64, blocks| {
-            Dim::constant(extent).ceil_div(e.columns(extent, blocks).into())
-        };
+        let columns =
+            |extent: i64, blocks| Dim::constant(extent).ceil_div(e.columns(extent, blocks).into());
         let list = |each: Dim| BlockGrid::List { list: temp(work), each };
         let args = vec![
             BlockArg::Value(x, e.x),

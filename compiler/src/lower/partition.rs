@@ -98,11 +98,15 @@ fn rows_of(graph: &Graph, node: &Node) -> Option<Name> {
 
 /// Level of every node, as `2 * level` for row-wise nodes and `2 * level + 1` for the others.
 fn phases(graph: &Graph, kinds: &[GroupKind]) -> Vec<u32> {
+    let rows: Vec<Option<Name>> = graph.nodes.iter().map(|n| rows_of(graph, n)).collect();
     let mut phases: Vec<u32> = Vec::with_capacity(graph.nodes.len());
-    for (node, kind) in graph.nodes.iter().zip(kinds) {
-        let after = node.operands.iter().filter_map(|v| match graph.value(*v).def {
-            Def::Node(NodeId(n), _) => Some(phases[n as usize]),
-            Def::Param(..) => None,
+    for (i, (node, kind)) in graph.nodes.iter().zip(kinds).enumerate() {
+        let after = node.operands.iter().filter_map(|v| {
+            let Def::Node(NodeId(n), _) = graph.value(*v).def else { return None };
+            // Rows of another index are read when all of them are written.
+            let from = &rows[n as usize];
+            let apart = from.is_some() && *from != rows[i];
+            Some(phases[n as usize] + u32::from(apart))
         });
         let latest = after.max().unwrap_or(0);
         phases.push(match kind {

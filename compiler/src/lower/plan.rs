@@ -124,13 +124,14 @@ impl<'a> Planner<'a> {
     }
 
     fn entry(&mut self, name: &str) -> Result<Entry, LowerError> {
-        let entry =
-            self.program.entry(name).ok_or_else(|| LowerError::Entry(Name::from(name)))?;
+        let entry = self.program.entry(name).ok_or_else(|| LowerError::Entry(Name::from(name)))?;
         let blocks = self.blocks(entry)?;
         let mut inputs: Vec<Tensor> =
             entry.inputs.iter().map(|i| tensor(&i.name, i.dtype, &step_dims(&i.dims))).collect();
         for input in [StepInput::Pos, StepInput::Slot, StepInput::Pages, StepInput::Seg] {
-            inputs.push(tensor(input.name(), DType::I32, &input.dims()));
+            if !inputs.iter().any(|i| i.name == input.name()) {
+                inputs.push(tensor(input.name(), DType::I32, &input.dims()));
+            }
         }
         let mut outputs = vec![];
         let mut buckets = vec![];
@@ -203,9 +204,7 @@ impl<'a> Planner<'a> {
     fn used_states(&self) -> Vec<&'a program::State> {
         let calls = self.program.entry("forward").map_or([].as_slice(), |e| &e.calls);
         let used = |s: &&program::State| {
-            let is = |a: &program::Arg| {
-                matches!(a, program::Arg::State { state, .. } if *state == s.name)
-            };
+            let is = |a: &program::Arg| matches!(a, program::Arg::State { state, .. } if *state == s.name);
             calls.iter().flat_map(|c| &c.args).any(is)
         };
         self.program.states.iter().filter(used).collect()

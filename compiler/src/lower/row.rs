@@ -44,8 +44,7 @@ pub fn lower(block: &mut Block<'_>, group: &Group) -> Result<(), LowerError> {
         kernel.args.push(BlockArg::Step(position));
         b.load(pos, &[At::one(row)])
     });
-    let mut tiles =
-        Tiles::new(&mut b, Some(Row { index: group.rows.clone(), position: at }));
+    let mut tiles = Tiles::new(&mut b, Some(Row { index: group.rows.clone(), position: at }));
     for id in &group.nodes {
         kernel.node(&mut tiles, *id)?;
     }
@@ -149,7 +148,11 @@ impl RowKernel<'_, '_> {
         let ty = self.graph.ty(value);
         let extents = self.block.extents(&ty.indices)?;
         let rank = extents.len();
-        let axes = [vec![], (0..rank.saturating_sub(1)).collect(), (rank.saturating_sub(1)..rank).collect()];
+        let axes = [
+            vec![],
+            (0..rank.saturating_sub(1)).collect(),
+            (rank.saturating_sub(1)..rank).collect(),
+        ];
         let encoding = self.block.weight_encoding(value, &axes);
         let dims: Vec<Dim> = extents.iter().map(|e| Dim::constant(*e)).collect();
         let param = self.param(tiles, tensor(encoding, &dims));
@@ -200,7 +203,8 @@ impl RowKernel<'_, '_> {
             (true, _) => self.weight(tiles, x, Some((axis, at)))?,
             (false, Some(i)) if *i == x_ty.indices[axis] => self.stored(tiles, x, Some(at))?,
             _ => {
-                let (found, expected) = ("rows of a fixed index", "rows of the step or of a weight");
+                let (found, expected) =
+                    ("rows of a fixed index", "rows of the step or of a weight");
                 return Err(self.form(node, found, expected));
             }
         };

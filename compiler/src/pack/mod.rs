@@ -251,4 +251,3 @@ fn arrange_as<const N: usize>(order: &[u32], from: &[u8], to: &mut [u8]) {
         *code = if *at == PAD { [0; N] } else { from[*at as usize] };
     }
 }
-

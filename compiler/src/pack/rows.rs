@@ -85,8 +85,7 @@ pub fn keeps_blocks(weight: &Weight, [batch, rows, cols]: [&[usize]; 3]) -> bool
         r % i64::from(scale.rows) == 0 && c % i64::from(scale.cols) == 0
     };
     let (r0, c0) = position_in_matrix(weight, base(0));
-    let straight_down =
-        |r: i64| position_in_matrix(weight, base(0) + rows.at(r).0) == (r0 + r, c0);
+    let straight_down = |r: i64| position_in_matrix(weight, base(0) + rows.at(r).0) == (r0 + r, c0);
     let straight_along =
         |c: i64| position_in_matrix(weight, base(0) + cols.at(c).0) == (r0, c0 + c);
     (0..batch.extent()).all(begins_a_block)

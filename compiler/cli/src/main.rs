@@ -1,0 +1,88 @@
+//! `latentc`: compiles models, and works on what it compiled.
+
+mod compile;
+mod diagnostic;
+mod forecast;
+mod interpret;
+mod ops;
+mod progress;
+mod targets;
+
+use clap::{Args, Parser, Subcommand};
+use diagnostic::Failure;
+use generate::GenerateError;
+use generate::command::args::{Command, LoadArgs};
+use generate::command::interrupt::Interrupt;
+use generate::command::{Streams, dispatch};
+use generate::engine::Model;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Compiles DeepSeek-family models to deployable executables
+#[derive(Parser)]
+#[command(name = "latentc", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Top,
+}
+
+#[derive(Subcommand)]
+enum Top {
+    /// Compile a checkpoint into an executable or an artifact
+    Compile(compile::CompileArgs),
+    /// List the ops of the graph IR, or every diagnostic's code
+    Ops(ops::OpsArgs),
+    #[command(flatten)]
+    Model(Command<Source>),
+}
+
+/// What a command works on.
+#[derive(Clone, Debug, Args)]
+struct Source {
+    /// Artifact or executable made by `latentc compile`
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// FILE is a checkpoint: run its graph by the interpreter (logits only)
+    #[arg(long)]
+    interpret: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Top::Compile(args) => compile::compile(&args),
+        Top::Ops(args) => ops::ops(&args),
+        Top::Model(Command::Logits { file, args }) if file.interpret => {
+            interpret::logits(&file.file, &args)
+        }
+        Top::Model(command) => model(command),
+    }
+}
+
+fn model(command: Command<Source>) -> Result<(), Failure> {
+    let interrupt = Interrupt::install().map_err(|source| GenerateError::Io {
+        action: "handle",
+        name: "Ctrl-C".to_owned(),
+        source,
+    })?;
+    let open = |source: Source, load: &LoadArgs| {
+        Model::open(&source.file, &load.options()).map_err(GenerateError::from)
+    };
+    let mut input = io::stdin().lock();
+    let mut out = io::stdout();
+    let mut err = io::stderr();
+    let interactive = input.is_terminal() && out.is_terminal();
+    let mut streams = Streams { input: &mut input, out: &mut out, err: &mut err, interactive };
+    match dispatch::execute(command, &open, &interrupt, &mut streams) {
+        Err(GenerateError::OutputClosed) => Ok(()),
+        other => Ok(other?),
+    }
+}
