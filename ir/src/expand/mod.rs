@@ -235,6 +235,10 @@ impl<'k> Expander<'k> {
             let reg = self.scalar_of(&tile)?;
             Tile::scalar(tile.dtype, reg)
         } else if self.keeps(result, op, &tile) {
+            if !self.uses.once(result) {
+                // What it reads must last until its last use.
+                self.share(&tile);
+            }
             tile
         } else {
             let copy = self.copied(&tile)?;
