@@ -61,11 +61,8 @@ fn prompt(tensors: &SafeTensors<'_>, i: usize, json: &Value) -> Prompt {
     };
     let logits = tensors.tensor(&format!("p{i}.logits")).unwrap();
     let width = *logits.shape().last().unwrap();
-    let values: Vec<f32> = logits
-        .data()
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-        .collect();
+    let values: Vec<f32> =
+        logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let greedy = ints("greedy_ids");
     Prompt {
         ids: ints("input_ids"),

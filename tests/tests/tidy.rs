@@ -14,8 +14,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("target-cranelift", &["ir"]),
     ("target-llvm", &["ir"]),
     ("runtime", &["artifact"]),
-    ("generate", &["runtime", "artifact"]),
-    ("stub", &["generate", "runtime"]),
+    ("generate", &["runtime"]),
+    ("stub", &["generate"]),
     (
         "latentc",
         &["ir", "artifact", "compiler", "target-cranelift", "target-llvm", "runtime", "generate"],

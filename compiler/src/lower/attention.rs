@@ -125,7 +125,7 @@ pub fn kernel(a: &Attention) -> KernelBuilder {
         .load(params.q, &[block.clone(), At::one(head), At::tile(0, per), At::tile(0, a.widths.0)]);
     let q = b.merge(q, 0, 2);
     let q = b.cast(q, a.compute);
-    let at = b.load(params.pos, &[block.clone()]);
+    let at = b.load(params.pos, std::slice::from_ref(&block));
     let at = b.broadcast(at, 1, per);
     let at = b.merge(at, 0, 2);
     let f32 = |shape: &[u32]| TileType::new(DType::F32, shape);

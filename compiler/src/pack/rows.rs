@@ -27,10 +27,7 @@ struct Axes {
 impl Axes {
     fn new(weight: &Weight, axes: &[usize]) -> Axes {
         let stacked = usize::from(weight.source.stacked);
-        let stride = |a: usize| match a.checked_sub(stacked) {
-            Some(i) => Some(weight.source.view.strides[i]),
-            None => None,
-        };
+        let stride = |a: usize| a.checked_sub(stacked).map(|i| weight.source.view.strides[i]);
         Axes { factors: axes.iter().map(|a| (weight.dims[*a], stride(*a))).collect() }
     }
 
