@@ -36,7 +36,7 @@ impl<'k> Expander<'k> {
             total = self.em.mul(total, count);
             counts.push(count);
         }
-        // A list's length is known here, not to who calls: more instances than there are do nothing.
+        // A list's length is known here, not to who calls: instances beyond it do nothing.
         let end = self.em.min(end, total);
         self.counted(begin, end, 1, None, &mut |x, instance| {
             x.span = Some(Span { instance, begin, end, total });

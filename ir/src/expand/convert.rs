@@ -39,7 +39,7 @@ impl Emitter {
             DType::Bool => self.convert(Convert::I32ToBool, raw),
             DType::BF16 => {
                 let bits = self.arith_imm(Arith::Shl, raw, 16);
-                self.from_bits(bits)
+                self.float_of(bits)
             }
             DType::F16 => self.widen_f16(raw),
             DType::F8E4M3 => self.widen_f8(raw),
@@ -72,11 +72,11 @@ impl Emitter {
     fn widen_small(&mut self, magnitude: Reg, mantissa: u32, bias: i64) -> Reg {
         let up = self.arith_imm(Arith::Shl, magnitude, 23 - mantissa as i64);
         let normal = self.add_imm(up, (127 - bias) << 23);
-        let normal = self.from_bits(normal);
+        let normal = self.float_of(normal);
         let least = self.add_imm(up, (128 - bias) << 23);
-        let least = self.from_bits(least);
+        let least = self.float_of(least);
         let base = self.int_like(magnitude, (128 - bias) << 23);
-        let base = self.from_bits(base);
+        let base = self.float_of(base);
         let subnormal = self.sub(least, base);
         let limit = self.int_like(magnitude, 1 << 23);
         let is_subnormal = self.cmp(Cmp::Lt, up, limit);
@@ -89,7 +89,7 @@ impl Emitter {
         let sign = self.arith_imm(Arith::And, up, i32::MIN as i64);
         let bits = self.bits(magnitude);
         let bits = self.arith(Arith::Or, bits, sign);
-        self.from_bits(bits)
+        self.float_of(bits)
     }
 
     fn widen_f16(&mut self, raw: Reg) -> Reg {
@@ -97,7 +97,7 @@ impl Emitter {
         let finite = self.widen_small(magnitude, 10, 15);
         let top = self.arith_imm(Arith::Shl, magnitude, 13);
         let top = self.arith_imm(Arith::Or, top, 0x7f80_0000);
-        let top = self.from_bits(top);
+        let top = self.float_of(top);
         let limit = self.int_like(raw, 0x7c00);
         let is_finite = self.cmp(Cmp::Lt, magnitude, limit);
         let value = self.select(is_finite, finite, top);
@@ -130,7 +130,7 @@ impl Emitter {
         let (last, nan) = (self.int_like(raw, 255), self.int_like(raw, 0x7fc0_0000));
         let is_nan = self.cmp(Cmp::Eq, raw, last);
         let bits = self.select(is_nan, nan, bits);
-        self.from_bits(bits)
+        self.float_of(bits)
     }
 
     fn narrow_bf16(&mut self, value: Reg) -> Reg {
@@ -150,8 +150,8 @@ impl Emitter {
         let magnitude = self.arith_imm(Arith::And, bits, 0x7fff_ffff);
         // Subnormal results: adding 0.5 leaves the code in the low bits, rounded by the hardware.
         let half = self.int_like(bits, 126 << 23);
-        let half = self.from_bits(half);
-        let small = self.from_bits(magnitude);
+        let half = self.float_of(half);
+        let small = self.float_of(magnitude);
         let small = self.add(small, half);
         let small = self.bits(small);
         let small = self.add_imm(small, -(126 << 23));
@@ -181,14 +181,14 @@ impl Emitter {
         let SmallFloat { mantissa, bias, largest, last, nan } = format;
         let bits = self.bits(value);
         let magnitude = self.arith_imm(Arith::And, bits, 0x7fff_ffff);
-        let float = self.from_bits(magnitude);
+        let float = self.float_of(magnitude);
         let top = self.like(float, largest);
         let float = self.min(float, top);
         let magnitude = self.bits(float);
         // Adding a power of two whose last bit is a subnormal's makes the hardware round it.
         let power = (127 - bias + 1 + 23 - mantissa as i64) << 23;
         let base = self.int_like(bits, power);
-        let base = self.from_bits(base);
+        let base = self.float_of(base);
         let small = self.add(float, base);
         let small = self.bits(small);
         let small = self.add_imm(small, -power);

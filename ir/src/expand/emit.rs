@@ -264,7 +264,7 @@ impl Emitter {
     }
 
     /// The float of some bits.
-    pub fn from_bits(&mut self, a: Reg) -> Reg {
+    pub fn float_of(&mut self, a: Reg) -> Reg {
         self.convert(Convert::I32Bits, a)
     }
 

@@ -26,7 +26,10 @@ struct Block {
     cols: (Reg, Reg),
 }
 
-impl Expander<'_> {
+/// What is done for each block: of the axes before the last two, its position.
+type BlockBody<'b, 'k> = &'b mut dyn FnMut(&mut Expander<'k>, &[Ix], Block) -> Result<()>;
+
+impl<'k> Expander<'k> {
     /// A coded tile in scratch, blocks beginning at its first element.
     pub fn encode(&mut self, arg: ValueId, ty: &TileType) -> Result<TileRef> {
         let Some(scale) = ty.encoding.scale else {
@@ -68,7 +71,7 @@ impl Expander<'_> {
         shape: &[u32],
         scale: Scale,
         valid: Option<[Option<Reg>; 2]>,
-        body: &mut dyn FnMut(&mut Self, &[Ix], Block) -> Result<()>,
+        body: BlockBody<'_, 'k>,
     ) -> Result<()> {
         let rank = shape.len();
         let cols = shape[rank - 1];

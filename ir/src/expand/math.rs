@@ -43,7 +43,7 @@ impl Emitter {
     fn times_power(&mut self, x: Reg, n: Reg) -> Reg {
         let biased = self.add_imm(n, 127);
         let bits = self.arith_imm(Arith::Shl, biased, 23);
-        let power = self.from_bits(bits);
+        let power = self.float_of(bits);
         self.mul(x, power)
     }
 
@@ -71,7 +71,7 @@ impl Emitter {
                 9.618_437_357_674_64e-3,
                 5.550_332_471_162_809e-2,
                 2.402_264_791_363_012e-1,
-                6.931_472_028_550_421e-1,
+                0.693_147_202_855_042,
             ],
         );
         let one = self.like(x, 1.0);
@@ -122,7 +122,7 @@ impl Emitter {
         let e = self.arith_imm(Arith::ShrS, from_half, 23);
         let shift = self.arith_imm(Arith::Shl, e, 23);
         let bits = self.sub(bits, shift);
-        let m = self.from_bits(bits);
+        let m = self.float_of(bits);
         let e = self.add(e, bias);
         let e = self.convert(Convert::I32ToF32, e);
         let minus = self.like(x, -1.0);
@@ -276,8 +276,8 @@ impl Emitter {
 
     fn cosine_of(&mut self, square: Reg) -> Reg {
         let coefficients = [
-            2.439_044_879_627_741_5e-5,
-            -1.388_676_377_460_992_9e-3,
+            2.439_044_879_627_741e-5,
+            -1.388_676_377_460_993e-3,
             4.166_662_332_373_906e-2,
             -4.999_999_972_510_310_5e-1,
             1.0,

@@ -242,7 +242,8 @@ fn reductions_and_scans() {
 #[test]
 fn reduction_to_a_scalar_and_of_three_axes() {
     Case::new(
-        "kernel @deep row (%x: in f32[n, 5, 33], %o: out f32[n], %q: out f32[n, 33], %m: out f32[n, 5]) where 1 <= n <= 9 {
+        "kernel @deep row (%x: in f32[n, 5, 33], %o: out f32[n], %q: out f32[n, 33],
+          %m: out f32[n, 5]) where 1 <= n <= 9 {
           grid %i in 0..n step 1 {
             %a = load %x[%i, 0+5, 0+33] : f32[5, 33]
             %row = reduce add %a over 1 : f32[5]
@@ -266,7 +267,8 @@ fn reduction_to_a_scalar_and_of_three_axes() {
 #[test]
 fn masks_along_both_axes() {
     Case::new(
-        "kernel @masks row (%x: in f32[n, c], %y: in bf16[n, c], %o: out f32[n, 32], %p: inout f32[n, c]) where 1 <= c <= 32, 1 <= n <= 9 {
+        "kernel @masks row (%x: in f32[n, c], %y: in bf16[n, c], %o: out f32[n, 32],
+          %p: inout f32[n, c]) where 1 <= c <= 32, 1 <= n <= 9 {
           grid %i in 0..n step 4 {
             %a = load %x[%i+4 where <n, 0+32 where <c] : f32[4, 32]
             %b = load %y[%i+4 where <n, 0+32 where <c] : bf16[4, 32]
@@ -286,8 +288,10 @@ fn masks_along_both_axes() {
 fn gathers_and_scatters() {
     let ids = [3, 0, 7, 7, 1, -2, 4, 12, 5, 6];
     let to = [9, 8, 7, -1, 5, 4, 3, 99, 1, 0];
-    let text = "kernel @gather row (%x: in f32[m, 11], %t: in fp8_e4m3<f32 2x4>[m, 11], %ids: in i32[n], %to: in i32[n],
-         %o: out f32[n, 11], %p: inout bf16[n, 11], %q: out f32[n, 3]) where 1 <= m <= 64, 1 <= n <= 64 {
+    let text = "kernel @gather row (%x: in f32[m, 11], %t: in fp8_e4m3<f32 2x4>[m, 11],
+      %ids: in i32[n], %to: in i32[n],
+         %o: out f32[n, 11], %p: inout bf16[n, 11], %q: out f32[n, 3]) where 1 <= m <= 64,
+           1 <= n <= 64 {
       grid %i in 0..n step 4 {
          %r = load %ids[%i+4 where <n] : i32[4]
          %w = load %to[%i+4 where <n] : i32[4]
@@ -339,7 +343,8 @@ fn shapes() {
          store %tl, %q[%i, 0+2, 0+6, 0+4]";
     Case::new(
         &format!(
-            "kernel @shapes row (%x: in f32[n, 24], %y: in bf16[n, 24], %o: out f32[n, 54], %r: out i32[n, 3, 4],
+            "kernel @shapes row (%x: in f32[n, 24], %y: in bf16[n, 24], %o: out f32[n, 54],
+              %r: out i32[n, 3, 4],
                %p: out f32[n, 2, 4, 2, 6], %q: out f32[n, 2, 6, 4]) where 1 <= n <= 9 {{
               grid %i in 0..n step 1 {{ {body} }}
             }}"
@@ -354,7 +359,10 @@ fn topk_pick_place() {
     for (k, extent) in [(1, 3), (3, 8), (8, 21), (64, 512), (5, 5)] {
         Case::new(
             &format!(
-                "kernel @best row (%x: in f32[n, {extent}], %m: in bool[n, {extent}], %u: in i32[n, {extent}], %i0: out i32[n, {k}], %i1: out i32[n, {k}], %i2: out i32[n, {k}], %v: out f32[n, {k}], %w: out f32[n, {extent}]) where 1 <= n <= 9 {{
+                "kernel @best row (%x: in f32[n, {extent}], %m: in bool[n, {extent}],
+                  %u: in i32[n, {extent}], %i0: out i32[n, {k}], %i1: out i32[n, {k}],
+                  %i2: out i32[n, {k}], %v: out f32[n, {k}], %w: out f32[n, {extent}])
+                  where 1 <= n <= 9 {{
                   grid %i in 0..n step 2 {{
                     %a = load %x[%i+2 where <n, 0+{extent}] : f32[2, {extent}]
                     %q = map {{ floor(%a * 3) / 3 }} : f32[2, {extent}]

@@ -7,7 +7,8 @@ use support::Case;
 #[test]
 fn carries_trade_places() {
     Case::new(
-        "kernel @trade row (%x: in f32[n, 9], %y: out f32[n, 9], %z: out f32[n, 9], %s: out i32[n]) where 1 <= n <= 64 {
+        "kernel @trade row (%x: in f32[n, 9], %y: out f32[n, 9], %z: out f32[n, 9],
+          %s: out i32[n]) where 1 <= n <= 64 {
           grid %i in 0..n step 4 {
             %a0 = load %x[%i+4 where <n, 0+9] : f32[4, 9]
             %b0 = map { %a0 + 1 } : f32[4, 9]
@@ -33,7 +34,8 @@ fn carries_trade_places() {
 #[test]
 fn loops_of_no_iteration_and_nested() {
     Case::new(
-        "kernel @nested row (%x: in f32[n, 16], %y: out f32[n, 4], %len: in i32[n]) where 1 <= n <= 64 {
+        "kernel @nested row (%x: in f32[n, 16], %y: out f32[n, 4], %len: in i32[n])
+          where 1 <= n <= 64 {
           grid %i in 0..n step 1 {
             %zero = splat 0 : f32[4]
             %hi = load %len[%i] : i32
@@ -57,7 +59,8 @@ fn loops_of_no_iteration_and_nested() {
 #[test]
 fn choices() {
     Case::new(
-        "kernel @choice row (%x: in f32[n, 9], %f: in i32[n], %y: out f32[n, 9], %z: out i32[n]) where 1 <= n <= 64 {
+        "kernel @choice row (%x: in f32[n, 9], %f: in i32[n], %y: out f32[n, 9],
+          %z: out i32[n]) where 1 <= n <= 64 {
           grid %i in 0..n step 1 {
             %a = load %x[%i, 0+9] : f32[9]
             %e = map { exp(%a) } : f32[9]
@@ -86,7 +89,8 @@ fn choices() {
 #[test]
 fn memory_in_order() {
     Case::new(
-        "kernel @order row (%x: inout f32[n, 12], %y: out f32[n, 12], %z: out f32[n, 12]) where 1 <= n <= 64 {
+        "kernel @order row (%x: inout f32[n, 12], %y: out f32[n, 12], %z: out f32[n, 12])
+          where 1 <= n <= 64 {
           grid %i in 0..n step 2 {
             %before = load %x[%i+2 where <n, 0+12] : f32[2, 12]
             %shift = load %x[%i+2 where <n, 1+11] : f32[2, 11]
@@ -111,7 +115,8 @@ fn memory_in_order() {
 #[test]
 fn scratch_lasts_as_long_as_it_is_read() {
     Case::new(
-        "kernel @scratch row (%x: in f32[n, 16], %y: out f32[n, 16], %z: out f32[n, 4]) where 1 <= n <= 64 {
+        "kernel @scratch row (%x: in f32[n, 16], %y: out f32[n, 16], %z: out f32[n, 4])
+          where 1 <= n <= 64 {
           grid %i in 0..n step 4 {
             %buf = alloc : f32[4, 16]
             %ring = alloc : bf16[2, 4]
@@ -142,7 +147,8 @@ fn scratch_lasts_as_long_as_it_is_read() {
 #[test]
 fn grids_of_several_axes_and_a_list() {
     Case::new(
-        "kernel @grid row (%x: in f32[n, 10], %y: inout f32[n, 10, 3], %w: in list(a, b) max 8) where 1 <= n <= 64 {
+        "kernel @grid row (%x: in f32[n, 10], %y: inout f32[n, 10, 3], %w: in list(a,
+          b) max 8) where 1 <= n <= 64 {
           grid %i in 0..n step 3, (%a, %b) in %w, %j in 0..10 step 4 {
             %t = load %x[%i+3 where <n, %j+4 where <10] : f32[3, 4]
             %s = map { %t * float(%b) + float(%a) } : f32[3, 4]
@@ -166,7 +172,8 @@ fn sizes_known_to_the_host() {
             %d = dim n*n - 2*t : i32
             %e = dim ceildiv(t + 1, 10) : i32
             %at = iota 0 : i32[5]
-            %r = map { select(%at == 0, %a, select(%at == 1, %b, select(%at == 2, %c, select(%at == 3, %d, %e)))) } : i32[5]
+            %r = map { select(%at == 0, %a, select(%at == 1, %b, select(%at == 2, %c,
+              select(%at == 3, %d, %e)))) } : i32[5]
             store %r, %y[%i, 0+5]
           }
         }",

@@ -49,7 +49,8 @@ fn measure(what: &str, case: &Case, bytes: f64, flops: f64) {
 
 fn gemv(ty: &str, rows: u32, n: i64, keep: &str, code: &str) {
     let text = format!(
-        "kernel @gemv contraction (%x: in bf16[n, 2048], %w: in {ty}, %y: out f32[n, 1408]) where 1 <= n <= 64 {{
+        "kernel @gemv contraction (%x: in bf16[n, 2048], %w: in {ty}, %y: out f32[n, 1408])
+          where 1 <= n <= 64 {{
           grid %i in 0..n step {rows}, %j in 0..1408 step 16 {{
             %zero = splat 0 : f32[{rows}, 16]
             %acc = for %k in 0..2048 step 256 carry %a = %zero {{
@@ -91,8 +92,10 @@ fn products() {
 #[test]
 #[ignore = "a measurement"]
 fn attention() {
-    let text = "kernel @mla attention (%q: in bf16[n, 16, 576], %c: in bf16[pg, 64, 576], %pages: in i32[b, mp],
-        %o: out f32[parts, 16, 512], %lse: out f32[parts, 16], %work: in list(row, seq, h, t0, t1, part) max parts)
+    let text = "kernel @mla attention (%q: in bf16[n, 16, 576], %c: in bf16[pg, 64, 576],
+      %pages: in i32[b, mp],
+        %o: out f32[parts, 16, 512], %lse: out f32[parts, 16], %work: in list(row, seq, h, t0,
+          t1, part) max parts)
         where 1 <= b <= 4, 1 <= mp <= 4096, 1 <= n <= 4, 1 <= parts <= 4096, 1 <= pg <= 1048576 {
       grid (%row, %seq, %h, %t0, %t1, %part) in %work {
         %qt = load %q[%row, %h+16, 0+576] : bf16[16, 576]
@@ -101,7 +104,8 @@ fn attention() {
         %blank = splat 0 : f32[16, 512]
         %none = splat 0 : f32[16, 64]
         %at = iota 1 : i32[16, 64]
-        %m, %l, %acc = for %t in %t0..%t1 step 64 carry %m0 = %low, %l0 = %nil, %a0 = %blank stages=2 {
+        %m, %l, %acc = for %t in %t0..%t1 step 64 carry %m0 = %low, %l0 = %nil,
+          %a0 = %blank stages=2 {
           %slot = map { %t / 64 } : i32
           %pg = load %pages[%seq, %slot] : i32
           %kt = load %c[%pg, 0+64, 0+576] : bf16[64, 576]
@@ -137,7 +141,8 @@ fn attention() {
 #[test]
 #[ignore = "a measurement"]
 fn rows() {
-    let text = "kernel @norm row (%x: in bf16[n, 2048], %r: inout f32[n, 2048], %g: in bf16[2048], %y: out bf16[n, 2048]) where 1 <= n <= 4096 {
+    let text = "kernel @norm row (%x: in bf16[n, 2048], %r: inout f32[n, 2048],
+      %g: in bf16[2048], %y: out bf16[n, 2048]) where 1 <= n <= 4096 {
       grid %i in 0..n step 1 {
         %a = load %x[%i, 0+2048] : bf16[2048]
         %b = load %r[%i, 0+2048] : f32[2048]

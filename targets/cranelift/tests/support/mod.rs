@@ -296,7 +296,7 @@ impl Case {
     fn compare(&self, name: &str, at: usize, found: &[u8], expected: &[u8], level: &str) {
         let layout = &self.tensors[at].layout;
         let mut wrong = vec![];
-        for_each(&layout.dims().to_vec(), |p| {
+        for_each(layout.dims(), |p| {
             let (f, e) = (layout.read(found, p), layout.read(expected, p));
             let same = f == e || (f.is_nan() && e.is_nan());
             let far = (f - e).abs() > self.tolerance * e.abs().max(1.0);
