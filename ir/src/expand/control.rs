@@ -206,7 +206,7 @@ impl<'k> Expander<'k> {
         }
         let var = self.em.convert(Convert::I64ToI32, open.var());
         self.bind(f.var, Tile::scalar(DType::I32, var));
-        self.prefetch(f, open.var(), hi)?;
+        self.prefetch(f, open.var(), lo, hi)?;
         self.block(&f.body)?;
         self.count_reads(&f.yields);
         let next = scalars.iter().map(|(at, _)| self.scalar(f.yields[*at]));

@@ -4,13 +4,13 @@
 //! pages, consumed in 64 units of `F` lines; while unit `u` of a block is read, line `u` of each
 //! page of the block after it is prefetched, which runs as fast as `F` streams whatever the
 //! layout. Behind the worker's last instance the span goes on in the parameter that `then` names,
-//! at the worker's share of it.
+//! at the worker's share of it. Instances are taken to read one after another in memory.
 
 use super::layout::Coded;
 use super::tile::Kind;
 use super::{Expander, Result};
 use crate::kernel::{Access, Base, Bound, For, Op, ParamId, ParamType, Start, Stmt, ValueId};
-use crate::loops::{Arith, Cmp, Reg, Stmt as LoopStmt};
+use crate::loops::{Arith, Cmp, Reg, Stmt as LoopStmt, Stride};
 
 /// Bytes of a cache line and of a page.
 const LINE: i64 = 64;
@@ -37,11 +37,13 @@ struct Consumed {
     bytes: i64,
     /// I64: offset behind the loop's last.
     behind: Reg,
+    /// I64: bytes that the whole loop reads.
+    all: Reg,
 }
 
 impl<'k> Expander<'k> {
     /// Emits a loop's prefetches, at the beginning of its body.
-    pub fn prefetch(&mut self, f: &'k For, var: Reg, hi: Reg) -> Result<()> {
+    pub fn prefetch(&mut self, f: &'k For, var: Reg, lo: Reg, hi: Reg) -> Result<()> {
         let fan = f.hints.fan;
         if fan == 0 || fan > FAN {
             return Ok(());
@@ -49,9 +51,11 @@ impl<'k> Expander<'k> {
         let Some(access) = self.weights_of(f) else { return Ok(()) };
         let tile = self.access(access)?;
         let Kind::Coded(coded) = &tile.kind else { return Ok(()) };
-        let Some(consumed) = self.consumed(coded, &tile.shape, var, hi, f.step) else {
+        let Some((step, bytes)) = contiguous(coded, &tile.shape) else { return Ok(()) };
+        if step != f.step {
             return Ok(());
-        };
+        }
+        let consumed = self.consumed(coded, bytes, [var, lo, hi]);
         self.fan(&consumed, fan.into(), f.hints.then)
     }
 
@@ -85,43 +89,24 @@ impl<'k> Expander<'k> {
         moved.max_by_key(|access| size(access))
     }
 
-    /// The loop's span, if each iteration reads the bytes after those of the one before.
-    fn consumed(
-        &mut self,
-        coded: &Coded,
-        shape: &[u32],
-        var: Reg,
-        hi: Reg,
-        step: u32,
-    ) -> Option<Consumed> {
-        let axes = &coded.axes;
-        let last = axes.len() - 1;
-        if coded.layout.header != 0 || axes.iter().any(|a| a.gather.is_some()) {
-            return None;
-        }
-        if axes[last].tile.map(|t| shape[t]) != Some(step) {
-            return None;
-        }
-        let outer = coded.layout.codes.iter().find(|d| d.axis == last && d.extent.is_none())?;
-        let crate::loops::Stride::Bytes(units) = outer.stride else { return None };
-        let elements: u64 = shape.iter().map(|e| u64::from(*e)).product();
-        let bits = i64::from(coded.encoding.code.bits());
-        let bytes = elements as i64 * bits / 8;
-        let per_unit = if bits == 4 { 2 } else { 1 };
-        // Contiguous if a step along k covers as many bytes as the tile has.
-        if i64::from(step) / outer.divisor * units != bytes * per_unit {
-            return None;
-        }
-        let mut positions: Vec<Reg> = axes.iter().map(|a| a.start).collect();
-        let digits = &coded.layout.codes;
-        let offset = self.place_of(digits, &positions);
-        let offset = self.quotient(offset, per_unit);
-        let left = self.em.sub(hi, var);
-        positions[last] = self.em.add(axes[last].start, left);
-        let behind = self.place_of(digits, &positions);
-        let behind = self.quotient(behind, per_unit);
+    /// The loop's span, of which an iteration reads `bytes`.
+    fn consumed(&mut self, coded: &Coded, bytes: i64, [var, lo, hi]: [Reg; 3]) -> Consumed {
+        let last = coded.axes.len() - 1;
+        let start = coded.axes[last].start;
+        let mut positions: Vec<Reg> = coded.axes.iter().map(|a| a.start).collect();
+        let per_byte = if coded.encoding.code.bits() == 4 { 2 } else { 1 };
+        let mut offset_at = |x: &mut Self, k: Reg| {
+            let by = x.em.sub(k, var);
+            positions[last] = x.em.add(start, by);
+            let units = x.place_of(&coded.layout.codes, &positions);
+            x.quotient(units, per_byte)
+        };
+        let offset = offset_at(self, var);
+        let begin = offset_at(self, lo);
+        let behind = offset_at(self, hi);
+        let all = self.em.sub(behind, begin);
         let base = self.place(coded.place);
-        Some(Consumed { base, offset, bytes, behind })
+        Consumed { base, offset, bytes, behind, all }
     }
 
     fn fan(&mut self, consumed: &Consumed, fan: i64, then: Option<ParamId>) -> Result<()> {
@@ -174,16 +159,42 @@ impl<'k> Expander<'k> {
         let per_instance = self.em.arith(Arith::Div, bytes, total);
         let share = self.em.mul(per_instance, span.begin);
         let target = self.em.add(next, share);
-        let here = self.em.add(consumed.base, consumed.behind);
+        // What the worker's instances to come read lies behind what this one does.
+        let to_come = self.em.sub(span.end, span.instance);
+        let to_come = self.em.add_imm(to_come, -1);
+        let rest = self.em.mul(to_come, consumed.all);
+        let behind = self.em.add(consumed.behind, rest);
+        let here = self.em.add(consumed.base, behind);
         let by = self.em.sub(target, here);
-        // Only behind the last instance, and only if there is a next.
-        let after = self.em.add_imm(span.instance, 1);
-        let last = self.em.cmp(Cmp::Ge, after, span.end);
         let zero = self.em.int(0);
         let given = self.em.cmp(Cmp::Ne, next, zero);
-        let jumps = self.em.and(last, given);
         let never = self.em.int(i64::MAX);
-        let limit = self.em.select(jumps, consumed.behind, never);
+        let limit = self.em.select(given, behind, never);
         Ok(Some((limit, by)))
     }
+}
+
+/// Extent along the last axis and bytes of a tile that is one run of memory, and after which the
+/// next tile along that axis lies.
+fn contiguous(coded: &Coded, shape: &[u32]) -> Option<(u32, i64)> {
+    let codes = &coded.layout.codes;
+    let last = coded.axes.len() - 1;
+    if coded.axes.iter().any(|a| a.gather.is_some()) {
+        return None;
+    }
+    let inner = |axis: usize| -> i64 {
+        codes.iter().filter(|d| d.axis == axis).filter_map(|d| d.extent).product()
+    };
+    let extent = |axis: usize| coded.axes[axis].tile.map_or(1, |t| i64::from(shape[t]));
+    let outer = codes.iter().find(|d| d.axis == last && d.extent.is_none())?;
+    let Stride::Bytes(block) = outer.stride else { return None };
+    let bits = i64::from(coded.encoding.code.bits());
+    let (unit, per_byte) = if bits == 4 { (1, 2) } else { (bits / 8, 1) };
+    let in_block: i64 = (0..=last).map(inner).product();
+    let whole = (0..last).all(|axis| extent(axis) == inner(axis))
+        && block == in_block * unit + coded.layout.header
+        && extent(last) % outer.divisor == 0;
+    let bytes = extent(last) / outer.divisor * block / per_byte;
+    let step = u32::try_from(extent(last)).ok()?;
+    whole.then_some((step, bytes))
 }

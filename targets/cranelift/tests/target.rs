@@ -98,54 +98,70 @@ fn what_cannot_be_done_is_said() {
     assert_eq!(refused.code(), "E0302");
 }
 
-#[test]
-fn every_line_of_a_span_is_prefetched_once_a_block_ahead() {
-    let kernel = parse::kernel(
-        "kernel @fan contraction (%x: in bf16[n, 512],
-           %w: in bf16[64, 512] packed [0/16, 1/2, 0:16, 1:2], %next: prefetch bf16[64, 512],
-           %y: out f32[n, 64]) where 1 <= n <= 4 {
-           grid %j in 0..64 step 16 {
+/// A product over `%w` of 64 by 512 with a fan; what a worker of all instances prefetches, and the
+/// addresses of `%w` and `%next`.
+fn prefetched(
+    weights: &str,
+    code: &str,
+    fan: u64,
+    span: u64,
+    absent: bool,
+) -> ([u64; 2], Vec<u64>) {
+    let kernel = parse::kernel(&format!(
+        "kernel @fan contraction (%x: in bf16[n, 512], %w: in {weights},
+           %next: prefetch u8[{span}], %y: out f32[n, 64]) where 1 <= n <= 4 {{
+           grid %j in 0..64 step 16 {{
              %zero = splat 0 : f32[4, 16]
-             %acc = for %k in 0..512 step 64 carry %a = %zero fan=2 then %next {
+             %acc = for %k in 0..512 step 64 carry %a = %zero fan={fan} then %next {{
                %xt = load %x[0+4 where <n, %k+64] : bf16[4, 64]
-               %wt = load %w[%j+16, %k+64] : bf16[16, 64]
+               %wt = load %w[%j+16, %k+64] keep : {code}[16, 64]
                %b = mma %a, %xt, %wt : f32[4, 16]
                yield %b
-             }
+             }}
              store %acc, %y[0+4 where <n, %j+16]
-           }
-         }",
-    )
+           }}
+         }}"
+    ))
     .expect("a kernel");
     let program = expand(&kernel, &Machine { lanes: 8, mma: &|_| false }).expect("loops");
-    const SPAN: u64 = 64 * 512 * 2;
-    const BLOCK: u64 = 2 * 4096;
-    for absent in [false, true] {
-        let mut memory = Memory::default();
-        let sizes = [512 * 2, SPAN, SPAN, 64 * 4];
-        let mut args: Vec<u64> = sizes.map(|s| memory.add(vec![0; s as usize])).to_vec();
-        if absent {
-            args[2] = 0;
+    let mut memory = Memory::default();
+    let sizes = [512 * 2, span, span, 64 * 4];
+    let mut args: Vec<u64> = sizes.map(|s| memory.add(vec![0; s as usize])).to_vec();
+    if absent {
+        args[2] = 0;
+    }
+    args.push(1);
+    interp::run(&program, &args, 0, 4, &mut memory).expect("a run");
+    ([args[1], args[2]], memory.prefetched)
+}
+
+#[test]
+fn every_line_of_a_span_is_prefetched_once_a_block_ahead() {
+    let lines = |from: u64, to: u64| (from..to).step_by(64).collect::<Vec<u64>>();
+    for (weights, code, fan, span) in [
+        ("bf16[64, 512] packed [0/16, 1/2, 0:16, 1:2]", "bf16", 2, 64 * 512 * 2),
+        (
+            "i4<f16 1x32>[64, 512] packed [0/16, 1/64, {1:2, 0:16}, 1/32:2, 1/8:4, 0:16, 1:4, 1/4:2]",
+            "i4<f16 1x32>",
+            1,
+            4 * 8 * 576,
+        ),
+    ] {
+        let block = fan * 4096;
+        // Whole blocks are prefetched line by line, whatever the span leaves of the last one.
+        let units = span / (fan * 64);
+        for absent in [false, true] {
+            let ([w, next], found) = prefetched(weights, code, fan, span, absent);
+            assert_eq!(found.len() as u64, units * fan);
+            let within = |from: u64, len: u64| {
+                let inside = found.iter().filter(|a| (from..from + len).contains(*a));
+                let mut lines: Vec<u64> = inside.map(|a| a - from).collect();
+                lines.sort_unstable();
+                lines
+            };
+            assert_eq!(within(w, span), lines(block, span), "{weights}");
+            let ahead = if absent { within(w + span, block) } else { within(next, block) };
+            assert_eq!(ahead, lines(0, block), "{weights}");
         }
-        args.push(1);
-        interp::run(&program, &args, 0, 4, &mut memory).expect("a run");
-        let within = |from: u64, len: u64| {
-            let mut lines: Vec<u64> = memory
-                .prefetched
-                .iter()
-                .filter(|a| (from..from + len).contains(*a))
-                .map(|a| a - from)
-                .collect();
-            lines.sort_unstable();
-            lines
-        };
-        let lines = |from: u64, to: u64| (from..to).step_by(64).collect::<Vec<u64>>();
-        if absent {
-            assert_eq!(within(args[1], SPAN + BLOCK), lines(BLOCK, SPAN + BLOCK));
-        } else {
-            assert_eq!(within(args[1], SPAN), lines(BLOCK, SPAN));
-            assert_eq!(within(args[2], SPAN), lines(0, BLOCK));
-        }
-        assert_eq!(memory.prefetched.len() as u64, SPAN / 64);
     }
 }
