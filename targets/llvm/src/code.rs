@@ -367,6 +367,10 @@ impl<'c> Code<'c> {
             f.add_attribute(AttributeLoc::Function, self.cx.create_string_attribute(key, value));
         }
         self.mark(f, AttributeLoc::Function, "nounwind");
+        // Vectors are ours to choose. Scalar loops are edges, and vectorised they would only be
+        // larger; this attribute is what the vectorisers heed (the options of the passes they
+        // do not).
+        self.mark(f, AttributeLoc::Function, "noimplicitfloat");
         self.position(self.cx.append_basic_block(f, "entry"));
         f
     }

@@ -1,5 +1,7 @@
 //! What objects may contain: no imports, no instruction of a higher level, the same bytes always.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
+
 mod native;
 
 use ir::dtype::{DType, Scale};

@@ -1,5 +1,7 @@
 //! Every construct of loop IR by itself, native at every level, against the same in Rust.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
+
 mod native;
 
 use ir::loops::{Arith, Cmp, Convert, Elem, Func, Inst, MemElem, Program, Reg};

@@ -94,7 +94,9 @@ fn product(left: &str, right: &str, [n, cols, depth]: [u32; 3], [m, j, k]: [u32;
         None => (right, String::new()),
     };
     let text = format!(
-        "kernel @product contraction (%x: in {left}[n, {depth}], %w: in {code}[{cols}, {depth}] {packing}, %y: out f32[n, {cols}]) where 1 <= n <= 64 {{
+        "kernel @product contraction (%x: in {left}[n, {depth}],
+             %w: in {code}[{cols}, {depth}] {packing},
+             %y: out f32[n, {cols}]) where 1 <= n <= 64 {{
           grid %i in 0..n step {m}, %j in 0..{cols} step {j} {{
             %zero = splat 0.5 : f32[{m}, {j}]
             %acc = for %k in 0..{depth} step {k} carry %a = %zero {{
@@ -150,6 +152,31 @@ fn products_of_codes() {
                 product(left, right, size, tile);
             }
         }
+    }
+}
+
+/// A single code that is no number spoils its column, and no other.
+#[test]
+fn codes_that_are_no_numbers() {
+    for (m, left) in [(1, "bf16"), (1, "f32"), (16, "bf16")] {
+        let text = format!(
+            "kernel @product contraction (%x: in {left}[n, 70],
+                 %w: in fp8_e4m3<f32 16x32>[40, 70] packed [0/16, 1/4, 0:16, 1:4],
+                 %y: out f32[n, 40]) where 1 <= n <= 64 {{
+              grid %i in 0..n step {m} {{
+                %zero = splat 0 : f32[{m}, 40]
+                %xt = load %x[%i+{m} where <n, 0+70] : {left}[{m}, 70]
+                %wt = load %w[0+40, 0+70] keep : fp8_e4m3<f32 16x32>[40, 70]
+                %b = mma %zero, %xt, %wt : f32[{m}, 40]
+                store %b, %y[%i+{m} where <n, 0+40]
+              }}
+            }}"
+        );
+        let value = |p: &[u64]| match (p[0], p[1]) {
+            (3, 5) | (39, 69) => f64::NAN,
+            (j, k) => ((j * 7 + k * 3) % 13) as f64 * 0.25 - 1.5,
+        };
+        Case::new(&text, &[m]).set("w", value).check();
     }
 }
 

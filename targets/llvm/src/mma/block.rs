@@ -4,6 +4,8 @@ use super::decode;
 use super::lowering::{Block, Lowering};
 use super::plan::Unit;
 use crate::code::Val;
+use inkwell::values::InstructionOpcode;
+use ir::dtype::DType;
 
 /// Bytes ahead of their use at which weights in several streams are asked for.
 const AHEAD: i64 = 1024;
@@ -23,12 +25,16 @@ impl<'c> Lowering<'_, 'c> {
         let steps = self.div(b.to, unit);
         let turn = i64::from(split);
         let whole = c.add(first, c.andc(c.sub(steps, first), -turn));
-        let zero = vec![c.zero(f32s); each * split as usize];
+        let mut zero = vec![c.zero(f32s); each * split as usize];
+        if self.watches() {
+            zero.extend(vec![c.zero(c.vec(c.i32(), p.lanes)); b.cols as usize]);
+        }
         let mut sums = c.for_loop((first, whole, turn), &zero, |s, now| {
             let mut now = now.to_vec();
             for u in 0..split {
-                let part = &mut now[u as usize * each..(u as usize + 1) * each];
-                self.step(b, c.add(s, c.c64(u.into())), None, part);
+                let (sums, seen) = now.split_at_mut(each * split as usize);
+                let part = &mut sums[u as usize * each..(u as usize + 1) * each];
+                self.step(b, c.add(s, c.c64(u.into())), None, (part, seen));
             }
             self.ask(b, s, split);
             now
@@ -40,11 +46,12 @@ impl<'c> Lowering<'_, 'c> {
                 sums[i] = c.fadd(sums[i], sums[i + each * width]);
             }
         }
-        sums.truncate(each);
+        sums.drain(each..each * split as usize);
         if split > 1 {
             sums = c.for_loop((whole, steps, 1), &sums, |s, now| {
                 let mut now = now.to_vec();
-                self.step(b, s, None, &mut now);
+                let (sums, seen) = now.split_at_mut(each);
+                self.step(b, s, None, (sums, seen));
                 now
             });
         }
@@ -53,11 +60,23 @@ impl<'c> Lowering<'_, 'c> {
             let more = c.smin(rest, c.c64(1));
             sums = c.for_loop((steps, c.add(steps, more), 1), &sums, |s, now| {
                 let mut now = now.to_vec();
-                self.step(b, s, Some(rest), &mut now);
+                let (sums, seen) = now.split_at_mut(each);
+                self.step(b, s, Some(rest), (sums, seen));
                 now
             });
         }
+        let seen = sums.split_off(each);
+        for (i, sum) in sums.iter_mut().enumerate() {
+            if let Some(seen) = seen.get(i % b.cols as usize) {
+                *sum = decode::spoiled(c, *seen, *sum);
+            }
+        }
         self.accumulate(b, &sums);
+    }
+
+    /// Whether codes of NaN are looked for beside the sums, to spoil them in the end.
+    fn watches(&self) -> bool {
+        self.plan.right.code == DType::F8E4M3
     }
 
     /// Accumulators in turn for a block smaller than the plan's as well.
@@ -112,35 +131,66 @@ impl<'c> Lowering<'_, 'c> {
         c.index(block, s, p.right.step_bytes(p.lanes).into())
     }
 
-    /// One step along k; of the last perhaps only `rest` k's are valid.
-    fn step(&self, b: &Block<'c>, s: Val<'c>, rest: Option<Val<'c>>, sums: &mut [Val<'c>]) {
+    /// One step along k; of the last perhaps only `rest` k's are valid. Adds to the sums, and to
+    /// what is seen of the codes of each block of columns.
+    fn step(
+        &self,
+        b: &Block<'c>,
+        s: Val<'c>,
+        rest: Option<Val<'c>>,
+        (sums, seen): (&mut [Val<'c>], &mut [Val<'c>]),
+    ) {
         let (c, p) = (self.c, self.plan);
         let dot = p.unit == Unit::Dot;
-        let words = c.vec(c.i32(), p.lanes);
-        let columns: Vec<Vec<Val>> = (0..b.cols)
+        let columns: Vec<Vec<(u32, Val)>> = (0..b.cols)
             .map(|col| {
                 let at = self.right_at(b, col, s);
-                if !dot {
-                    let v = decode::floats(c, p.right, p.lanes, at);
-                    return rest.map_or(v.clone(), |rest| self.kept(v, rest));
+                if let Some(seen) = seen.get_mut(col as usize) {
+                    *seen = decode::watch(c, *seen, self.word(at, rest));
                 }
-                let v = c.load(words, at, 4);
-                // A pair's second element is not valid in a partial step.
-                vec![if rest.is_some() { c.andc(v, 0xffff) } else { v }]
+                self.operands(at, rest)
             })
             .collect();
         let at = c.mul(s, c.c64(i64::from(p.depth() * p.left.bits() / 8)));
         let row0 = c.at(b.left.0, at);
-        for (i, _) in columns[0].iter().enumerate() {
+        for (v, (i, _)) in columns[0].iter().enumerate() {
             for r in 0..b.rows {
                 let row = c.at(row0, c.mul(b.left.1, c.c64(r.into())));
-                let x = self.broadcast(c.off(row, i as i64 * 4), dot);
-                for (col, v) in columns.iter().enumerate() {
+                let x = self.broadcast(c.off(row, i64::from(i * 4)), dot);
+                for (col, of) in columns.iter().enumerate() {
                     let sum = &mut sums[(r * b.cols) as usize + col];
-                    *sum = if dot { self.dot(*sum, x, v[i]) } else { c.fma(x, v[i], *sum) };
+                    let w = of[v].1;
+                    *sum = if dot { self.dot(*sum, x, w) } else { c.fma(x, w, *sum) };
                 }
             }
         }
+    }
+
+    /// The codes or pairs of a step, zeros for those that are not valid.
+    fn word(&self, at: Val<'c>, rest: Option<Val<'c>>) -> Val<'c> {
+        let (c, p) = (self.c, self.plan);
+        let word = decode::word(c, p.right, p.lanes, at);
+        let Some(rest) = rest else { return word };
+        // Fewer than all: the shift stays within the word.
+        let bits = c.mul(c.trunc(rest, c.i32()), c.c32(p.right.code.bits().into()));
+        let one = c.op(InstructionOpcode::Shl, c.c32(1), bits);
+        c.and(word, c.splat(c.sub(one, c.c32(1)), p.lanes))
+    }
+
+    /// What a step multiplies the left operand's elements or pairs (by number) with.
+    fn operands(&self, at: Val<'c>, rest: Option<Val<'c>>) -> Vec<(u32, Val<'c>)> {
+        let (c, p) = (self.c, self.plan);
+        if p.unit == Unit::Dot {
+            let word = self.word(at, rest);
+            return if p.mixed() {
+                decode::mixed_pairs(c, p.right.code, word)
+            } else {
+                vec![(0, word)]
+            };
+        }
+        let v = decode::floats(c, p.right, p.lanes, at);
+        let v = rest.map_or(v.clone(), |rest| self.kept(v, rest));
+        (0..).zip(v).collect()
     }
 
     /// A pair of bf16, or an f32, in every lane.

@@ -2,14 +2,14 @@
 
 use super::plan::Stored;
 use crate::code::{Code, Val};
-use inkwell::IntPredicate;
 use inkwell::values::InstructionOpcode as Opcode;
+use inkwell::{FloatPredicate, IntPredicate};
 use ir::dtype::DType;
 
-/// The vectors of a step at `p`, one for each k, as f32.
+/// The vectors of a step at `p`, one for each k, as f32. Of fp8 codes those of NaN come out as
+/// numbers: [`watch`] finds them, or [`exactly`] does what is slower.
 pub(crate) fn floats<'c>(c: &Code<'c>, s: Stored, lanes: u32, p: Val<'c>) -> Vec<Val<'c>> {
     let f32s = c.vec(c.f32(), lanes);
-    let bits = s.code.bits() * s.group;
     if s.code == DType::F32 {
         let load = |i: u32| c.load(f32s, c.off(p, i64::from(i * lanes * 4)), 4);
         if s.group == 1 {
@@ -19,13 +19,52 @@ pub(crate) fn floats<'c>(c: &Code<'c>, s: Stored, lanes: u32, p: Val<'c>) -> Vec
         let every = |first: u32| (0..lanes).map(|i| first + 2 * i).collect::<Vec<_>>();
         return vec![c.shuffle(low, high, &every(0)), c.shuffle(low, high, &every(1))];
     }
+    let word = word(c, s, lanes, p);
+    (0..s.group).map(|i| one(c, s.code, lanes, word, i)).collect()
+}
+
+/// The codes of a step at `p`: all of a column in its lane, from the low bits.
+pub(crate) fn word<'c>(c: &Code<'c>, s: Stored, lanes: u32, p: Val<'c>) -> Val<'c> {
     let words = c.vec(c.i32(), lanes);
-    let word = match bits {
+    match s.code.bits() * s.group {
         8 => c.zext(c.load(c.vec(c.i8(), lanes), p, 1), words),
         16 => c.zext(c.load(c.vec(c.i16(), lanes), p, 1), words),
         _ => c.load(words, p, 4),
+    }
+}
+
+/// As [`floats`], NaN included.
+pub(crate) fn exactly<'c>(c: &Code<'c>, s: Stored, lanes: u32, p: Val<'c>) -> Vec<Val<'c>> {
+    let v = floats(c, s, lanes, p);
+    if s.code != DType::F8E4M3 {
+        return v;
+    }
+    // The code of NaN is the one that would be 480.
+    let fix = |v: Val<'c>| {
+        let magnitude = c.call("llvm.fabs", &[v.get_type()], &[v]);
+        let nan = c.fcmp(FloatPredicate::OGT, magnitude, c.float(v.get_type(), 448.0));
+        c.select(nan, c.float(v.get_type(), f64::NAN), v)
     };
-    (0..s.group).map(|i| one(c, s.code, lanes, word, i)).collect()
+    v.into_iter().map(fix).collect()
+}
+
+/// The greatest magnitudes of fp8 codes, byte by byte, of a word and those seen before.
+pub(crate) fn watch<'c>(c: &Code<'c>, seen: Val<'c>, word: Val<'c>) -> Val<'c> {
+    let words = word.get_type();
+    let bytes = c.vec(c.i8(), 4 * words.into_vector_type().get_size());
+    let now = c.bits(c.andc(word, 0x7f7f_7f7f), bytes);
+    let most = c.call("llvm.umax", &[bytes], &[c.bits(seen, bytes), now]);
+    c.bits(most, words)
+}
+
+/// NaN in the lanes where [`watch`] has seen its code, `v` elsewhere.
+pub(crate) fn spoiled<'c>(c: &Code<'c>, seen: Val<'c>, v: Val<'c>) -> Val<'c> {
+    let words = seen.get_type();
+    let bytes = c.vec(c.i8(), 4 * words.into_vector_type().get_size());
+    let nan = c.icmp(IntPredicate::EQ, c.bits(seen, bytes), c.int(bytes, 0x7f));
+    let any = c.bits(c.sext(nan, bytes), words);
+    let any = c.icmp(IntPredicate::NE, any, c.zero(words));
+    c.select(any, c.float(v.get_type(), f64::NAN), v)
 }
 
 /// Element `i` of the codes that each lane of `word` holds, as f32.
@@ -49,16 +88,51 @@ fn one<'c>(c: &Code<'c>, code: DType, lanes: u32, word: Val<'c>, i: u32) -> Val<
     }
 }
 
-/// 1-4-3 floats in the topmost bits of each lane, exactly.
+/// 1-4-3 floats in the topmost bits of each lane.
 fn e4m3<'c>(c: &Code<'c>, lanes: u32, top: Val<'c>) -> Val<'c> {
     let f32s = c.vec(c.f32(), lanes);
     // As the sign, exponent and mantissa of an f32 the value is too small by 2^120, also where
     // the code, and then the f32, is subnormal.
     let small = c.andc(c.ashr(top, 4), 0x87f0_0000);
-    let value = c.fmul(c.bits(small, f32s), c.float(f32s, 2f64.powi(120)));
-    let all = c.andc(top, 0x7f00_0000);
-    let nan = c.icmp(IntPredicate::EQ, all, c.int(all.get_type(), 0x7f00_0000));
-    c.select(nan, c.float(f32s, f64::NAN), value)
+    c.fmul(c.bits(small, f32s), c.float(f32s, 2f64.powi(120)))
+}
+
+/// Pairs of bf16 made of the codes in the words of 16 columns: with each, its place among the
+/// pairs of the left operand. The pair `i` of a group of `g` codes is of the codes `i` and
+/// `i + g/2`. Codes of NaN come out as numbers: [`watch`] finds them.
+pub(crate) fn mixed_pairs<'c>(c: &Code<'c>, code: DType, word: Val<'c>) -> Vec<(u32, Val<'c>)> {
+    let (halves, words) = (c.vec(c.i16(), 32), word.get_type());
+    let x = c.bits(word, halves);
+    // Each half word, by its lowest five bits, picks of 32 numbers.
+    let pick = |at: u32, of: &dyn Fn(i64) -> f32| {
+        let table: Vec<i64> = (0..32).map(|i| i64::from(of(i).to_bits() >> 16)).collect();
+        let index = if at == 0 { x } else { c.lshr(x, at) };
+        c.call("llvm.x86.avx512.permvar.hi.512", &[], &[c.ints(c.i16(), &table), index])
+    };
+    let signed = |i: i64| if i & 8 == 0 { (i & 7) as f32 } else { (i & 7) as f32 - 8.0 };
+    let pairs: Vec<(u32, Val)> = match code {
+        DType::I4 => (0..4).map(|i| (i, pick(4 * i, &signed))).collect(),
+        DType::I8 => (0..2)
+            .flat_map(|i| {
+                let low = pick(8 * i, &|v| (v & 15) as f32);
+                [(i, low), (i, pick(8 * i + 4, &|v| 16.0 * signed(v)))]
+            })
+            .collect(),
+        _ => (0..2)
+            .map(|i| {
+                let (mag, sign) =
+                    if i == 0 { (c.shl(x, 4), c.shl(x, 8)) } else { (c.lshr(x, 4), x) };
+                // The exponent's bias goes from 7 to 127; subnormals come from a table.
+                let normal = c.add(c.andc(mag, 0x07f0), c.int(halves, 0x3c00));
+                let small = pick(8 * i, &|v| (v & 7) as f32 / 512.0);
+                let exponent = c.andc(x, 0x78 << (8 * i));
+                let zero = c.icmp(IntPredicate::EQ, exponent, c.zero(halves));
+                let value = c.select(zero, small, normal);
+                (i, c.or(value, c.andc(sign, -0x8000)))
+            })
+            .collect(),
+    };
+    pairs.into_iter().map(|(i, v)| (i, c.bits(v, words))).collect()
 }
 
 /// Two vectors of f32 that bf16 can hold, as pairs of bf16: the first in the low halves.

@@ -25,18 +25,42 @@ impl<'c> Lowering<'_, 'c> {
         c.for_loop((c.c64(0), m, 1), &[], |r, _| {
             let from = c.at(self.o.left, c.mul(r, self.o.left_pitch));
             let row = c.index(to, r, pitch.into());
-            self.left_row(from, k, |at| c.index(row, at, unit.into()));
             if self.form.has_tail(p.depth()) {
-                // Zeros up to the end of the last step.
-                c.for_loop((k, self.round_up(k, p.depth()), 1), &[], |at, _| {
+                // Zeros in the last step, where the copy does not fill it.
+                let (last, end) = (c.andc(k, -i64::from(p.depth())), self.round_up(k, p.depth()));
+                c.for_loop((last, end, 1), &[], |at, _| {
                     let zero = if unit == 4 { c.c32(0) } else { c.int(c.i16(), 0) };
                     c.store(zero, c.index(row, at, unit.into()), unit);
                     vec![]
                 });
             }
+            self.left_row(from, k, |at| c.index(row, self.mixed(at), unit.into()));
             vec![]
         });
         (to, c.c64(pitch.into()))
+    }
+
+    /// Where element `at` of a row goes: the pairs of a step may be of its first and second half.
+    fn mixed(&self, at: Val<'c>) -> Val<'c> {
+        let (c, p) = (self.c, self.plan);
+        if !p.mixed() {
+            return at;
+        }
+        let half = i64::from(p.depth() / 2);
+        let (group, i) = (c.andc(at, -2 * half), c.andc(at, 2 * half - 1));
+        let place = c.add(c.shl(c.andc(i, half - 1), 1), self.div(i, half));
+        c.add(group, place)
+    }
+
+    /// Lanes of a strip in the order of [`Lowering::mixed`].
+    fn mixed_strip(&self, v: Val<'c>) -> Val<'c> {
+        let p = self.plan;
+        if !p.mixed() {
+            return v;
+        }
+        let (group, half) = (p.depth(), p.depth() / 2);
+        let from = |i: u32| i / group * group + i % group / 2 + i % 2 * half;
+        self.c.shuffle(v, v, &(0..STRIP).map(from).collect::<Vec<_>>())
     }
 
     /// Copies a row of `k` elements to the places that `to` gives.
@@ -70,7 +94,10 @@ impl<'c> Lowering<'_, 'c> {
                 c.store(c.cast(Opcode::FPExt, half, c.vec(c.f32(), n)), to, 4);
             }
             (DType::F32, _) => c.store(c.load(c.vec(c.i32(), n), from, 4), to, 4),
-            _ => c.store(c.load(c.vec(c.i16(), n), from, 2), to, 2),
+            _ => {
+                let v = c.load(c.vec(c.i16(), n), from, 2);
+                c.store(if n == STRIP { self.mixed_strip(v) } else { v }, to, 2);
+            }
         }
     }
 

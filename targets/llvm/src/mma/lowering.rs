@@ -1,8 +1,7 @@
 //! The walk over a product: columns, rows, and stretches of k under one scale.
 
 use super::Operands;
-use super::decode;
-use super::form::{Form, ScaleForm};
+use super::form::Form;
 use super::panel::Columns;
 use super::plan::{Plan, Unit};
 use super::tile::Registers;
@@ -114,8 +113,16 @@ impl<'c> Lowering<'_, 'c> {
         } else {
             (c.at(self.o.right, c.mul(b, self.o.right_pitch)), self.o.right_pitch)
         };
+        let own = self.form.scale().is_some_and(|s| s.rows == 1);
+        if own {
+            self.scale_panel(col, cols);
+        }
         self.stretches(|from, to| {
-            let scales = self.scales(col, cols, from);
+            let scales = if own {
+                self.panel_scales(cols, from)
+            } else {
+                self.block_scales(col, cols, from)
+            };
             self.rows(|row, rows| {
                 let unit = if p.unit == Unit::Tile { 16 } else { 1 };
                 let at = c.mul(row, left.1);
@@ -136,51 +143,6 @@ impl<'c> Lowering<'_, 'c> {
                 }
             });
         });
-    }
-
-    /// Stretches of k that one block of scales covers.
-    fn stretches(&self, body: impl FnOnce(Val<'c>, Val<'c>)) {
-        let c = self.c;
-        let k = self.o.valid[2];
-        let (Some(ScaleForm { cols, .. }), Some([_, _, _, first])) =
-            (self.form.scale(), self.o.scales)
-        else {
-            return body(c.c64(0), k);
-        };
-        let cols = i64::from(cols);
-        let index = |k| self.div(c.add(first, k), cols);
-        let last = index(c.sub(k, c.c64(1)));
-        let zeroth = index(c.c64(0));
-        c.for_loop((zeroth, c.add(last, c.c64(1)), 1), &[], |i, _| {
-            let begin = c.sub(c.mul(i, c.c64(cols)), first);
-            let from = c.smax(begin, c.c64(0));
-            body(from, c.smin(c.add(begin, c.c64(cols)), k));
-            vec![]
-        });
-    }
-
-    /// Scales of the k's from `from` on, for blocks from column `col` on.
-    fn scales(&self, col: Val<'c>, cols: u32, from: Val<'c>) -> Option<Vec<Val<'c>>> {
-        let (c, lanes) = (self.c, self.plan.lanes);
-        let (ScaleForm { code, rows, cols: width }, [at, per_row, row, first]) =
-            (self.form.scale()?, self.o.scales?);
-        let of = |j: Val<'c>| {
-            let line = self.div(c.add(row, j), rows.into());
-            let place = c.add(c.mul(line, per_row), self.div(c.add(first, from), width.into()));
-            decode::scalar(c, code, at, place)
-        };
-        let last = c.sub(self.o.valid[1], c.c64(1));
-        let one = |b: u32| {
-            let col = c.add(col, c.c64((b * lanes).into()));
-            if rows > 1 {
-                return c.splat(of(col), lanes);
-            }
-            (0..lanes).fold(c.undef(c.vec(c.f32(), lanes)), |v, i| {
-                // Columns that are not valid have no scale of their own.
-                c.insert(v, of(c.smin(c.add(col, c.c64(i.into())), last)), i)
-            })
-        };
-        Some((0..cols).map(one).collect())
     }
 
     /// All rows in units of the plan, in register blocks: whole ones, then what is left.

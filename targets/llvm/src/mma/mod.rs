@@ -12,6 +12,7 @@ mod left;
 mod lowering;
 mod panel;
 mod plan;
+mod scale;
 mod tile;
 
 use crate::code::{Code, Ty, Val};

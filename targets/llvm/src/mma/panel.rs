@@ -136,7 +136,7 @@ impl<'c> Lowering<'_, 'c> {
     }
 
     /// The transpose of a square of words.
-    fn transposed(&self, mut v: Vec<Val<'c>>) -> Vec<Val<'c>> {
+    pub fn transposed(&self, mut v: Vec<Val<'c>>) -> Vec<Val<'c>> {
         let n = v.len();
         let mut half = n / 2;
         // Swap the off-diagonal quarters of ever smaller squares.
@@ -205,7 +205,7 @@ impl<'c> Lowering<'_, 'c> {
             let from = c.at(self.o.right, c.mul(block, self.o.right_pitch));
             let step = |g: Val<'c>, rest: Option<Val<'c>>| {
                 let at = c.index(from, g, s.step_bytes(lanes).into());
-                let mut v = decode::floats(c, s, lanes, at);
+                let mut v = decode::exactly(c, s, lanes, at);
                 if let Some(rest) = rest {
                     v = self.kept(v, rest);
                 }

@@ -25,6 +25,11 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
+    /// Whether pairs of bf16 are made of it in registers: from codes that fill a word.
+    pub fn makes_pairs(self) -> bool {
+        self.code.bits() <= 8 && self.code.bits() * self.group == 32
+    }
+
     /// Bytes of a step of one block.
     pub fn step_bytes(self, lanes: u32) -> u32 {
         self.code.bits() * self.group * lanes / 8
@@ -60,13 +65,16 @@ pub(crate) struct Plan {
     pub tiles_at: u64,
     /// A vector.
     pub spill_at: u64,
+    /// Scales of the columns at work, if each column has its own.
+    pub scales_at: u64,
     /// All of it.
     pub scratch: u64,
 }
 
 /// Rows up to which encoded weights are decoded in registers, over and over for each block of
-/// rows, and not once into scratch.
-const DECODE_IN_REGISTERS: u32 = 4;
+/// rows, and not once into scratch: to f32, and to pairs of bf16.
+const DECODED_FLOATS: u32 = 4;
+const DECODED_PAIRS: u32 = 8;
 /// Rows up to which the left operand is multiplied where it lies. Beyond, rows a power of two
 /// apart would share few sets of the first-level cache.
 const DIRECT_ROWS: u32 = 8;
@@ -102,10 +110,16 @@ impl Plan {
             panel_at: 0,
             tiles_at: 0,
             spill_at: 0,
+            scales_at: 0,
             scratch: 0,
         };
         plan.place(f);
         plan
+    }
+
+    /// Whether the pairs of a step are the elements of its first half each with one of the second.
+    pub fn mixed(&self) -> bool {
+        self.unit == Unit::Dot && self.right.code != DType::BF16
     }
 
     /// k's of a step.
@@ -118,6 +132,7 @@ impl Plan {
         let depth = f.k.next_multiple_of(32);
         let bytes = self.left.bits() / 8;
         let in_place = self.unit != Unit::Tile
+            && !self.mixed()
             && f.left == self.left
             && f.left_step == Some(i64::from(bytes))
             && f.m <= DIRECT_ROWS
@@ -143,6 +158,10 @@ impl Plan {
         }
         self.spill_at = at;
         at += 4 * u64::from(self.lanes);
+        self.scales_at = at;
+        if let Some(s) = f.scale() {
+            at += 4 * u64::from(self.lanes * self.cols) * (u64::from(f.k / s.cols) + 2);
+        }
         self.scratch = at.next_multiple_of(64);
     }
 }
@@ -161,8 +180,9 @@ fn unit(f: &Form, isa: &Isa) -> Unit {
     let pairs = match f.right {
         RightForm::Strided { code, .. } => code == DType::BF16,
         RightForm::Blocked { code: DType::BF16, group, .. } => group == 2,
-        RightForm::Blocked { group, .. } => {
-            encoded && group.is_multiple_of(2) && f.m > DECODE_IN_REGISTERS
+        RightForm::Blocked { code, group, .. } => {
+            let in_registers = isa.dot_bf16 && Stored { code, group }.makes_pairs();
+            encoded && group.is_multiple_of(2) && (f.m > DECODED_FLOATS || in_registers)
         }
     };
     if f.left != DType::BF16 || !pairs || lanes != 16 {
@@ -179,13 +199,23 @@ fn unit(f: &Form, isa: &Isa) -> Unit {
 fn stored(f: &Form, unit: Unit) -> Stored {
     let pairs = Stored { code: DType::BF16, group: 2 };
     match f.right {
-        RightForm::Strided { .. } | RightForm::Blocked { .. } if unit != Unit::Fma => pairs,
+        RightForm::Strided { .. } if unit != Unit::Fma => pairs,
         RightForm::Strided { code: DType::F32, .. } => Stored { code: DType::F32, group: 1 },
         RightForm::Strided { code, .. } => Stored { code, group: 2 },
-        RightForm::Blocked { code, .. } if code.bits() <= 8 && f.m > DECODE_IN_REGISTERS => {
-            Stored { code: DType::F32, group: 1 }
+        RightForm::Blocked { code, group, .. } => {
+            let here = Stored { code, group };
+            let few = match unit {
+                Unit::Tile => 0,
+                Unit::Dot if here.makes_pairs() => DECODED_PAIRS,
+                Unit::Dot => 0,
+                Unit::Fma => DECODED_FLOATS,
+            };
+            match unit {
+                _ if code.bits() > 8 || f.m <= few => here,
+                Unit::Fma => Stored { code: DType::F32, group: 1 },
+                _ => pairs,
+            }
         }
-        RightForm::Blocked { code, group, .. } => Stored { code, group },
     }
 }
 

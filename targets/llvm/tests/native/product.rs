@@ -100,7 +100,7 @@ pub fn program(name: &str, lanes: u32, c: &Case) -> Program {
 }
 
 /// Operands of a product, and the accumulator as it should become, with what it may be off by.
-struct Prepared {
+pub struct Prepared {
     acc: Fenced,
     left: Fenced,
     right: Fenced,
@@ -121,55 +121,58 @@ fn put(bytes: &mut [u8], at: usize, width: u32, code: u32) {
     }
 }
 
-fn prepare(c: &Case, r: &mut Random) -> Prepared {
-    let ext = |i: usize, all: u32| c.valid[i].map_or(all, |v| v.max(0) as u32) as usize;
-    let (m, n, k) = (ext(0, c.m), ext(1, c.n), ext(2, c.k));
-    // Only what is valid is there at all.
-    let pitch = if c.dense { k + 3 } else { 1 };
-    let step = if c.dense { 1 } else { m + 1 };
-    let last = |rows: usize, a: usize, cols: usize, b: usize| {
-        if rows == 0 || cols == 0 { 0 } else { (rows - 1) * a + (cols - 1) * b + 1 }
-    };
-    let lb = c.left.bits() as usize / 8;
-    let mut left = vec![0xff; last(m, pitch, k, step) * lb];
-    let mut a = vec![0f64; m * k];
-    for i in 0..m {
-        for l in 0..k {
-            let (code, v) = code(r, c.left);
-            put(&mut left, i * pitch + l * step, c.left.bits(), code);
-            a[i * k + l] = v.into();
-        }
-    }
-    let (right, scales, b, mut args) = right(c, r, n, k);
-    let acc_pitch = c.n as usize + 5;
-    let floats = last(m, acc_pitch, n, 1);
-    let mut acc = vec![0u8; floats * 4];
-    let mut want = vec![0f64; floats];
-    for (i, w) in want.iter_mut().enumerate() {
-        let v = r.unit();
-        put(&mut acc, i, 32, v.to_bits());
-        *w = v.into();
-    }
-    let mut slack = vec![0f64; floats];
-    for i in 0..m {
-        for j in 0..n {
-            let at = i * acc_pitch + j;
-            let mut size = want[at].abs();
+impl Prepared {
+    /// Random operands, and the sums in f64.
+    pub fn new(c: &Case, r: &mut Random) -> Prepared {
+        let ext = |i: usize, all: u32| c.valid[i].map_or(all, |v| v.max(0) as u32) as usize;
+        let (m, n, k) = (ext(0, c.m), ext(1, c.n), ext(2, c.k));
+        // Only what is valid is there at all.
+        let pitch = if c.dense { k + 3 } else { 1 };
+        let step = if c.dense { 1 } else { m + 1 };
+        let last = |rows: usize, a: usize, cols: usize, b: usize| {
+            if rows == 0 || cols == 0 { 0 } else { (rows - 1) * a + (cols - 1) * b + 1 }
+        };
+        let lb = c.left.bits() as usize / 8;
+        let mut left = vec![0xff; last(m, pitch, k, step) * lb];
+        let mut a = vec![0f64; m * k];
+        for i in 0..m {
             for l in 0..k {
-                let p = a[i * k + l] * b[j * k + l];
-                want[at] += p;
-                size += p.abs();
+                let (code, v) = code(r, c.left);
+                put(&mut left, i * pitch + l * step, c.left.bits(), code);
+                a[i * k + l] = v.into();
             }
-            slack[at] = size * 4e-7 * (k as f64).sqrt().max(4.0);
         }
+        let (right, scales, b, mut args) = right(c, r, n, k);
+        let acc_pitch = c.n as usize + 5;
+        let floats = last(m, acc_pitch, n, 1);
+        let mut acc = vec![0u8; floats * 4];
+        let mut want = vec![0f64; floats];
+        for (i, w) in want.iter_mut().enumerate() {
+            let v = r.unit();
+            put(&mut acc, i, 32, v.to_bits());
+            *w = v.into();
+        }
+        let mut slack = vec![0f64; floats];
+        for i in 0..m {
+            for j in 0..n {
+                let at = i * acc_pitch + j;
+                let mut size = want[at].abs();
+                for l in 0..k {
+                    let p = a[i * k + l] * b[j * k + l];
+                    want[at] += p;
+                    size += p.abs();
+                }
+                slack[at] = size * 4e-7 * (k as f64).sqrt().max(4.0);
+            }
+        }
+        let [acc, left, right, scales] = [acc, left, right, scales].map(|v| Fenced::new(&v));
+        let mut all: Vec<u64> =
+            [&acc, &left, &right, &scales].iter().map(|f| f.pointer() as u64).collect();
+        all.extend([acc_pitch * 4, pitch * lb, step * lb].map(|v| v as u64));
+        all.append(&mut args);
+        all.extend(c.valid.map(|v| v.unwrap_or(0) as i64 as u64));
+        Prepared { acc, left, right, scales, args: all, want, slack }
     }
-    let [acc, left, right, scales] = [acc, left, right, scales].map(|v| Fenced::new(&v));
-    let mut all: Vec<u64> =
-        [&acc, &left, &right, &scales].iter().map(|f| f.pointer() as u64).collect();
-    all.extend([acc_pitch * 4, pitch * lb, step * lb].map(|v| v as u64));
-    all.append(&mut args);
-    all.extend(c.valid.map(|v| v.unwrap_or(0) as i64 as u64));
-    Prepared { acc, left, right, scales, args: all, want, slack }
 }
 
 /// Memory of the right operand and its scales, its values, and arguments 7 to 11.
@@ -217,12 +220,13 @@ fn right(c: &Case, r: &mut Random, n: usize, k: usize) -> (Vec<u8>, Vec<u8>, Vec
     let per_row = (first_col + k).div_ceil(cols) + 1;
     let mut grid =
         vec![0u8; ((first_row + n).div_ceil(rows) * per_row) * s.dtype.bits() as usize / 8];
-    let mut values = vec![0f64; grid.len()];
-    for i in 0..grid.len() / (s.dtype.bits() as usize / 8) {
+    let count = grid.len() * 8 / s.dtype.bits() as usize;
+    let mut scale = |i| {
         let (code, v) = code(r, s.dtype);
         put(&mut grid, i, s.dtype.bits(), code);
-        values[i] = v.into();
-    }
+        f64::from(v)
+    };
+    let values: Vec<f64> = (0..count).map(&mut scale).collect();
     for j in 0..n {
         for l in 0..k {
             b[j * k + l] *= values[(first_row + j) / rows * per_row + (first_col + l) / cols];
@@ -232,9 +236,9 @@ fn right(c: &Case, r: &mut Random, n: usize, k: usize) -> (Vec<u8>, Vec<u8>, Vec
     (bytes, grid, b, [vec![block_bytes, 0], args.to_vec()].concat())
 }
 
-/// Compiles the cases into one object, runs each, compares with the reference. Cases that differ
-/// in how much is valid share a program.
-pub fn check(level: &str, lanes: u32, cases: &[Case]) {
+/// Programs of cases, and for each case its program: cases that differ in how much is valid share
+/// one.
+pub fn programs(lanes: u32, cases: &[Case]) -> (Vec<Program>, Vec<usize>) {
     let form = |c: &Case| Case { valid: c.valid.map(|v| v.map(|_| 0)), ..*c };
     let mut forms: Vec<Case> = Vec::new();
     for f in cases.iter().map(form) {
@@ -242,33 +246,52 @@ pub fn check(level: &str, lanes: u32, cases: &[Case]) {
             forms.push(f);
         }
     }
-    let programs: Vec<Program> =
-        forms.iter().enumerate().map(|(i, c)| program(&format!("p{i}"), lanes, c)).collect();
+    let made = forms.iter().enumerate().map(|(i, c)| program(&format!("p{i}"), lanes, c));
+    let of = |c| forms.iter().position(|f| *f == form(c)).unwrap();
+    (made.collect(), cases.iter().map(of).collect())
+}
+
+/// Compiles the cases into one object, runs each, compares with the reference.
+pub fn check(level: &str, lanes: u32, cases: &[Case]) {
+    let (programs, of) = programs(lanes, cases);
     let object = Llvm::x86_64().compile_programs(&programs, level).unwrap();
     let image = Image::load(&object.bytes);
     let mut r = Random(7);
-    for c in cases {
-        let at = forms.iter().position(|f| *f == form(c)).unwrap();
-        let (name, bytes) = &object.kernels[at];
-        run(level, c, image.kernel(name), *bytes, &mut r);
+    for (c, i) in cases.iter().zip(of) {
+        let (name, bytes) = &object.kernels[i];
+        let p = Prepared::new(c, &mut r);
+        p.run(level, c, image.kernel(name), *bytes);
     }
 }
 
-fn run(level: &str, c: &Case, kernel: Kernel, scratch: u64, r: &mut Random) {
-    let p = prepare(c, r);
-    let before = [&p.left, &p.right, &p.scales].map(|f| f.bytes().to_vec());
-    let mut scratch = Scratch::new(scratch);
-    // SAFETY: the arguments are what the program's body says.
-    unsafe { kernel(p.args.as_ptr(), 0, 1, scratch.pointer()) };
-    assert!(scratch.intact(), "{level} {c:?} wrote behind its scratch");
-    assert_eq!(before, [&p.left, &p.right, &p.scales].map(|f| f.bytes().to_vec()));
-    for (i, (want, slack)) in p.want.iter().zip(&p.slack).enumerate() {
-        let b: [u8; 4] = p.acc.bytes()[i * 4..i * 4 + 4].try_into().unwrap();
-        let got = f32::from_le_bytes(b);
-        let exact = *slack == 0.0 && f64::from(got) == *want;
-        assert!(
-            exact || (f64::from(got) - want).abs() <= *slack,
-            "{level} {c:?}: element {i} is {got}, expected {want} within {slack}"
-        );
+impl Prepared {
+    fn run(&self, level: &str, c: &Case, kernel: Kernel, scratch: u64) {
+        let read = || [&self.left, &self.right, &self.scales].map(|f| f.bytes().to_vec());
+        let before = read();
+        let mut scratch = Scratch::new(scratch);
+        // SAFETY: the arguments are what the program's body says.
+        unsafe { kernel(self.args.as_ptr(), 0, 1, scratch.pointer()) };
+        assert!(scratch.intact(), "{level} {c:?} wrote behind its scratch");
+        assert_eq!(before, read());
+        self.compare(level, c, self.acc.bytes());
+    }
+
+    /// Compares an accumulator with what it should be.
+    pub fn compare(&self, level: &str, c: &Case, acc: &[u8]) {
+        for (i, (want, slack)) in self.want.iter().zip(&self.slack).enumerate() {
+            let b: [u8; 4] = acc[i * 4..i * 4 + 4].try_into().unwrap();
+            let got = f32::from_le_bytes(b);
+            let exact = *slack == 0.0 && f64::from(got) == *want;
+            assert!(
+                exact || (f64::from(got) - want).abs() <= *slack,
+                "{level} {c:?}: element {i} is {got}, expected {want} within {slack}"
+            );
+        }
+    }
+
+    /// Memory of the accumulator and the operands, and the arguments that follow their addresses.
+    pub fn memory(&self) -> ([&[u8]; 4], &[u64]) {
+        let [a, l, r, s] = [&self.acc, &self.left, &self.right, &self.scales];
+        ([a.bytes(), l.bytes(), r.bytes(), s.bytes()], &self.args[4..])
     }
 }
