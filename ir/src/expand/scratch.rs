@@ -152,3 +152,46 @@ fn patch(stmts: &mut [Stmt], offsets: &[u64]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offsets(scratch: &Scratch) -> (Vec<u64>, u64) {
+        scratch.place()
+    }
+
+    #[test]
+    fn buffers_that_are_not_live_at_once_overlay_each_other() {
+        let mut s = Scratch::default();
+        let (a, b, c) = (s.allocate(100), s.allocate(100), s.allocate(40));
+        for ids in [&[a][..], &[a, c], &[b, c], &[b]] {
+            s.advance();
+            ids.iter().for_each(|id| s.touch(*id));
+        }
+        let (at, total) = offsets(&s);
+        assert_eq!(at[0], at[1]);
+        assert!(at[2] >= 128 && total == 192, "{at:?} {total}");
+    }
+
+    #[test]
+    fn what_outlives_an_iteration_is_live_in_the_whole_loop() {
+        let mut s = Scratch::default();
+        let (before, first, last) = (s.allocate(64), s.allocate(64), s.allocate(64));
+        s.touch(before);
+        s.enter();
+        s.advance();
+        s.touch(before);
+        s.advance();
+        s.touch(first);
+        s.advance();
+        s.touch(last);
+        s.advance();
+        s.leave();
+        let (at, total) = offsets(&s);
+        // Those of one iteration share their place, which is not that of what came before.
+        assert_eq!(at[first.0 as usize], at[last.0 as usize]);
+        assert_ne!(at[before.0 as usize], at[last.0 as usize]);
+        assert_eq!(total, 128);
+    }
+}

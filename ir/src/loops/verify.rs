@@ -265,3 +265,63 @@ fn ends(c: Convert) -> (Elem, Elem) {
         Convert::I32ToBool => (Elem::I32, Elem::Bool),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loops::Carry;
+
+    const I64: RegType = RegType { elem: Elem::I64, lanes: 1 };
+    const F32: RegType = RegType { elem: Elem::F32, lanes: 1 };
+
+    fn check(regs: &[RegType], body: Vec<Stmt>) -> Result<(), String> {
+        let program =
+            Program { name: "p".into(), lanes: 4, regs: regs.to_vec(), scratch_bytes: 0, body };
+        verify(&program).map_err(|e| {
+            assert_eq!(e.kind.code(), "E0181");
+            e.to_string()
+        })
+    }
+
+    fn lets(insts: &[Inst]) -> Vec<Stmt> {
+        (0..).zip(insts).map(|(i, inst)| Stmt::Let(Reg(i), inst.clone())).collect()
+    }
+
+    #[test]
+    fn registers_are_defined_once_and_before_their_use() {
+        let sum = Inst::Arith(Arith::Add, Reg(0), Reg(0));
+        assert_eq!(check(&[I64, I64], lets(&[Inst::Int(1), sum])), Ok(()));
+        let early = check(&[I64, I64], lets(&[sum, Inst::Int(1)])).expect_err("not yet defined");
+        assert!(early.contains("register 0 is used where it is not defined"), "{early}");
+        let twice = vec![Stmt::Let(Reg(0), Inst::Begin), Stmt::Let(Reg(0), Inst::End)];
+        assert!(check(&[I64], twice).expect_err("twice").contains("defined twice"));
+    }
+
+    #[test]
+    fn types_are_those_that_instructions_take() {
+        let mixed = Inst::Arith(Arith::Add, Reg(0), Reg(1));
+        let body = lets(&[Inst::Int(1), Inst::Float(1.0), mixed]);
+        assert!(check(&[I64, F32, I64], body).is_err());
+        let odd = RegType { elem: Elem::F32, lanes: 3 };
+        assert!(check(&[odd], lets(&[Inst::Float(1.0)])).is_err());
+        let shifted = Inst::Arith(Arith::Shl, Reg(0), Reg(0));
+        assert!(check(&[F32, F32], lets(&[Inst::Float(1.0), shifted])).is_err());
+    }
+
+    #[test]
+    fn what_a_loop_defines_stays_in_it() {
+        let carry = Carry { inside: Reg(3), init: Reg(0), next: Reg(4), after: Reg(5) };
+        let body = vec![Stmt::Let(Reg(4), Inst::Arith(Arith::Add, Reg(3), Reg(2)))];
+        let (lo, hi) = (Reg(0), Reg(1));
+        let repeat = For { var: Reg(2), lo, hi, step: 1, carry: vec![carry], body };
+        let mut stmts = lets(&[Inst::Begin, Inst::End]);
+        stmts.push(Stmt::For(repeat.clone()));
+        stmts.push(Stmt::Let(Reg(6), Inst::Arith(Arith::Add, Reg(5), Reg(5))));
+        assert_eq!(check(&[I64; 7], stmts.clone()), Ok(()));
+        stmts.push(Stmt::Let(Reg(7), Inst::Arith(Arith::Add, Reg(4), Reg(4))));
+        assert!(check(&[I64; 8], stmts).is_err());
+        let still = For { step: 0, ..repeat };
+        let stmts = [lets(&[Inst::Begin, Inst::End]), vec![Stmt::For(still)]].concat();
+        assert!(check(&[I64; 6], stmts).expect_err("no step").contains("step 0"));
+    }
+}
