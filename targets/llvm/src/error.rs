@@ -84,6 +84,19 @@ pub enum LlvmError {
 }
 
 impl LlvmError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0330", "a level this target does not have"),
+        ("E0331", "LLVM was built without the architecture, or refuses its options"),
+        ("E0332", "a program that breaks the rules of loop IR"),
+        ("E0333", "a tile product that no lowering here takes"),
+        ("E0334", "LLVM's verifier or passes failed on our code"),
+        ("E0335", "two kernels of one name, or a name that is no C identifier"),
+        ("E0336", "objects could not be joined into one"),
+        ("E0337", "the kernel could not be expanded into loops"),
+        ("E0338", "code that would not load: it refers to something outside of it"),
+    ];
+
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {

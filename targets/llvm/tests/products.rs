@@ -7,19 +7,15 @@ use ir::dtype::{DType, Scale};
 use native::product::{Case, Lie, check};
 
 /// Extents: one, odd, around the sizes of registers and blocks, and beyond.
-const SIZES: [(u32, u32, u32); 12] = [
+const SIZES: [(u32, u32, u32); 8] = [
     (1, 16, 64),
     (1, 17, 33),
     (2, 1, 1),
-    (3, 48, 40),
     (4, 16, 67),
     (5, 33, 32),
-    (7, 64, 15),
     (8, 31, 96),
     (13, 67, 67),
-    (16, 32, 64),
     (33, 80, 34),
-    (67, 67, 66),
 ];
 
 fn lanes(level: &str) -> u32 {
@@ -41,7 +37,7 @@ fn cases(left: DType, right: DType, lie: Lie) -> Vec<Case> {
         };
         all.push(Case { valid, dense: i % 3 != 1, ..case });
     }
-    let (m, n, k) = SIZES[8];
+    let (m, n, k) = SIZES[6];
     let case = Case { m, n, k, valid: [None; 3], left, right, lie, dense: true };
     for axis in 0..3 {
         for none in [0, -5] {
