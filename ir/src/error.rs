@@ -60,6 +60,13 @@ pub enum IrErrorKind {
 }
 
 impl IrErrorKind {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0101", "a character or word that the grammar does not have here"),
+        ("E0180", "something a kernel does that cannot be made into loops"),
+        ("E0181", "a loop program that breaks a rule"),
+    ];
+
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {

@@ -299,6 +299,47 @@ pub enum GraphError {
 }
 
 impl GraphError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0102", "a word where an op's name belongs"),
+        ("E0103", "too few or too many operands"),
+        ("E0104", "use of something that is not defined before"),
+        ("E0105", "a second definition"),
+        ("E0106", "an index without an extent"),
+        ("E0107", "an index that a value would have twice"),
+        ("E0108", "a written type that is not what the op's rule gives"),
+        ("E0109", "too few or too many results"),
+        ("E0110", "an attribute that the op lacks"),
+        ("E0111", "an attribute that is missing"),
+        ("E0112", "an attribute of the wrong kind"),
+        ("E0113", "an attribute of the right kind whose value makes no sense"),
+        ("E0114", "an operand that the op cannot compute with"),
+        ("E0115", "an operand that lacks an index the op needs of it"),
+        ("E0116", "an operand whose indices do not fit the op's rule"),
+        ("E0117", "two extents that must be equal and are not"),
+        ("E0118", "a range beyond the extent it is cut from"),
+        ("E0119", "a `where` operand given to an op that takes none"),
+        ("E0120", "an expression without a type"),
+        ("E0121", "an op whose result indices must be stated"),
+        ("E0122", "a symbol whose bounds or value contradict each other"),
+        ("E0123", "something of a graph that refers to nothing"),
+        ("E0124", "a second `append` to one state, or one to something else than a state"),
+        ("E0125", "an extent that evaluation needs and cannot find"),
+        ("E0126", "a divisor that is zero in the prime field: draw the inputs again"),
+        ("E0127", "an index outside what it selects from"),
+        ("E0128", "a tensor that does not have the shape or class its place asks for"),
+        ("E0129", "more memory than an evaluation may take"),
+        ("E0130", "a stored tensor whose size is not what its shape says"),
+        ("E0131", "a weight whose source cannot be what it says"),
+        ("E0132", "a call with too few or too many arguments or results"),
+        ("E0133", "an argument of the wrong kind, encoding or shape"),
+        ("E0134", "a state of a kind that no op writes"),
+        ("E0135", "two blocks that are equal in all but name"),
+        ("E0136", "an operand whose class is not what an op computes with"),
+        ("E0137", "a divisor of integers that is not positive"),
+        ("E0138", "a name that the text form could not read back"),
+    ];
+
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {

@@ -180,6 +180,32 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0140", "operands whose extents do not agree"),
+        ("E0141", "an operand or result of an encoding that the operation does not take"),
+        ("E0142", "an operand of a rank that the operation does not take"),
+        ("E0143", "an axis, factor, start or count that does not fit the operand"),
+        ("E0144", "a result declared with another type than follows from the operands"),
+        ("E0145", "a result whose type does not follow from the operands and was not given"),
+        ("E0146", "an expression that has no type"),
+        ("E0148", "a value used where it is not defined"),
+        ("E0149", "a name given twice, or a value defined twice"),
+        ("E0150", "a name that the text form or C cannot spell"),
+        ("E0151", "a packing that does not fit its tensor"),
+        ("E0152", "an access with more or fewer coordinates than axes"),
+        ("E0153", "gathered coordinates that do not fit the tensor"),
+        ("E0154", "a parameter used otherwise than declared"),
+        ("E0155", "a carried or yielded value of another type than before"),
+        ("E0156", "two lists that must be of one length are not"),
+        ("E0157", "a symbol that no bound declares, or whose bounds no kernel can use"),
+        ("E0158", "an extent, step or size out of its range"),
+        ("E0159", "scratch used as a tile, or a tile as scratch"),
+        ("E0160", "a family parameter that has no text of its own"),
+        ("E0161", "statements nested beyond what a text may hold"),
+        ("E0162", "a stored tile of another type than what it is stored to"),
+    ];
+
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {

@@ -92,6 +92,18 @@ pub enum InterpError {
 }
 
 impl InterpError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0147", "an encoded tile stored across blocks of scales"),
+        ("E0163", "an access beyond an axis, not masked"),
+        ("E0164", "two instances of the grid meet in one element of a parameter"),
+        ("E0165", "scratch read before it was written"),
+        ("E0166", "memory of a parameter that is missing, read-only or too short"),
+        ("E0167", "division of integers by zero or less"),
+        ("E0168", "a symbol, size or count out of its bounds, or not given"),
+        ("E0169", "a position of `pick` or `place` beyond the tile"),
+    ];
+
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {
