@@ -68,6 +68,13 @@ pub enum CompileError {
 }
 
 impl CompileError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0280", "a target refuses a kernel"),
+        ("E0281", "no target has this level"),
+        ("E0282", "less room than the result needs"),
+    ];
+
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {
@@ -149,6 +156,21 @@ pub fn code(kernels: &[Kernel], target: &dyn Target, isa: &str) -> Result<Code, 
     Ok(Code { backend: target.name(), isa: isa.into(), image, scratch })
 }
 
+/// Checks the levels that the options name.
+///
+/// Errors: E0281 for a level that no target has.
+pub fn check_levels(targets: &[&dyn Target], options: &Options) -> Result<(), CompileError> {
+    let known = |level: &str| targets.iter().any(|t| t.isa_levels().contains(&level));
+    let Some(found) = options.isa.iter().find(|l| !known(l)) else { return Ok(()) };
+    let mut expected: Vec<String> = vec![];
+    for level in targets.iter().flat_map(|t| t.isa_levels()) {
+        if !expected.iter().any(|e| e == level) {
+            expected.push(level.to_string());
+        }
+    }
+    Err(CompileError::Isa { found: found.clone(), expected })
+}
+
 /// Compiles kernels for every level of every target that the options ask for.
 ///
 /// Errors: E0281 for a level that no target has, and as [`code`].
@@ -158,12 +180,7 @@ pub fn all_code(
     options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Code>, CompileError> {
-    let known = |level: &str| targets.iter().any(|t| t.isa_levels().contains(&level));
-    if let Some(found) = options.isa.iter().find(|l| !known(l)) {
-        let all = targets.iter().flat_map(|t| t.isa_levels());
-        let expected = all.map(ToString::to_string).collect();
-        return Err(CompileError::Isa { found: found.clone(), expected });
-    }
+    check_levels(targets, options)?;
     let jobs: Vec<_> =
         targets.iter().flat_map(|t| levels(*t, options).into_iter().map(|l| (*t, l))).collect();
     progress.begin("code", jobs.len() as u64);

@@ -195,6 +195,9 @@ pub enum OptionError {
 }
 
 impl OptionError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[("E0290", "a choice of -C that does not exist")];
+
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         "E0290"

@@ -49,6 +49,15 @@ pub enum LowerError {
 }
 
 impl LowerError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0260", "a node that a kernel runs over rows for has none"),
+        ("E0261", "a form that no generator takes"),
+        ("E0262", "a dim that must be known when compiling is not"),
+        ("E0263", "the program has no such entry point"),
+        ("E0264", "a generator made an ill-formed kernel"),
+    ];
+
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {

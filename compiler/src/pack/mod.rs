@@ -18,8 +18,8 @@ use ir::kernel::Packing;
 use layout::{PAD, Panel, blocks, panel};
 use rows::Rows;
 
-/// Bytes of packed panels made at once.
-const BATCH_BYTES: usize = 16 << 20;
+/// Bytes of packed panels made at once, if one panel is not more.
+pub const BATCH_BYTES: usize = 16 << 20;
 
 /// Distance at which scales that lie apart begin after the codes: a cache line.
 const SCALES_ALIGN: u64 = 64;
