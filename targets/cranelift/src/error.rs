@@ -50,6 +50,15 @@ pub enum CraneliftError {
 }
 
 impl CraneliftError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0301", "a level of the instruction set that is not one of those known"),
+        ("E0302", "a kernel that cannot be made into loops"),
+        ("E0303", "code generation refused a function"),
+        ("E0304", "code that would call a function that is not there"),
+        ("E0305", "the object could not be written"),
+    ];
+
     /// What to do about it.
     pub fn help(&self) -> &'static str {
         match self {
