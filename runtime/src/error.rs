@@ -209,6 +209,32 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0501", "the system refused a file"),
+        ("E0502", "the file has no code that this machine can run"),
+        ("E0503", "the level asked for is not in the file, or beyond the machine"),
+        ("E0504", "a code image that cannot be loaded"),
+        ("E0505", "a kernel of the plan is not in the code"),
+        ("E0506", "the plan asks for something that this runtime does not do"),
+        ("E0507", "no memory"),
+        ("E0508", "a thread count that cannot be"),
+        ("E0509", "a thread could not be started"),
+        ("E0510", "a worker panicked, now or earlier"),
+        ("E0511", "all pages are taken"),
+        ("E0512", "a page is returned that was not taken"),
+        ("E0513", "more pages than slots can be numbered"),
+        ("E0514", "a step with nothing to do"),
+        ("E0515", "a token id outside the vocabulary"),
+        ("E0516", "longer than the model's context"),
+        ("E0517", "a sequence's pages do not hold it"),
+        ("E0518", "the step is larger than 32-bit inputs can say"),
+        ("E0519", "no bucket of the plan covers the step"),
+        ("E0520", "a size in the plan makes no sense for this step"),
+        ("E0521", "a kernel wrote a work list whose length makes no sense"),
+        ("E0522", "the plan has no such probe"),
+    ];
+
     /// Stable code of this kind of error.
     pub fn code(&self) -> &'static str {
         match self {

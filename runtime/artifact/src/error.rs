@@ -137,6 +137,24 @@ pub enum ArtifactError {
 }
 
 impl ArtifactError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0401", "neither header nor footer is there"),
+        ("E0402", "the file ends early"),
+        ("E0403", "written by an incompatible release"),
+        ("E0404", "not little-endian"),
+        ("E0405", "the table or the footer was changed after writing"),
+        ("E0406", "a part of the file is not what the format says"),
+        ("E0407", "a section was changed after writing"),
+        ("E0408", "a chunk of the weights was changed after writing"),
+        ("E0409", "a section that the caller needs is absent"),
+        ("E0410", "the weights file is not the one that the artifact was written with"),
+        ("E0411", "a section is not the JSON that its schema says"),
+        ("E0412", "the plan contradicts itself"),
+        ("E0413", "the writer was called out of order"),
+        ("E0414", "the system refused"),
+    ];
+
     /// Stable code of this kind of error.
     pub fn code(&self) -> &'static str {
         match self {

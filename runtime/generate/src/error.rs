@@ -163,6 +163,30 @@ pub enum GenerateError {
 }
 
 impl GenerateError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0601", "the artifact carries no tokenizer, and text was given or asked for"),
+        ("E0602", "a tokenizer file is there and unreadable"),
+        ("E0603", "the tokenizer refused a text"),
+        ("E0604", "a token id lies outside the vocabulary"),
+        ("E0605", "the model has no chat template"),
+        ("E0606", "the chat template failed to parse or to render"),
+        ("E0607", "the chat template did not come to an end"),
+        ("E0608", "the model computed something that is not a number"),
+        ("E0609", "no token may be chosen"),
+        ("E0610", "a sampling option outside its range"),
+        ("E0611", "a prompt without tokens"),
+        ("E0612", "a prompt longer than the model's context"),
+        ("E0613", "a prompt that the paged state could not hold even alone"),
+        ("E0614", "the engine's logits do not have the promised shape"),
+        ("E0615", "a file or stream cannot be read or written"),
+        ("E0616", "whoever read the output has closed it"),
+        ("E0617", "a list of token ids that cannot be read"),
+        ("E0618", "goldens that cannot be read"),
+        ("E0619", "the model's results differ from the goldens"),
+        ("E0620", "an executable without a model"),
+    ];
+
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {
