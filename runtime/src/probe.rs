@@ -30,6 +30,14 @@ pub struct Limits {
     pub flops_per_s: f64,
 }
 
+impl Limits {
+    /// Seconds that this work takes at least: memory and arithmetic run side by side, so that the
+    /// slower of both decides.
+    pub fn least_seconds(&self, bytes: u64, flops: u64) -> f64 {
+        (bytes as f64 / self.read_bytes_per_s).max(flops as f64 / self.flops_per_s)
+    }
+}
+
 /// A probe with its memory.
 struct Bench<'a> {
     probe: &'a Probe,

@@ -1,9 +1,10 @@
-//! Time per kernel, as worker 0 sees it.
+//! Time per kernel, as worker 0 sees it, beside the work that it did.
 
+use crate::probe::Limits;
 use std::time::Instant;
 
 /// What one kernel took, over all steps since profiling began.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct KernelTime {
     /// Symbol of the kernel.
     pub name: String,
@@ -13,9 +14,34 @@ pub struct KernelTime {
     pub launches: u64,
     /// Time from a launch to the next launch or past the next barrier.
     pub nanoseconds: u64,
-    /// Sizes of all memory handed to the launches: whole weights and buffers, once per launch.
-    /// An upper bound where a kernel reads only a part, such as chosen experts.
+    /// Bytes that the launches had to move, see [`artifact::plan::Work`].
     pub bytes: u64,
+    /// Floating-point operations that the launches had to do.
+    pub flops: u64,
+    /// Time that the launches would have taken at the machine's limits, each bound by the slower
+    /// of memory and arithmetic; 0 where the limits are unknown.
+    pub least_nanoseconds: f64,
+}
+
+/// Times of all kernels, by position in the plan, and what they are compared with.
+#[derive(Debug)]
+pub(crate) struct Profile {
+    pub limits: Option<Limits>,
+    pub kernels: Vec<KernelTime>,
+}
+
+impl Profile {
+    /// Counts one launch of a kernel.
+    pub(crate) fn add(&mut self, kernel: u32, nanoseconds: u64, (bytes, flops): (u64, u64)) {
+        let least = self.limits.map_or(0.0, |limits| limits.least_seconds(bytes, flops));
+        let kernel = &mut self.kernels[kernel as usize];
+        kernel.launches += 1;
+        kernel.nanoseconds += nanoseconds;
+        // Both come from a file: a sum beyond counting must not end the program.
+        kernel.bytes = kernel.bytes.saturating_add(bytes);
+        kernel.flops = kernel.flops.saturating_add(flops);
+        kernel.least_nanoseconds += least * 1e9;
+    }
 }
 
 /// Stopwatch of one step: time goes to the launch that was marked last.

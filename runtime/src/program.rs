@@ -5,7 +5,7 @@ use crate::error::RuntimeError;
 use crate::load::KernelFn;
 use crate::state::StatePool;
 use artifact::Plan;
-use artifact::plan::{Arg, Bucket, Condition, Grid, Launch, Step};
+use artifact::plan::{Arg, Bucket, Condition, Grid, Launch, Step, Work};
 use artifact::size::SizeExpr;
 use std::collections::HashMap;
 
@@ -54,8 +54,8 @@ enum Memory {
 pub(crate) struct LaunchInfo {
     pub kernel: u32,
     pub origin: String,
-    /// Its arguments in the array.
-    args: std::ops::Range<usize>,
+    /// The least that it must do.
+    work: Work,
 }
 
 /// Memory that moves from step to step: address and size.
@@ -222,9 +222,23 @@ impl Program {
         }
     }
 
-    /// Bytes of all memory that a launch is handed.
-    pub(crate) fn launch_bytes(&self, launch: &LaunchInfo, bases: &Bases<'_>) -> u64 {
-        launch.args.clone().map(|at| self.room(at, bases)).sum()
+    /// Bytes and operations that a launch cannot do without, for a step with these symbols.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Size`].
+    pub(crate) fn work(
+        &self,
+        launch: &LaunchInfo,
+        symbols: &[i64],
+    ) -> Result<(u64, u64), RuntimeError> {
+        let evaluate = |expr: &SizeExpr| {
+            let value = expr.eval(symbols);
+            value.and_then(|value| u64::try_from(value).ok()).ok_or_else(|| {
+                let found = value.map_or("none".into(), |value| value.to_string());
+                self.bad_size(format!("work of `{}`", launch.origin), found, "0 or more")
+            })
+        };
+        Ok((evaluate(&launch.work.bytes)?, evaluate(&launch.work.flops)?))
     }
 }
 
@@ -286,7 +300,6 @@ impl Builder<'_> {
     fn launch(&mut self, launch: &Launch) -> Op {
         let args = self.program.args.len();
         launch.args.iter().for_each(|arg| self.arg(*arg));
-        let pointers = args..self.program.args.len();
         for symbol in &self.sources.plan.kernels[launch.kernel as usize].symbols {
             self.push(0, Memory::Symbol(*symbol as usize));
         }
@@ -298,8 +311,8 @@ impl Builder<'_> {
                 Count::List { args: at, each: self.size(each) }
             }
         };
-        let info =
-            LaunchInfo { kernel: launch.kernel, origin: launch.origin.clone(), args: pointers };
+        let (origin, work) = (launch.origin.clone(), launch.work.clone());
+        let info = LaunchInfo { kernel: launch.kernel, origin, work };
         self.program.launches.push(info);
         let kernel = self.sources.kernels[launch.kernel as usize];
         Op::Launch { kernel, args, count, launch: self.program.launches.len() as u32 - 1 }

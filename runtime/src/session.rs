@@ -4,7 +4,8 @@ use crate::error::RuntimeError;
 use crate::memory::Region;
 use crate::model::Model;
 use crate::pool::Pool;
-use crate::profile::{Clock, KernelTime};
+use crate::probe::Limits;
+use crate::profile::{Clock, KernelTime, Profile};
 use crate::program::{Bases, Program, Sources, Span};
 use crate::state::StatePool;
 use crate::step::{Batch, Bounds, FORWARD, Feed, Feeds, Shape};
@@ -28,7 +29,7 @@ pub struct Session {
     output_memory: Vec<Region>,
     arena: Region,
     programs: Vec<Program>,
-    profile: Option<Vec<KernelTime>>,
+    profile: Option<Profile>,
 }
 
 impl Session {
@@ -94,19 +95,21 @@ impl Session {
         self.arena.len() as u64
     }
 
-    /// Begins to measure time per kernel from nothing, or ends it.
-    pub fn set_profiling(&mut self, on: bool) {
+    /// Begins to measure time per kernel from nothing, and to compare it with `limits`. Steps
+    /// are slower while this is on.
+    pub fn start_profiling(&mut self, limits: Option<Limits>) {
         let kernels = self.model.plan().kernels.iter().map(|kernel| KernelTime {
             name: kernel.name.clone(),
             family: kernel.family.clone(),
             ..KernelTime::default()
         });
-        self.profile = on.then(|| kernels.collect());
+        self.profile = Some(Profile { limits, kernels: kernels.collect() });
     }
 
-    /// Time per kernel since profiling began, by position in the plan; empty when it is off.
-    pub fn profile(&self) -> &[KernelTime] {
-        self.profile.as_deref().unwrap_or_default()
+    /// Ends the measuring that [`Session::start_profiling`] began; gives the times per kernel, by
+    /// position in the plan, or nothing if it had not begun.
+    pub fn stop_profiling(&mut self) -> Vec<KernelTime> {
+        self.profile.take().map_or_else(Vec::new, |profile| profile.kernels)
     }
 
     /// Runs the new tokens of `batch` through the model: their states are written to the
@@ -142,7 +145,7 @@ impl Session {
     ///
     /// # Errors
     /// [`RuntimeError::MissingProbe`], [`RuntimeError::OutOfMemory`].
-    pub fn measure_limits(&mut self) -> Result<crate::probe::Limits, RuntimeError> {
+    pub fn measure_limits(&mut self) -> Result<Limits, RuntimeError> {
         crate::probe::measure(&self.model, &mut self.pool)
     }
 
@@ -208,10 +211,8 @@ impl Session {
         unsafe { walk::run(&mut self.pool, program, &bases, clock.as_mut()) }?;
         if let (Some(clock), Some(profile)) = (clock, &mut self.profile) {
             for (launch, nanoseconds) in program.launches.iter().zip(clock.nanoseconds()) {
-                let kernel = &mut profile[launch.kernel as usize];
-                kernel.launches += 1;
-                kernel.nanoseconds += nanoseconds;
-                kernel.bytes += program.launch_bytes(launch, &bases);
+                let work = program.work(launch, symbols)?;
+                profile.add(launch.kernel, *nanoseconds, work);
             }
         }
         Ok(())

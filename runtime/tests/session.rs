@@ -5,10 +5,10 @@ mod support;
 
 use artifact::WeightsPlace;
 use artifact::plan::{Step, Tensor};
-use artifact::size::SizeExpr;
-use runtime::{Batch, LoadOptions, Model, RuntimeError, Sequence, Session, Shape, Want};
+use artifact::size::{SizeExpr, SizeOp};
+use runtime::{Batch, Limits, LoadOptions, Model, RuntimeError, Sequence, Session, Shape, Want};
 use std::sync::Arc;
-use support::{CONTEXT, FACTORS, ISA, PAGE_TOKENS, Source, VOCAB, image, plan};
+use support::{CONTEXT, FACTORS, ISA, PAGE_TOKENS, Source, VOCAB, image, plan, symbol};
 
 fn options(threads: usize) -> LoadOptions {
     LoadOptions { threads: Some(threads), ..LoadOptions::default() }
@@ -279,12 +279,12 @@ fn time_is_counted_per_kernel() {
     let sequence = Sequence { tokens: &[1, 2, 3], past: 0, pages: &[0], want: Want::All };
     let batch = Batch { sequences: &[sequence] };
     session.step(&batch).unwrap();
-    assert!(session.profile().is_empty());
-    session.set_profiling(true);
+    assert!(session.stop_profiling().is_empty());
+    session.start_profiling(Some(Limits { read_bytes_per_s: 4e9, flops_per_s: 1e9 }));
     for _ in 0..10 {
         session.step(&batch).unwrap();
     }
-    let profile = session.profile();
+    let profile = session.stop_profiling();
     let launches: Vec<_> = profile.iter().map(|k| (k.name.as_str(), k.launches)).collect();
     let expected = [
         ("fill", 10),
@@ -296,10 +296,34 @@ fn time_is_counted_per_kernel() {
     ];
     assert_eq!(launches[..6], expected);
     assert_eq!(launches[6], ("scan", 0));
-    assert!(profile[..6].iter().all(|kernel| kernel.nanoseconds > 0 && kernel.bytes > 0));
-    assert_eq!(profile[0].bytes, 10 * 64);
-    session.set_profiling(false);
-    assert!(session.profile().is_empty());
+    assert!(profile[..6].iter().all(|kernel| kernel.nanoseconds > 0));
+    // Three rows of 8 bytes and an operation each: 6 ns by memory, 3 ns by arithmetic.
+    assert_eq!((profile[0].bytes, profile[0].flops), (10 * 24, 10 * 3));
+    assert_eq!((profile[4].bytes, profile[4].flops), (20 * 24, 20 * 3));
+    let least = profile[4].least_nanoseconds;
+    assert!((least - 120.0).abs() < 1e-6, "{least}");
+    assert!(session.stop_profiling().is_empty());
+    // Without limits there is nothing to compare with.
+    session.start_profiling(None);
+    session.step(&batch).unwrap();
+    let profile = session.stop_profiling();
+    assert_eq!((profile[0].bytes, profile[0].least_nanoseconds), (24, 0.0));
+}
+
+#[test]
+fn work_beyond_counting_is_an_error_of_profiles_alone() {
+    let mut plan = plan();
+    for step in &mut plan.entries[0].buckets[1].steps {
+        if let Step::Launch(launch) = step {
+            launch.work.flops = SizeExpr::constant(i64::MAX).then(symbol("n"), SizeOp::Mul);
+        }
+    }
+    let mut session = session(&Source { plan, ..Source::default() }, 1, 4);
+    let sequence = Sequence { tokens: &[1, 2, 3], past: 0, pages: &[0], want: Want::All };
+    let batch = Batch { sequences: &[sequence] };
+    assert!(session.step(&batch).is_ok());
+    session.start_profiling(None);
+    assert_eq!(session.step(&batch).map_err(|error| error.code()), Err("E0520"));
 }
 
 #[test]

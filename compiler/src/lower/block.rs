@@ -10,6 +10,7 @@ use crate::lower::experts::{self, Experts};
 use crate::lower::partition::{Group, GroupKind, Partition, op_name, row_index, weight_operand};
 use crate::lower::row;
 use crate::lower::schedule::{self, RowBucket};
+use crate::lower::work::{self, Work};
 use crate::options::Options;
 use crate::pack::rows::keeps_blocks;
 use ir::attr::Attr;
@@ -268,7 +269,8 @@ impl Block<'_> {
         let rows = c.rows().ceil_div(c.tile.rows.into());
         let grid = Dim::constant(c.extents.0).times(&tiles(n, c.tile.cols)).times(&rows);
         let kernel = self.kernels.intern(contraction::kernel(&c))?;
-        self.launch(group, 0, kernel, args, BlockGrid::Dense(grid));
+        let work = work::contraction(&c);
+        self.launch(group, 0, kernel, args, BlockGrid::Dense(grid), work);
         Ok(())
     }
 
@@ -279,9 +281,10 @@ impl Block<'_> {
         kernel: usize,
         args: Vec<BlockArg>,
         grid: BlockGrid,
+        work: Work,
     ) {
         let (phase, origin) = (group.phase + sub, self.origin(&group.nodes));
-        self.code.launches.push(BlockLaunch { kernel, args, grid, phase, origin });
+        self.code.launches.push(BlockLaunch { kernel, args, grid, phase, origin, work });
     }
 
     /// State parameter that a history grows from.
@@ -337,10 +340,11 @@ impl Block<'_> {
             outs: self.outs(node.results[0]),
         };
         let blocks = BlockArg::RowBlocks(a.rows);
+        let states = [self.state_of(node, k)?, self.state_of(node, v)?];
         let mut args = vec![
             BlockArg::Value(q, a.q),
-            BlockArg::State(self.state_of(node, k)?),
-            BlockArg::State(self.state_of(node, v)?),
+            BlockArg::State(states[0]),
+            BlockArg::State(states[1]),
             BlockArg::Step(StepInput::Pages),
             BlockArg::Step(StepInput::Pos),
             blocks.clone(),
@@ -348,7 +352,8 @@ impl Block<'_> {
         args.extend(a.outs.iter().map(|d| BlockArg::Value(node.results[0], *d)));
         let kernel = self.kernels.intern(attention::kernel(&a))?;
         let grid = BlockGrid::List { list: blocks, each: a.heads.0.into() };
-        self.launch(group, 0, kernel, args, grid);
+        let work = work::attention(&a, states[0] == states[1]);
+        self.launch(group, 0, kernel, args, grid, work);
         Ok(())
     }
 
@@ -372,11 +377,12 @@ impl Block<'_> {
         debug_assert_eq!([gate_use.param, up_use.param, down_use.param], [gate, up, down]);
         let weight = |w: WeightUse| BlockArg::Weight(Box::new(w));
         let temp = BlockArg::Temp;
+        let [sort_work, up_work, down_work] = work::experts(&e);
 
         let args =
             vec![BlockArg::Value(index, DType::I32), temp(row_of), temp(slot_of), temp(work)];
         let kernel = self.kernels.intern(experts::dispatch(&e))?;
-        self.launch(group, 0, kernel, args, BlockGrid::Dense(1.into()));
+        self.launch(group, 0, kernel, args, BlockGrid::Dense(1.into()), sort_work);
 
         let columns =
             |extent: i64, blocks| Dim::constant(extent).ceil_div(e.columns(extent, blocks).into());
@@ -390,11 +396,13 @@ impl Block<'_> {
             temp(hidden),
         ];
         let kernel = self.kernels.intern(experts::up(&e))?;
-        self.launch(group, 1, kernel, args, list(columns(e.widths.1, experts::UP_BLOCKS)));
+        let grid = list(columns(e.widths.1, experts::UP_BLOCKS));
+        self.launch(group, 1, kernel, args, grid, up_work);
 
         let args = vec![temp(hidden), weight(down_use), temp(work), temp(results)];
         let kernel = self.kernels.intern(experts::down(&e))?;
-        self.launch(group, 2, kernel, args, list(columns(e.widths.2, experts::DOWN_BLOCKS)));
+        let grid = list(columns(e.widths.2, experts::DOWN_BLOCKS));
+        self.launch(group, 2, kernel, args, grid, down_work);
         Ok(())
     }
 

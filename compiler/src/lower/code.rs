@@ -2,6 +2,7 @@
 //! plan.
 
 use crate::lower::error::LowerError;
+use crate::lower::work::Work;
 use crate::pack::From;
 use ir::dim::{Dim, Name};
 use ir::dtype::{DType, Encoding};
@@ -104,6 +105,8 @@ pub struct BlockLaunch {
     pub phase: u32,
     /// The nodes it computes, for reports.
     pub origin: String,
+    /// The least that it must do.
+    pub work: Work,
 }
 
 /// Memory between kernels of one group.

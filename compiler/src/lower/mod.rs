@@ -5,7 +5,7 @@
 //! - [`row`], [`contraction`], [`attention`], [`experts`], [`probe`]: the generators
 //! - [`schedule`]: tile shapes
 //! - [`plan`]: calls to launches, values to buffers
-//! - [`arena`], [`size`]: memory of a step, symbolic
+//! - [`arena`], [`size`], [`work`]: memory of a step and what launches must do, symbolic
 
 pub mod arena;
 pub mod attention;
@@ -20,6 +20,7 @@ pub mod probe;
 pub mod row;
 pub mod schedule;
 pub mod size;
+pub mod work;
 
 pub use error::LowerError;
 pub use plan::{Lowered, lower};

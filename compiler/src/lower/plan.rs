@@ -9,6 +9,7 @@ use crate::lower::partition::{Partition, partition, row_index};
 use crate::lower::probe;
 use crate::lower::schedule::{BUCKETS, RowBucket};
 use crate::lower::size::size_expr;
+use crate::lower::work;
 use crate::options::Options;
 use crate::pack::{self, Packed};
 use artifact::plan::{
@@ -378,7 +379,8 @@ impl<'p, 'a> Walk<'p, 'a> {
                 },
             };
             let (kernel, origin) = (launch.kernel as u32, launch.origin.clone());
-            self.steps.push(Step::Launch(Launch { kernel, place: 0, args, grid, origin }));
+            let work = launch.work.sized(&symbols);
+            self.steps.push(Step::Launch(Launch { kernel, place: 0, args, grid, origin, work }));
         }
         self.barrier();
         Ok(())
@@ -447,7 +449,8 @@ impl<'p, 'a> Walk<'p, 'a> {
         ];
         let grid = Grid::Dense(SizeExpr::constant(1));
         let origin = "row blocks".to_string();
-        self.steps.push(Step::Launch(Launch { kernel, place: 0, args, grid, origin }));
+        let work = work::row_blocks().sized(&symbols());
+        self.steps.push(Step::Launch(Launch { kernel, place: 0, args, grid, origin, work }));
         Ok(())
     }
 

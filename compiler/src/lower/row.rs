@@ -4,6 +4,7 @@ use crate::lower::block::Block;
 use crate::lower::code::{BlockArg, BlockGrid, BlockLaunch, StepInput, WeightUse};
 use crate::lower::error::LowerError;
 use crate::lower::partition::{Group, op_name, row_index};
+use crate::lower::work::{self, Work};
 use crate::pack::From;
 use ir::attr::Attr;
 use ir::dim::{Dim, Name};
@@ -22,6 +23,9 @@ struct RowKernel<'b, 'g> {
     /// The scalar number of the instance's row.
     row: kernel::ValueId,
     env: Env,
+    /// Number of rows.
+    rows: Dim,
+    work: Work,
 }
 
 /// Lowers a group of row-wise nodes.
@@ -36,12 +40,13 @@ pub fn lower(block: &mut Block<'_>, group: &Group) -> Result<(), LowerError> {
     let n = b.symbol(rows, 0, block.rows_max());
     let row = b.grid_range("row", n.clone(), 1);
     let position = StepInput::Pos;
-    let args = vec![];
-    let mut kernel = RowKernel { block, graph, group, args, row, env: Env::new() };
+    let (args, env, work) = (vec![], Env::new(), Work::default());
+    let mut kernel = RowKernel { block, graph, group, args, row, env, rows: n.clone(), work };
     let at = kernel.needs_position().then(|| {
         b.symbol("n", 0, kernel.block.rows_max());
         let pos = b.param("pos", Role::In, tensor(DType::I32, &position.dims()));
         kernel.args.push(BlockArg::Step(position));
+        kernel.touch_rows(1, DType::I32);
         b.load(pos, &[At::one(row)])
     });
     let mut tiles = Tiles::new(&mut b, Some(Row { index: group.rows.clone(), position: at }));
@@ -49,11 +54,12 @@ pub fn lower(block: &mut Block<'_>, group: &Group) -> Result<(), LowerError> {
         kernel.node(&mut tiles, *id)?;
     }
     kernel.store_results(&mut tiles)?;
-    let args = kernel.args;
+    let (args, work) = (kernel.args, kernel.work);
     let kernel = block.kernels.intern(b)?;
     let origin = block.origin(&group.nodes);
     let grid = BlockGrid::Dense(n);
-    block.code.launches.push(BlockLaunch { kernel, args, grid, phase: group.phase, origin });
+    let phase = group.phase;
+    block.code.launches.push(BlockLaunch { kernel, args, grid, phase, origin, work });
     Ok(())
 }
 
@@ -66,11 +72,34 @@ impl RowKernel<'_, '_> {
         self.group.nodes.iter().any(|n| is_position(self.graph.node(*n)))
     }
 
+    /// Counts memory of which every row of the group touches some elements of its own.
+    fn touch_rows(&mut self, elements: i64, dtype: DType) {
+        self.touch(&work::bytes(&self.rows.times(&elements.into()), dtype));
+    }
+
+    fn touch(&mut self, bytes: &Dim) {
+        self.work.bytes = self.work.bytes.plus(bytes);
+    }
+
+    /// Counts the operations of a product of two values of the row.
+    fn multiply(&mut self, node: &Node) -> Result<(), LowerError> {
+        let mut indices: Vec<Name> = vec![];
+        for index in node.operands.iter().flat_map(|v| &self.graph.ty(*v).indices) {
+            if *index != self.group.rows && !indices.contains(index) {
+                indices.push(index.clone());
+            }
+        }
+        let each: i64 = self.block.extents(&indices)?.iter().product();
+        self.work.flops = self.work.flops.plus(&self.rows.times(&(2 * each).into()));
+        Ok(())
+    }
+
     fn node(&mut self, tiles: &mut Tiles, id: NodeId) -> Result<(), LowerError> {
         let node = self.graph.node(id);
         match op_name(node) {
             "append" => return self.append(tiles, node),
             "gather" if self.named_by_row(node) => return self.row_of(tiles, node),
+            "contract" => self.multiply(node)?,
             _ => {}
         }
         for v in &node.operands {
@@ -90,6 +119,8 @@ impl RowKernel<'_, '_> {
         })?;
         for (_, values) in &tiles.constants[known..] {
             self.args.push(BlockArg::Numbers(From::Numbers(values.clone())));
+            let numbers = Dim::constant(values.len() as i64);
+            self.work.bytes = self.work.bytes.plus(&work::bytes(&numbers, DType::F32));
         }
         Ok(())
     }
@@ -134,6 +165,11 @@ impl RowKernel<'_, '_> {
             coords.push(At::one(at.unwrap_or(self.row)));
         }
         let extents = self.block.extents(&own)?;
+        let elements: i64 = extents.iter().product();
+        match rows {
+            Some(_) => self.touch_rows(elements, dtype),
+            None => self.touch(&work::bytes(&elements.into(), dtype)),
+        }
         coords.extend(extents.iter().map(|e| At::tile(0, *e as u32)));
         Ok(Tile { value: tiles.kernel.load(param, &coords), indices: own })
     }
@@ -158,6 +194,10 @@ impl RowKernel<'_, '_> {
         let param = self.param(tiles, tensor(encoding, &dims));
         let packing = None;
         let weight = WeightUse { param: value, axes, encoding, dims: extents.clone(), packing };
+        self.touch(&match at {
+            Some((axis, _)) => work::weight_row_bytes(&weight, axis, &self.rows),
+            None => work::weight_bytes(&weight),
+        });
         self.args.push(BlockArg::Weight(Box::new(weight)));
         let mut indices = ty.indices.clone();
         let mut coords: Vec<At> = extents.iter().map(|e| At::tile(0, *e as u32)).collect();
@@ -234,6 +274,8 @@ impl RowKernel<'_, '_> {
         self.args.push(BlockArg::Step(StepInput::Slot));
         let extents = self.block.extents(&tile.indices)?;
         let dtype = self.block.options.kv_dtype();
+        self.touch_rows(1, DType::I32);
+        self.touch_rows(extents.iter().product(), dtype);
         // State rows lie one after the other, page by page: a slot is a row.
         let capacity = tiles.kernel.symbol("pg", 0, i64::from(i32::MAX));
         let mut dims = vec![capacity.times(&i64::from(self.block.options.page_tokens).into())];
@@ -268,6 +310,11 @@ impl RowKernel<'_, '_> {
         self.args.push(BlockArg::Temp(temps.slot_of));
         let rows = self.param(tiles, tensor(DType::F32, &[slots, width.into()]));
         self.args.push(BlockArg::Temp(temps.results));
+        self.touch_rows(chosen, dtype);
+        self.touch_rows(chosen, DType::I32);
+        self.touch_rows(chosen * width, DType::F32);
+        let flops = self.rows.times(&(2 * chosen * width).into());
+        self.work.flops = self.work.flops.plus(&flops);
         let row = self.row;
         let zero = tiles.kernel.splat(0.0, TileType::new(DType::F32, &[width as u32]));
         let (carry, hints) = ([("sum", zero)], LoopHints::default());
@@ -296,6 +343,7 @@ impl RowKernel<'_, '_> {
                 let name = format!("p{}", self.args.len());
                 let to = tiles.kernel.param(&name, Role::Out, tensor(dtype, &dims));
                 self.args.push(BlockArg::Value(value, dtype));
+                self.touch_rows(extents.iter().product(), dtype);
                 let mut coords = vec![At::one(self.row)];
                 coords.extend(extents.iter().map(|e| At::tile(0, *e as u32)));
                 let rounded = tiles.kernel.cast(ordered, dtype);

@@ -167,6 +167,8 @@ impl Plan {
             return Err(fault(at, found, kernel.params));
         }
         launch.args.iter().try_for_each(|arg| self.check_arg(at, entry, bucket, *arg))?;
+        self.check_size(at, &launch.work.bytes)?;
+        self.check_size(at, &launch.work.flops)?;
         match &launch.grid {
             Grid::Dense(count) => self.check_size(at, count),
             Grid::List { list, each } => {

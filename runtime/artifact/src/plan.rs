@@ -208,6 +208,23 @@ pub struct Launch {
     pub grid: Grid,
     /// Graph nodes it came from, for `diff` and reports.
     pub origin: String,
+    /// What it cannot do without.
+    pub work: Work,
+}
+
+/// The least that a launch must do, over the step symbols: what a perfect machine would still
+/// spend its time on, so that time is compared with the machine's limits.
+///
+/// Where a step's symbols do not say how much that is, it is a bound from above: experts are
+/// `min(rows * chosen, all)` distinct ones, and every sequence has the longest context, exact for
+/// one sequence and for sequences of equal length, too much for ragged batches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Bytes that move between memory and cores at least once: weights that are read, states,
+    /// activations in and out.
+    pub bytes: SizeExpr,
+    /// Floating-point operations of the products, an addition and a multiplication each counted.
+    pub flops: SizeExpr,
 }
 
 /// Number of instances of a launch.

@@ -84,7 +84,7 @@ fn plans_that_contradict_themselves_are_refused() {
     use artifact::plan::{Arg, Step};
     use artifact::size::SizeExpr;
     type Damage = fn(&mut artifact::Plan);
-    let damages: [(&str, Damage); 12] = [
+    let damages: [(&str, Damage); 14] = [
         ("version", |p| p.version.0 += 1),
         ("kernel's symbol", |p| p.kernels[0].symbols[0] = 1),
         ("parameter count", |p| p.kernels[0].params = 3),
@@ -98,6 +98,16 @@ fn plans_that_contradict_themselves_are_refused() {
         ("argument", |p| {
             if let Step::Launch(launch) = &mut p.entries[0].buckets[0].steps[0] {
                 launch.args[2] = Arg::State { state: 0, layer: 2 };
+            }
+        }),
+        ("launch's bytes", |p| {
+            if let Step::Launch(launch) = &mut p.entries[0].buckets[0].steps[0] {
+                launch.work.bytes = SizeExpr::symbol(1);
+            }
+        }),
+        ("launch's operations", |p| {
+            if let Step::Launch(launch) = &mut p.entries[0].buckets[0].steps[0] {
+                launch.work.flops = SizeExpr(vec![]);
             }
         }),
         ("copy", |p| {

@@ -9,7 +9,7 @@ pub mod image;
 use artifact::manifest::ModelInfo;
 use artifact::plan::{
     Arg, Bucket, Buffer, Condition, Entry, Grid, Kernel, Launch, PLAN_VERSION, Place, Plan, Probe,
-    State, StateKind, Step, Tensor, Weight,
+    State, StateKind, Step, Tensor, Weight, Work,
 };
 use artifact::size::{SizeExpr, SizeOp};
 use artifact::{Manifest, WeightsPlace, Writer};
@@ -66,7 +66,9 @@ fn kernels() -> Vec<Kernel> {
 }
 
 fn launch(kernel: u32, args: Vec<Arg>, grid: Grid) -> Step {
-    Step::Launch(Launch { kernel, place: 0, args, grid, origin: format!("%{kernel}") })
+    // Eight bytes and an operation for each row of the step, however many kernels read.
+    let work = Work { bytes: times(symbol("n"), 8), flops: symbol("n") };
+    Step::Launch(Launch { kernel, place: 0, args, grid, origin: format!("%{kernel}"), work })
 }
 
 /// x = fill; y = total x, copied; z = one line per tuple of a work list; states appended; logits.

@@ -3,7 +3,7 @@
 use artifact::manifest::{GenerationDefaults, ModelInfo, TargetInfo};
 use artifact::plan::{
     Arg, Bucket, Buffer, Condition, Entry, Grid, Kernel, Launch, PLAN_VERSION, Place, Plan, State,
-    StateKind, Step, Tensor, Weight,
+    StateKind, Step, Tensor, Weight, Work,
 };
 use artifact::size::{SizeExpr, SizeOp};
 use artifact::{Manifest, Summary, WeightsPlace, Writer};
@@ -29,6 +29,7 @@ pub fn plan() -> Plan {
         ],
         grid: Grid::Dense(n.clone()),
         origin: "%y".into(),
+        work: Work { bytes: bytes.clone(), flops: SizeExpr::constant(0) },
     };
     Plan {
         version: PLAN_VERSION,

@@ -16,6 +16,8 @@ pub struct Measured {
     pub before: Option<Limits>,
     /// The limits after them: other programs may have come or gone.
     pub after: Option<Limits>,
+    /// What fractions are taken of: the better of both.
+    pub limits: Option<Limits>,
     /// Time per kernel of one more prefill.
     pub prefill: Vec<KernelTime>,
     /// Time per kernel of one more decode.
@@ -23,25 +25,22 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The better of both measurements: the machine can do at least that.
-    fn limit(&self) -> Option<Limits> {
-        let (a, b) = (self.before.or(self.after)?, self.after.or(self.before)?);
-        Some(Limits {
-            read_bytes_per_s: a.read_bytes_per_s.max(b.read_bytes_per_s),
-            flops_per_s: a.flops_per_s.max(b.flops_per_s),
-        })
-    }
-
-    /// Time that the kernels' memory traffic takes at the limit, over the time of the phase.
-    fn fraction(&self, kernels: &[KernelTime], time: Duration) -> Option<f64> {
-        let bytes: u64 = kernels.iter().map(|k| k.bytes).sum();
-        fraction(bytes, time.as_secs_f64(), self.limit())
+    /// Time that a phase's launches take at the limits, over the time that the phase took.
+    fn of_phase(&self, kernels: &[KernelTime], time: Duration) -> Option<f64> {
+        let least: f64 = kernels.iter().map(|k| k.least_nanoseconds).sum();
+        fraction(least / 1e9, time.as_secs_f64(), self.limits)
     }
 }
 
-fn fraction(bytes: u64, seconds: f64, limit: Option<Limits>) -> Option<f64> {
-    let least = bytes as f64 / limit?.read_bytes_per_s;
-    (seconds > 0.0 && least.is_finite()).then(|| least / seconds)
+/// Time that a kernel's bytes or, if that is more, operations take at the limits, over its time.
+fn of_kernel(kernel: &KernelTime, limits: Option<Limits>) -> Option<f64> {
+    let least = limits?.least_seconds(kernel.bytes, kernel.flops);
+    fraction(least, kernel.nanoseconds as f64 / 1e9, limits)
+}
+
+/// `least` over `seconds`, if both mean something.
+fn fraction(least: f64, seconds: f64, limits: Option<Limits>) -> Option<f64> {
+    (limits.is_some() && seconds > 0.0 && least.is_finite()).then(|| least / seconds)
 }
 
 fn rate(tokens: usize, time: Duration) -> f64 {
@@ -50,17 +49,18 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 
 /// One JSON object: `{model, threads, isa, backend, prompt_tokens, gen_tokens, context,
 /// prefill_tokens_per_s, decode_tokens_per_s, limit: {read_bytes_per_s, flops_per_s, before,
-/// after}, prefill_fraction_of_limit, decode_fraction_of_limit, bytes_are_upper_bound, kernels,
-/// prefill_kernels}`, where kernels are `{name, family, launches, share, bytes, flops,
-/// fraction_of_limit}`, decode's under `kernels`, those with the greatest share first.
+/// after}, prefill_fraction_of_limit, decode_fraction_of_limit, kernels, prefill_kernels}`, where
+/// kernels are `{name, family, launches, share, bytes, flops, fraction_of_limit}`, decode's under
+/// `kernels`, those with the greatest share first.
 ///
-/// `bytes` counts all memory handed to a kernel, also where it reads only the experts that were
-/// chosen, so fractions of such kernels are too large. Operations are not counted (`flops` is
-/// null), so fractions speak of memory traffic alone.
+/// `bytes` and `flops` are what a kernel's launches cannot do without together, by the plan
+/// ([`artifact::plan::Work`]). A phase's fraction is the time that its launches would take at the
+/// limits, one after the other, each bound by the slower of memory and arithmetic, over the time
+/// that it took without profiling; times of kernels come from a run of their own.
 pub fn object(model: &Model, args: &BenchArgs, measured: &Measured) -> Value {
     let limits =
         |l: Limits| json!({"read_bytes_per_s": l.read_bytes_per_s, "flops_per_s": l.flops_per_s});
-    let mut limit = measured.limit().map_or(json!({}), limits);
+    let mut limit = measured.limits.map_or(json!({}), limits);
     limit["before"] = json!(measured.before.map(limits));
     limit["after"] = json!(measured.after.map(limits));
     let times = measured.times;
@@ -72,11 +72,10 @@ pub fn object(model: &Model, args: &BenchArgs, measured: &Measured) -> Value {
         ("prefill_tokens_per_s", json!(rate(args.prompt_tokens, times.prefill))),
         ("decode_tokens_per_s", json!(rate(args.gen_tokens, times.decode))),
         ("limit", limit),
-        ("prefill_fraction_of_limit", json!(measured.fraction(&measured.prefill, times.prefill))),
-        ("decode_fraction_of_limit", json!(measured.fraction(&measured.decode, times.decode))),
-        ("bytes_are_upper_bound", json!(true)),
-        ("kernels", kernels(&measured.decode, measured.limit())),
-        ("prefill_kernels", kernels(&measured.prefill, measured.limit())),
+        ("prefill_fraction_of_limit", json!(measured.of_phase(&measured.prefill, times.prefill))),
+        ("decode_fraction_of_limit", json!(measured.of_phase(&measured.decode, times.decode))),
+        ("kernels", kernels(&measured.decode, measured.limits)),
+        ("prefill_kernels", kernels(&measured.prefill, measured.limits)),
     ];
     object.extend(facts.map(|(key, value)| (key.to_owned(), value)));
     Value::Object(object)
@@ -102,8 +101,8 @@ fn kernels(all: &[KernelTime], limit: Option<Limits>) -> Value {
             "launches": k.launches,
             "share": share,
             "bytes": k.bytes,
-            "flops": null,
-            "fraction_of_limit": fraction(k.bytes, k.nanoseconds as f64 / 1e9, limit),
+            "flops": k.flops,
+            "fraction_of_limit": of_kernel(k, limit),
         })
     };
     shares(all).into_iter().map(kernel).collect()
@@ -117,7 +116,7 @@ pub fn text(model: &Model, args: &BenchArgs, measured: &Measured) -> String {
     let info = &model.manifest().model;
     let mut lines = vec![
         format!("{}, {} threads, {}/{}", info.name, model.threads(), model.isa(), model.backend()),
-        match measured.limit() {
+        match measured.limits {
             None => "limits unknown: the artifact has no probes".to_owned(),
             Some(l) => format!(
                 "limits: {:.1} GB/s read, {:.1} GFLOP/s",
@@ -126,22 +125,22 @@ pub fn text(model: &Model, args: &BenchArgs, measured: &Measured) -> String {
             ),
         },
         format!(
-            "prefill {:>6} tokens            {:>10.1} tokens/s  {:>6} of read limit",
+            "prefill {:>6} tokens            {:>10.1} tokens/s  {:>6} of limit",
             args.prompt_tokens,
             rate(args.prompt_tokens, times.prefill),
-            percent(measured.fraction(&measured.prefill, times.prefill)),
+            percent(measured.of_phase(&measured.prefill, times.prefill)),
         ),
         format!(
-            "decode  {:>6} tokens at {start:>6}  {:>10.1} tokens/s  {:>6} of read limit",
+            "decode  {:>6} tokens at {start:>6}  {:>10.1} tokens/s  {:>6} of limit",
             args.gen_tokens,
             rate(args.gen_tokens, times.decode),
-            percent(measured.fraction(&measured.decode, times.decode)),
+            percent(measured.of_phase(&measured.decode, times.decode)),
         ),
     ];
     for (phase, all) in [("decode", &measured.decode), ("prefill", &measured.prefill)] {
-        lines.push(format!("{phase}: share, fraction of read limit, kernel"));
+        lines.push(format!("{phase}: share, fraction of limit, kernel"));
         for (k, share) in shares(all).into_iter().take(12) {
-            let of_limit = fraction(k.bytes, k.nanoseconds as f64 / 1e9, measured.limit());
+            let of_limit = of_kernel(k, measured.limits);
             let (share, of_limit) = (percent(Some(share)), percent(of_limit));
             lines.push(format!("{share:>6}  {of_limit:>6}  {}", k.name));
         }
@@ -152,17 +151,23 @@ pub fn text(model: &Model, args: &BenchArgs, measured: &Measured) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bench::better;
     use super::*;
 
-    fn time(name: &str, launches: u64, nanoseconds: u64, bytes: u64) -> KernelTime {
-        KernelTime { name: name.into(), family: String::new(), launches, nanoseconds, bytes }
+    const LIMITS: Limits = Limits { read_bytes_per_s: 1e9, flops_per_s: 2e9 };
+
+    fn time(name: &str, launches: u64, nanoseconds: u64, bytes: u64, flops: u64) -> KernelTime {
+        let least_nanoseconds = LIMITS.least_seconds(bytes, flops) * 1e9;
+        let (name, family) = (name.into(), String::new());
+        KernelTime { name, family, launches, nanoseconds, bytes, flops, least_nanoseconds }
     }
 
     #[test]
     fn kernels_are_ordered_by_their_share() {
-        let limit = Limits { read_bytes_per_s: 1e9, flops_per_s: 1e9 };
-        let all = [time("a", 1, 1000, 500), time("unused", 0, 0, 0), time("b", 2, 3000, 600)];
-        let found = kernels(&all, Some(limit));
+        // The one is bound by memory, the other by arithmetic.
+        let unused = time("unused", 0, 0, 0, 0);
+        let all = [time("a", 1, 1000, 500, 10), unused, time("b", 2, 3000, 100, 1200)];
+        let found = kernels(&all, Some(LIMITS));
         let names: Vec<&str> = found
             .as_array()
             .expect("a list")
@@ -171,6 +176,7 @@ mod tests {
             .collect();
         assert_eq!(names, ["b", "a"]);
         assert_eq!(found[0]["share"], json!(0.75));
+        assert_eq!((&found[0]["bytes"], &found[0]["flops"]), (&json!(100), &json!(1200)));
         for (kernel, expected) in [(0, 0.2), (1, 0.5)] {
             let value = found[kernel]["fraction_of_limit"].as_f64().expect("a number");
             assert!((value - expected).abs() < 1e-9, "{value}");
@@ -181,17 +187,20 @@ mod tests {
     #[test]
     fn the_better_limit_counts() {
         let limits = |read, flops| Some(Limits { read_bytes_per_s: read, flops_per_s: flops });
-        let times = Times { prefill: Duration::from_secs(1), decode: Duration::from_secs(2) };
-        let measured = |before, after| Measured {
-            times,
-            before,
-            after,
-            prefill: Vec::new(),
-            decode: vec![time("a", 1, 1, 3_000_000_000)],
-        };
-        let both = measured(limits(2e9, 5.0), limits(3e9, 4.0));
-        assert_eq!(both.limit(), limits(3e9, 5.0));
-        assert_eq!(both.fraction(&both.decode, times.decode), Some(0.5));
-        assert_eq!(measured(None, None).limit(), None);
+        assert_eq!(better(limits(2e9, 5.0), limits(3e9, 4.0)), limits(3e9, 5.0));
+        assert_eq!(better(limits(2e9, 5.0), None), limits(2e9, 5.0));
+        assert_eq!(better(None, None), None);
+    }
+
+    #[test]
+    fn a_phase_takes_what_its_launches_take_one_after_the_other() {
+        let decode = vec![time("a", 1, 1, 300, 10), time("b", 1, 1, 1, 1400)];
+        let times = Times { prefill: Duration::from_nanos(1), decode: Duration::from_nanos(2000) };
+        let (before, after, prefill) = (None, Some(LIMITS), Vec::new());
+        let measured = Measured { times, before, after, limits: Some(LIMITS), prefill, decode };
+        let found = measured.of_phase(&measured.decode, times.decode).expect("limits are known");
+        assert!((found - 0.5).abs() < 1e-9, "{found}");
+        let unknown = Measured { limits: None, ..measured };
+        assert_eq!(unknown.of_phase(&unknown.decode, times.decode), None);
     }
 }

@@ -1,0 +1,214 @@
+//! The least that a launch must do, which its time is compared with.
+//!
+//! Bytes are counted without padding, each once: what a kernel reads again, it should find in a
+//! cache.
+
+use crate::lower::attention::{Attention, ROW_BLOCK};
+use crate::lower::code::WeightUse;
+use crate::lower::contraction::Contraction;
+use crate::lower::experts::{Experts, WORK};
+use crate::lower::size::size_expr;
+use artifact::plan;
+use artifact::size::{SizeExpr, SizeOp};
+use ir::dim::{Dim, Name};
+use ir::dtype::{DType, Encoding};
+
+/// Bytes and operations of a launch, in the block's terms.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Bytes that move between memory and cores at least once.
+    pub bytes: Dim,
+    /// Floating-point operations of products.
+    pub flops: Dim,
+    /// More of them, for each pair of a row of the step and a position that it sees.
+    pub flops_per_pair: i64,
+}
+
+impl Work {
+    /// The same as the runtime evaluates it. `symbols` is the plan's table.
+    pub fn sized(&self, symbols: &[Name]) -> plan::Work {
+        let flops = size_expr(&self.flops, symbols);
+        let flops = match self.flops_per_pair {
+            0 => flops,
+            each => {
+                let more = pairs(symbols).then(SizeExpr::constant(each), SizeOp::Mul);
+                flops.then(more, SizeOp::Add)
+            }
+        };
+        plan::Work { bytes: size_expr(&self.bytes, symbols), flops }
+    }
+}
+
+/// Pairs of a row and a position that it sees: the last of a sequence's rows sees all `t`, each
+/// earlier one fewer, so that `r` rows see `r * t - r * (r - 1) / 2`.
+///
+/// Sequences are taken to have `n / b` rows, rounded down, and the longest context: exact for one
+/// sequence and for decoding sequences of equal length, else a bound from above, as rows shared
+/// out evenly see most.
+fn pairs(symbols: &[Name]) -> SizeExpr {
+    let size = |dim: Dim| size_expr(&dim, symbols);
+    let n = || size(Dim::symbol("n"));
+    let each = n().then(size(Dim::symbol("b").at_least(1)), SizeOp::FloorDiv);
+    let fewer = each.then(SizeExpr::constant(-1), SizeOp::Add);
+    let unseen = n().then(fewer, SizeOp::Mul).then(SizeExpr::constant(2), SizeOp::FloorDiv);
+    let unseen = unseen.then(SizeExpr::constant(-1), SizeOp::Mul);
+    size(Dim::symbol("n").times(&Dim::symbol("t"))).then(unseen, SizeOp::Add)
+}
+
+/// Bytes of elements of a dtype.
+pub fn bytes(elements: &Dim, dtype: DType) -> Dim {
+    // Only weights have elements of less than a byte.
+    elements.times(&i64::from(dtype.bits().div_ceil(8)).into())
+}
+
+/// Bytes of a `[.., rows, cols]` weight.
+fn encoded_bytes(encoding: Encoding, dims: &[i64]) -> i64 {
+    let (cols, outer) = dims.split_last().map_or((1, dims), |(c, outer)| (*c, outer));
+    let (rows, batches) = outer.split_last().map_or((1, outer), |(r, batches)| (*r, batches));
+    let codes = rows * cols * i64::from(encoding.code.bits());
+    let scales = encoding.scale.map_or(0, |s| {
+        let blocks = |extent: i64, block: u32| (extent as u64).div_ceil(u64::from(block)) as i64;
+        let sums = if s.sum { 32 } else { 0 };
+        blocks(rows, s.rows) * blocks(cols, s.cols) * (i64::from(s.dtype.bits()) + sums)
+    });
+    batches.iter().product::<i64>() * ((codes + scales) as u64).div_ceil(8) as i64
+}
+
+/// Bytes of a whole weight.
+pub fn weight_bytes(weight: &WeightUse) -> Dim {
+    encoded_bytes(weight.encoding, &weight.dims).into()
+}
+
+/// Bytes of the rows of a weight, along one of its axes, that at most `rows` rows of a step name.
+pub fn weight_row_bytes(weight: &WeightUse, axis: usize, rows: &Dim) -> Dim {
+    let all = weight.dims[axis].max(1);
+    rows.at_most(all).times(&(encoded_bytes(weight.encoding, &weight.dims) / all).into())
+}
+
+/// Work of a contraction.
+pub fn contraction(c: &Contraction) -> Work {
+    let (batches, cols, depth) = c.extents;
+    let rows = c.rows().times(&batches.into());
+    let weight = encoded_bytes(c.weight, &[batches, cols, depth]);
+    let read = bytes(&rows.times(&depth.into()), c.x).plus(&weight.into());
+    let results = rows.times(&cols.into());
+    let written = c.outs.iter().fold(read, |sum, d| sum.plus(&bytes(&results, *d)));
+    Work { bytes: written, flops: results.times(&(2 * depth).into()), ..Work::default() }
+}
+
+/// Work of an attention; `one_state` says that values are a part of the keys.
+pub fn attention(a: &Attention, one_state: bool) -> Work {
+    let (groups, per) = a.heads;
+    let (key, value) = (i64::from(a.widths.0), i64::from(a.widths.1));
+    let heads = groups * i64::from(per);
+    let rows = |width: i64| Dim::symbol("n").times(&(heads * width).into());
+    let (b, n) = (Dim::symbol("b"), Dim::symbol("n"));
+    // Each sequence has the longest context, at most.
+    let width = if one_state { key.max(value) } else { key + value };
+    let state = bytes(&b.times(&Dim::symbol("t")).times(&(groups * width).into()), a.state);
+    let pages = bytes(&b.times(&Dim::symbol("mp")).plus(&n), DType::I32);
+    let lists = bytes(&b.times(&(ROW_BLOCK.len() as i64).into()), DType::I32);
+    let read = bytes(&rows(key), a.q).plus(&state).plus(&pages).plus(&lists);
+    let written = a.outs.iter().fold(read, |sum, d| sum.plus(&bytes(&rows(value), *d)));
+    Work { bytes: written, flops_per_pair: 2 * heads * (key + value), ..Work::default() }
+}
+
+/// Work of listing row blocks: every sequence has at least one.
+pub fn row_blocks() -> Work {
+    let b = Dim::symbol("b");
+    let words = b.times(&(2 + ROW_BLOCK.len() as i64).into()).plus(&2.into());
+    Work { bytes: bytes(&words, DType::I32), ..Work::default() }
+}
+
+/// Work of a mixture's three launches: sorting, gate and up, down.
+pub fn experts(e: &Experts) -> [Work; 3] {
+    let (width, hidden, out) = e.widths;
+    let (slots, (all, _)) = (e.slots(), e.experts);
+    // More cannot be chosen, whether or not the rows agree.
+    let chosen = slots.at_most(all);
+    let weights = |encoding, dims: [i64; 2]| chosen.times(&encoded_bytes(encoding, &dims).into());
+    let list = bytes(&chosen.plus(&1.into()).times(&(WORK.len() as i64).into()), DType::I32);
+    let ints = bytes(&slots, DType::I32);
+    let passed = bytes(&slots.times(&hidden.into()), e.left);
+    let dispatch = ints.times(&3.into()).plus(&list);
+    let up = bytes(&Dim::symbol("n").times(&width.into()), e.x)
+        .plus(&ints)
+        .plus(&list)
+        .plus(&weights(e.weights[0], [hidden, width]))
+        .plus(&weights(e.weights[1], [hidden, width]))
+        .plus(&passed);
+    let down = passed
+        .plus(&list)
+        .plus(&weights(e.weights[2], [out, hidden]))
+        .plus(&bytes(&slots.times(&out.into()), DType::F32));
+    let flops = |products: i64| slots.times(&(2 * products).into());
+    let work = |bytes, flops| Work { bytes, flops, ..Work::default() };
+    [work(dispatch, 0.into()), work(up, flops(2 * width * hidden)), work(down, flops(hidden * out))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lower::plan::SYMBOLS;
+    use ir::dtype::Scale;
+
+    fn eval(expr: &SizeExpr, of: &[(&str, i64)]) -> i64 {
+        let value = |s: &&str| of.iter().find(|(name, _)| name == s).map_or(0, |(_, v)| *v);
+        expr.eval(&SYMBOLS.iter().map(value).collect::<Vec<i64>>()).unwrap()
+    }
+
+    fn symbols() -> Vec<Name> {
+        SYMBOLS.iter().map(|s| Name::from(*s)).collect()
+    }
+
+    #[test]
+    fn pairs_are_those_that_rows_see() {
+        // Sequences as (new rows, context with them).
+        let cases: [&[(i64, i64)]; 6] =
+            [&[(1, 1)], &[(7, 7)], &[(5, 105)], &[(1, 9); 4], &[(3, 8); 2], &[(9, 9), (1, 4)]];
+        for sequences in cases {
+            let seen = |(new, t): &(i64, i64)| (0..*new).map(|i| t - i).sum::<i64>();
+            let exact: i64 = sequences.iter().map(seen).sum();
+            let n = sequences.iter().map(|s| s.0).sum();
+            let t = sequences.iter().map(|s| s.1).max().unwrap();
+            let found =
+                eval(&pairs(&symbols()), &[("n", n), ("b", sequences.len() as i64), ("t", t)]);
+            match sequences.iter().all(|s| *s == sequences[0]) {
+                true => assert_eq!(found, exact, "{sequences:?}"),
+                false => assert!(found >= exact && found <= n * t, "{sequences:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn weights_have_codes_and_scales() {
+        let scale = Scale { dtype: DType::F32, rows: 128, cols: 128, sum: false };
+        let fp8 = Encoding { code: DType::F8E4M3, scale: Some(scale) };
+        assert_eq!(encoded_bytes(DType::BF16.into(), &[3, 5, 7]), 3 * 5 * 7 * 2);
+        assert_eq!(encoded_bytes(DType::F32.into(), &[9]), 36);
+        assert_eq!(encoded_bytes(fp8, &[2, 130, 300]), 2 * (130 * 300 + 2 * 3 * 4));
+        assert_eq!(encoded_bytes(DType::I4.into(), &[1, 3]), 2);
+    }
+
+    #[test]
+    fn no_more_experts_are_read_than_there_are() {
+        let e = Experts {
+            rows_max: 1 << 20,
+            experts: (8, 3),
+            widths: (64, 32, 64),
+            x: DType::BF16,
+            left: DType::BF16,
+            weights: [DType::BF16.into(); 3],
+            rows: 48,
+        };
+        let [_, up, down] = experts(&e).map(|w| w.sized(&symbols()));
+        let expert = 64 * 32 * 2;
+        for (n, read) in [(1, 3), (2, 6), (3, 8), (100, 8)] {
+            let own = n * 64 * 2 + 3 * n * 4 + (read + 1) * 12 + 3 * n * 32 * 2;
+            assert_eq!(eval(&up.bytes, &[("n", n)]), own + read * 2 * expert);
+            let own = 3 * n * 32 * 2 + (read + 1) * 12 + 3 * n * 64 * 4;
+            assert_eq!(eval(&down.bytes, &[("n", n)]), own + read * expert);
+            assert_eq!(eval(&down.flops, &[("n", n)]), 3 * n * 2 * 32 * 64);
+        }
+    }
+}
