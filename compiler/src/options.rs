@@ -237,7 +237,7 @@ pub fn help() -> String {
     for key in KEYS {
         let value = format!("{}={}", key.name, key.values);
         let default = (key.get)(&defaults);
-        writeln!(text, "  -C {value:<24} {} [default: {default}]", key.help)
+        writeln!(text, "  -C {value:<34} {} [default: {default}]", key.help)
             .expect("writing to a string cannot fail");
     }
     text
