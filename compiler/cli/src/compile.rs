@@ -1,20 +1,22 @@
 //! `latentc compile`: arguments to one file, or to a text on the way there.
 
 use crate::diagnostic::Failure;
-use crate::forecast::Forecast;
+use crate::forecast::{Forecast, Work};
+use crate::output::{self, Place};
 use crate::progress::Shown;
 use crate::targets;
 use artifact::writer::WeightsPlace;
 use clap::{Args, ValueEnum};
-use compiler::compile::{Output, all_code, levels, write};
+use compiler::compile::{Output, all_code, check_levels, levels, write};
 use compiler::import::{ImportOptions, Imported, import};
 use compiler::lower::{Lowered, lower};
 use compiler::options::{Options, help};
+use generate::command::interrupt::Interrupt;
 use ir::device::DeviceSpec;
+use ir::error::Span;
 use ir::graph::parse::parse_program;
 use ir::kernel::Kernel;
 use ir::target::{Listing, Target};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What to write.
@@ -56,7 +58,7 @@ enum Weights {
 #[derive(Args)]
 pub struct CompileArgs {
     /// Checkpoint directory (config.json, safetensors), or with --dummy-weights a lone config.json
-    #[arg(value_name = "MODEL", required_unless_present = "codegen_help")]
+    #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
     /// The result
     #[arg(short, long, value_name = "OUT")]
@@ -65,11 +67,8 @@ pub struct CompileArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = ["cpu"])]
     target: String,
     /// A choice, key=value; `-C help` lists them
-    #[arg(short = 'C', value_name = "KEY=VALUE", id = "codegen")]
+    #[arg(short = 'C', value_name = "KEY=VALUE")]
     codegen: Vec<String>,
-    /// List the keys of -C
-    #[arg(long = "codegen-help", id = "codegen_help", hide = true)]
-    codegen_help: bool,
     /// What to write
     #[arg(long, value_enum, default_value = "exe")]
     emit: Emit,
@@ -96,28 +95,39 @@ pub struct CompileArgs {
     quiet: bool,
 }
 
+impl CompileArgs {
+    /// Whether a text is asked for, not a model.
+    fn is_text(&self) -> bool {
+        self.stop_after.is_some() || !matches!(self.emit, Emit::Exe | Emit::Artifact)
+    }
+
+    fn threads(&self) -> usize {
+        let own = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map_or_else(own, usize::from)
+    }
+}
+
 /// Compiles.
 pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
-    if args.codegen_help || args.codegen.iter().any(|c| c == "help") {
-        print!("{}", help());
-        return Ok(());
+    if args.codegen.iter().any(|c| c == "help") {
+        return output::write(None, help().as_bytes());
     }
-    let mut options = Options::default();
-    for choice in &args.codegen {
-        options.set(choice)?;
-    }
-    let path = args.model.as_deref().unwrap_or(Path::new("."));
-    let mut shown = Shown::new(args.quiet);
-    let mut imported = import(path, &import_options(args, &options))?;
+    let options = options(args)?;
+    let Some(model) = &args.model else {
+        let message = "found no MODEL, expected a checkpoint directory".to_string();
+        return Err(Failure::usage(message, "`latentc compile MODEL -o OUT`"));
+    };
+    let owned = targets::cpu(&options, args.threads());
+    let targets: Vec<&dyn Target> = owned.iter().map(AsRef::as_ref).collect();
+    check_levels(&targets, &options)?;
+    let result = if args.is_text() { None } else { Some(Destination::check(args)?) };
+    let mut imported = import(model, &import_options(args, &options))?;
     if let Some((name, text)) = read_text(args, "graph")? {
         imported.program =
             parse_program(&text).map_err(|errors| Failure::text(&name, &text, errors))?;
     }
-    for warning in imported.warnings.iter().filter(|_| !args.quiet) {
-        eprintln!("warning: {warning}");
-    }
-    if !imported.companions.iter().any(|c| c.name == "tokenizer.json") && !args.quiet {
-        eprintln!("warning: no tokenizer.json: `run --prompt` and `chat` will not work");
+    if !args.quiet {
+        warn(&imported, &options, result.is_some());
     }
     if args.emit == Emit::Graph || args.stop_after == Some(Phase::Import) {
         return show(args, &imported.program.to_string());
@@ -126,21 +136,43 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
     if let Some((name, text)) = read_text(args, "kernel")? {
         replace_kernels(&mut lowered, &name, &text)?;
     }
-    if args.emit == Emit::Kernel || args.stop_after == Some(Phase::Lower) {
-        let texts: Vec<String> = lowered.kernels.iter().map(ToString::to_string).collect();
-        return show(args, &texts.join("\n"));
+    match (&result, args.emit) {
+        (Some(result), _) => package(args, &imported, lowered, &targets, &options, result),
+        (None, Emit::LlvmIr) => listing(args, &lowered, &targets, &options, Listing::Ir),
+        (None, Emit::Asm) => listing(args, &lowered, &targets, &options, Listing::Asm),
+        (None, _) => {
+            let texts: Vec<String> = lowered.kernels.iter().map(ToString::to_string).collect();
+            show(args, &texts.join("\n"))
+        }
     }
-    let owned = targets::cpu(&options);
-    let targets: Vec<&dyn Target> = owned.iter().map(AsRef::as_ref).collect();
-    if targets.is_empty() {
-        let message = "this build of latentc has no LLVM".to_string();
-        let help = "use -C backend=cranelift, or build with the feature `llvm`";
-        return Err(Failure::usage(message, help));
+}
+
+/// All choices of `-C`, or all that is wrong with them.
+fn options(args: &CompileArgs) -> Result<Options, Failure> {
+    let mut options = Options::default();
+    let set = |choice: &String| options.set(choice).err().map(Failure::from);
+    Failure::all(args.codegen.iter().filter_map(set).collect())?;
+    if targets::cpu(&options, 1).is_empty() {
+        let message = "found -C backend=llvm, expected cranelift: this build has no LLVM".into();
+        return Err(Failure::usage(message, "build latentc with the feature `llvm`"));
     }
-    match args.emit {
-        Emit::LlvmIr => listing(args, &lowered, &targets, &options, Listing::Ir),
-        Emit::Asm => listing(args, &lowered, &targets, &options, Listing::Asm),
-        _ => package(args, &imported, lowered, &targets, &options, &mut shown),
+    Ok(options)
+}
+
+/// Says what is odd. Of a model that is to run, also what it cannot do.
+fn warn(imported: &Imported, options: &Options, runs: bool) {
+    for warning in &imported.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if let Some(asked) = options.context.filter(|c| i64::from(*c) > imported.info.context) {
+        let has = imported.info.context;
+        eprintln!("warning: context={asked} is more than the model has; it stays {has}");
+    }
+    if runs && !imported.companions.iter().any(|c| c.name == "tokenizer.json") {
+        eprintln!(
+            "warning: no tokenizer.json: `run --prompt` and `chat` will not work, \
+             `run --prompt-ids` will"
+        );
     }
 }
 
@@ -170,16 +202,29 @@ fn read_text(args: &CompileArgs, kind: &str) -> Result<Option<(String, String)>,
 /// Puts kernels of a text in the place of those of the same names.
 fn replace_kernels(lowered: &mut Lowered, name: &str, text: &str) -> Result<(), Failure> {
     let parsed = ir::kernel::parse::kernels(text);
-    for kernel in parsed.map_err(|errors| Failure::text(name, text, errors))? {
-        let place = lowered.kernels.iter_mut().find(|k| k.name == kernel.name);
-        let Some(place) = place.filter(|k| same_interface(k, &kernel)) else {
-            let message = format!("{name}: found kernel @{}", kernel.name);
-            let help = "keep names, parameters, symbols and grid as `--emit kernel` printed them";
-            return Err(Failure::usage(message, help));
-        };
-        *place = kernel;
+    let kernels = parsed.map_err(|errors| Failure::text(name, text, errors))?;
+    let mut wrong = vec![];
+    if kernels.is_empty() {
+        wrong.push(("found no kernel, expected at least one".to_string(), Span::default()));
     }
-    Ok(())
+    for kernel in kernels {
+        let place = lowered.kernels.iter_mut().find(|k| k.name == kernel.name);
+        let expected = match &place {
+            None => "expected the name of one of the plan's",
+            Some(k) if !same_interface(k, &kernel) => "expected the plan's interface",
+            Some(_) => "",
+        };
+        match place.filter(|_| expected.is_empty()) {
+            Some(place) => *place = kernel,
+            None => {
+                let word = format!("@{}", kernel.name);
+                let start = text.find(&format!("{word} ")).unwrap_or(0);
+                let span = Span { start, end: start + word.len() };
+                wrong.push((format!("found kernel {word}, {expected}"), span));
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(Failure::kernels(name, text, wrong)) }
 }
 
 /// Whether launches of one kernel are launches of the other.
@@ -190,21 +235,7 @@ fn same_interface(a: &Kernel, b: &Kernel) -> bool {
 
 /// Prints a text, or writes it to the file of `-o`.
 fn show(args: &CompileArgs, text: &str) -> Result<(), Failure> {
-    let Some(path) = args.output.as_deref() else {
-        let done = std::io::stdout().write_all(text.as_bytes());
-        return match done {
-            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.map_err(|e| Failure::io("write", Path::new("standard output"), &e)),
-        };
-    };
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
-    let done = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
-    done.map_err(|e| {
-        let _ = std::fs::remove_file(&temporary);
-        Failure::io("write", path, &e)
-    })
+    output::write(args.output.as_deref(), text.as_bytes())
 }
 
 fn listing(
@@ -225,54 +256,69 @@ fn listing(
     show(args, &text)
 }
 
+/// Where a model goes, and what stands in front of it: whatever can be wrong before work starts.
+struct Destination {
+    place: Place,
+    stub: Option<Vec<u8>>,
+}
+
+impl Destination {
+    fn check(args: &CompileArgs) -> Result<Destination, Failure> {
+        let Some(path) = args.output.as_deref() else {
+            let message = "found no -o, expected the name of the result".to_string();
+            return Err(Failure::usage(message, "add -o OUT"));
+        };
+        let place = Place::check(path)?;
+        let stub = match args.emit {
+            Emit::Exe => Some(output::read_stub(args.stub.as_deref())?),
+            _ => None,
+        };
+        Ok(Destination { place, stub })
+    }
+}
+
 fn package(
     args: &CompileArgs,
     imported: &Imported,
     lowered: Lowered,
     targets: &[&dyn Target],
     options: &Options,
-    shown: &mut Shown,
+    result: &Destination,
 ) -> Result<(), Failure> {
-    let Some(path) = args.output.as_deref() else {
-        let message = "found no -o, expected the name of the result".to_string();
-        return Err(Failure::usage(message, "add -o OUT"));
+    let (levels, kernel_s) = targets::work(targets, options);
+    let work = Work {
+        levels,
+        kernel_s,
+        stub_bytes: result.stub.as_ref().map_or(0, |s| s.len() as u64),
+        companion_bytes: imported.companions.iter().map(|c| c.bytes.len() as u64).sum(),
+        threads: args.threads(),
     };
-    let stub = match args.emit {
-        Emit::Exe => Some(read_stub(args.stub.as_deref())?),
-        _ => None,
-    };
-    let count = targets.iter().map(|t| levels(*t, options).len()).sum();
-    let stub_bytes = stub.as_ref().map_or(0, |s| s.len() as u64);
-    let forecast = Forecast::new(&lowered, count, stub_bytes);
+    let forecast = Forecast::new(&lowered, &work);
     if !args.quiet {
         forecast.show();
     }
-    forecast.check(path)?;
-    let code = all_code(&lowered.kernels, targets, options, shown)?;
-    let threads = args
-        .threads
-        .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    forecast.check(&result.place.folder)?;
+    let interrupt = Interrupt::install();
+    let interrupt = interrupt.map_err(|e| Failure::io("handle", Path::new("Ctrl-C"), &e))?;
+    let tidy = || result.place.remove_unfinished();
+    let mut shown = Shown::new(args.quiet);
+    let code = all_code(&lowered.kernels, targets, options, &mut shown)?;
+    // Until here Ctrl-C ends the process at once; from here on there is a file to remove.
+    shown.stop_at(interrupt.generating(), &tidy);
     let weights = match args.weights {
         Weights::Inline => WeightsPlace::Inline,
         Weights::External => WeightsPlace::External,
     };
-    let output = Output { path, stub: stub.as_deref(), weights, threads };
-    let summary = write(imported, lowered, &code, options, &output, shown)?;
+    let (path, stub) = (result.place.path.as_path(), result.stub.as_deref());
+    let output = Output { path, stub, weights, threads: args.threads() };
+    let summary = write(imported, lowered, &code, options, &output, &mut shown)?;
     shown.finish();
     if !args.quiet {
         let size = crate::forecast::human(summary.file_bytes);
         eprintln!("wrote {} ({size})", path.display());
+        if let Some(weights) = &summary.weights_file {
+            eprintln!("wrote {}; keep it beside the former", weights.display());
+        }
     }
     Ok(())
-}
-
-/// The executable that the model is appended to.
-fn read_stub(given: Option<&Path>) -> Result<Vec<u8>, Failure> {
-    const NAME: &str = "latent-run";
-    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name(NAME));
-    let path = given.map(Path::to_path_buf).or(beside).unwrap_or_else(|| NAME.into());
-    std::fs::read(&path).map_err(|e| {
-        let message = format!("cannot read the runtime {}: {e}", path.display());
-        Failure::usage(message, "name it with --stub, or use --emit artifact")
-    })
 }

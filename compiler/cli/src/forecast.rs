@@ -1,29 +1,47 @@
 //! What a compilation and its result will need, told before work starts.
 
 use crate::diagnostic::Failure;
+use crate::machine;
 use artifact::size::SizeExpr;
 use compiler::compile::weights_bytes;
 use compiler::lower::Lowered;
 use compiler::lower::plan::SYMBOLS;
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
+use compiler::pack::BATCH_BYTES;
 use std::path::Path;
 
-/// Bytes per second at which weights are packed and written, a cautious guess.
-const PACK_BYTES_PER_S: f64 = 4e8;
-/// Seconds to compile a kernel for one level, a cautious guess.
-const KERNEL_S: f64 = 0.1;
-/// Memory of the compiler itself beside what it maps.
-const COMPILER_BYTES: u64 = 1 << 30;
+/// Bytes per second at which weights are packed, hashed and written; about a disk's speed.
+const PACK_BYTES_PER_S: f64 = 3e8;
+/// Bytes of code of a kernel for one level, a cautious guess.
+const KERNEL_BYTES: u64 = 16384;
+/// Memory of the compiler itself: its own code and LLVM's, graphs, kernels, the plan.
+const COMPILER_BYTES: u64 = 160 << 20;
+/// Memory of a packing thread: the rows of one panel before they are put in order.
+const THREAD_BYTES: u64 = 4 << 20;
 /// Rows of the step whose arena is told.
 const ROWS: i64 = 512;
+
+/// How the work is done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// Pairs of a target and a level that kernels are compiled for.
+    pub levels: usize,
+    /// Seconds for each kernel, summed over these pairs.
+    pub kernel_s: f64,
+    /// Bytes of the executable in front.
+    pub stub_bytes: u64,
+    /// Bytes of the tokenizer and the like.
+    pub companion_bytes: u64,
+    /// Threads that pack.
+    pub threads: usize,
+}
 
 /// Needs of a compilation and its result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Forecast {
     /// Bytes of the result.
     pub disk_bytes: u64,
-    /// Bytes of memory that compiling takes, beside mapped files.
+    /// Bytes of memory that compiling takes. The checkpoint is mapped: its pages can be given
+    /// back at any time and do not count.
     pub memory_bytes: u64,
     /// Seconds that compiling takes.
     pub seconds: f64,
@@ -36,10 +54,11 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// Of lowered kernels, to be compiled for so many levels.
-    pub fn new(lowered: &Lowered, levels: usize, stub_bytes: u64) -> Forecast {
+    /// Of lowered kernels.
+    pub fn new(lowered: &Lowered, work: &Work) -> Forecast {
         let weights = weights_bytes(lowered);
-        let code = (lowered.kernels.len() * levels * 16384) as u64;
+        let kernels = lowered.kernels.len();
+        let code = (kernels * work.levels) as u64 * KERNEL_BYTES;
         let per_token = |s: &artifact::plan::State| s.bytes_per_token * u64::from(s.layers);
         let values: Vec<i64> = SYMBOLS
             .iter()
@@ -50,11 +69,14 @@ impl Forecast {
             .collect();
         let arena = |e: &SizeExpr| e.eval(&values).unwrap_or(0) as u64;
         let buckets = lowered.plan.entries.iter().flat_map(|e| &e.buckets);
+        // A batch of panels is made while the one before is copied out; objects are held beside
+        // the images made of them.
+        let packing = 2 * BATCH_BYTES as u64 + work.threads as u64 * THREAD_BYTES;
+        let held = 2 * code + work.stub_bytes + work.companion_bytes;
         Forecast {
-            disk_bytes: weights + code + stub_bytes,
-            memory_bytes: COMPILER_BYTES,
-            seconds: weights as f64 / PACK_BYTES_PER_S
-                + KERNEL_S * (lowered.kernels.len() * levels) as f64,
+            disk_bytes: weights + code + work.stub_bytes + work.companion_bytes,
+            memory_bytes: COMPILER_BYTES + packing + held,
+            seconds: weights as f64 / PACK_BYTES_PER_S + work.kernel_s * kernels as f64,
             weights_bytes: weights,
             kv_bytes_per_token: lowered.plan.states.iter().map(per_token).sum(),
             arena_bytes: buckets.flat_map(|b| &b.arenas).map(arena).max().unwrap_or(0),
@@ -77,34 +99,32 @@ impl Forecast {
         );
     }
 
-    /// Stops where the folder of the result has less room than it needs.
-    pub fn check(&self, output: &Path) -> Result<(), Failure> {
-        let folder = match output.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        let Some(free) = free_bytes(folder) else { return Ok(()) };
-        if free >= self.disk_bytes {
-            return Ok(());
-        }
-        let (folder, free, needed) = (folder.display(), human(free), human(self.disk_bytes));
-        let message = format!("{folder} has {free} free, the result needs {needed}");
-        Err(Failure::limit(message, "free some room, or write to another disk with -o"))
+    /// Stops where this machine has less than is needed.
+    pub fn check(&self, folder: &Path) -> Result<(), Failure> {
+        self.check_against(folder, machine::free_disk(folder), machine::available_memory())
     }
-}
 
-/// Bytes that a user can still write to a folder's disk.
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let path = CString::new(folder.as_os_str().as_bytes()).ok()?;
-    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path is a C string, and the struct is written before it is read.
-    let stat = unsafe {
-        if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
-            return None;
+    fn check_against(
+        &self,
+        folder: &Path,
+        disk: Option<u64>,
+        memory: Option<u64>,
+    ) -> Result<(), Failure> {
+        let mut lacking = vec![];
+        if let Some(free) = disk.filter(|d| *d < self.disk_bytes) {
+            let (free, needed) = (human(free), human(self.disk_bytes));
+            let message = format!("{} has {free} free, expected {needed}", folder.display());
+            let help = "free some room, or write to another disk with -o";
+            lacking.push(Failure::limit(message, help));
         }
-        stat.assume_init()
-    };
-    (stat.f_bavail as u64).checked_mul(stat.f_frsize as u64)
+        if let Some(free) = memory.filter(|m| *m < self.memory_bytes) {
+            let (free, needed) = (human(free), human(self.memory_bytes));
+            let message = format!("found {free} of memory available, expected {needed}");
+            let help = "end other programs, raise the container's limit, or use fewer --threads";
+            lacking.push(Failure::limit(message, help));
+        }
+        Failure::all(lacking)
+    }
 }
 
 /// A size for people: `1.4 GB`.
@@ -117,4 +137,35 @@ pub fn human(bytes: u64) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{bytes} bytes") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_had_is_a_limit() {
+        let forecast = Forecast {
+            disk_bytes: 100,
+            memory_bytes: 50,
+            seconds: 0.0,
+            weights_bytes: 0,
+            kv_bytes_per_token: 0,
+            arena_bytes: 0,
+        };
+        let check = |disk, memory| forecast.check_against(Path::new("/d"), disk, memory);
+        assert!(check(Some(100), Some(50)).is_ok());
+        assert!(check(None, None).is_ok());
+        for (disk, memory, lines) in [(99, 50, 1), (100, 49, 1), (0, 0, 2)] {
+            let failure = check(Some(disk), Some(memory)).expect_err("less than needed");
+            assert_eq!(failure.exit(), 3);
+            assert_eq!(failure.codes(), vec!["E0293"; lines]);
+        }
+    }
+
+    #[test]
+    fn sizes_have_three_digits_at_most_before_the_point() {
+        let shown = [0, 999, 1000, 1_449_999, 4_500_000_000].map(human);
+        assert_eq!(shown, ["0 bytes", "999 bytes", "1.0 KB", "1.4 MB", "4.5 GB"]);
+    }
 }

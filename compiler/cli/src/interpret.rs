@@ -1,10 +1,13 @@
 //! `latentc logits --interpret`: a checkpoint's graph, run by the interpreter in f32.
 
 use crate::diagnostic::Failure;
+use crate::output;
 use compiler::import::values::values;
 use compiler::import::{ImportOptions, Imported, import};
+use generate::GenerateError;
 use generate::command::args::LogitsArgs;
 use generate::command::ids;
+use ir::error::IrErrorKind;
 use ir::graph::error::GraphError;
 use ir::graph::program::Weight;
 use ir::graph::sequence::Sequence;
@@ -18,6 +21,7 @@ pub fn logits(model: &Path, args: &LogitsArgs) -> Result<(), Failure> {
     let imported = import(model, &ImportOptions::default())?;
     let mut all = vec![];
     for prompt in &prompts {
+        check(prompt, &imported)?;
         all.push(one(&imported, prompt)?);
     }
     write(&all, imported.info.vocab as usize, &args.output)
@@ -35,23 +39,39 @@ fn one(imported: &Imported, ids: &[i32]) -> Result<Vec<u8>, Failure> {
     };
     let mut sequence = Sequence::new(&imported.program, 0);
     let found = sequence.step("forward", &inputs, &mut weights).map_err(graph)?;
-    let logits = found.first().ok_or_else(|| graph("no logits"))?;
+    let logits = found.first().expect("`forward` gives logits");
     Ok(logits.as_floats().iter().flat_map(|v| v.to_le_bytes()).collect())
 }
 
-fn graph(error: impl ToString) -> Failure {
-    Failure::usage(error.to_string(), "give token ids that the model has, at least one a sequence")
+/// Refuses what the compiled model would refuse.
+fn check(ids: &[i32], imported: &Imported) -> Result<(), GenerateError> {
+    let (vocab, context) = (imported.info.vocab as usize, imported.info.context as usize);
+    if ids.is_empty() {
+        return Err(GenerateError::EmptyPrompt);
+    }
+    if ids.len() > context {
+        return Err(GenerateError::PromptTooLong { tokens: ids.len(), context });
+    }
+    match ids.iter().position(|id| usize::try_from(*id).map_or(true, |id| id >= vocab)) {
+        Some(position) => {
+            let id = i64::from(ids[position]);
+            Err(GenerateError::TokenOutOfRange { id, position, vocab })
+        }
+        None => Ok(()),
+    }
+}
+
+fn graph(error: GraphError) -> Failure {
+    IrErrorKind::from(error).into()
 }
 
 fn write(all: &[Vec<u8>], vocab: usize, path: &Path) -> Result<(), Failure> {
     let mut views = vec![];
     for (i, bytes) in all.iter().enumerate() {
         let shape = vec![bytes.len() / 4 / vocab, vocab];
-        let view = TensorView::new(Dtype::F32, shape, bytes).map_err(graph)?;
-        views.push((format!("logits.{i}"), view));
+        let view = TensorView::new(Dtype::F32, shape, bytes);
+        views.push((format!("logits.{i}"), view.expect("a logit is four bytes")));
     }
-    let bytes = safetensors::serialize(views, None).map_err(graph)?;
-    let temporary = path.with_extension("safetensors.tmp");
-    let done = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
-    done.map_err(|e| Failure::io("write", path, &e))
+    let bytes = safetensors::serialize(views, None).expect("names differ and sizes fit");
+    output::write(Some(path), &bytes)
 }

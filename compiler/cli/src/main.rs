@@ -4,7 +4,9 @@ mod compile;
 mod diagnostic;
 mod forecast;
 mod interpret;
+mod machine;
 mod ops;
+mod output;
 mod progress;
 mod targets;
 
@@ -49,7 +51,12 @@ struct Source {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are no mistakes: they go to standard output.
+        Err(asked) if !asked.use_stderr() => asked.exit(),
+        Err(error) => return Failure::arguments(&error).report(),
+    };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
@@ -74,6 +81,13 @@ fn model(command: Command<Source>) -> Result<(), Failure> {
         source,
     })?;
     let open = |source: Source, load: &LoadArgs| {
+        if source.interpret {
+            return Err(GenerateError::BadOption {
+                option: "--interpret",
+                value: "given".to_owned(),
+                expected: "to `logits` only",
+            });
+        }
         Model::open(&source.file, &load.options()).map_err(GenerateError::from)
     };
     let mut input = io::stdin().lock();

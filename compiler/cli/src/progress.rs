@@ -3,20 +3,32 @@
 use compiler::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+/// Exit status of a process that Ctrl-C ended, as shells report it.
+const INTERRUPTED: i32 = 130;
+
 /// Shows a compilation on standard error.
-pub struct Shown {
+pub struct Shown<'a> {
     bar: Option<ProgressBar>,
     phase: Option<(String, Instant)>,
     terminal: bool,
     quiet: bool,
+    interrupt: Option<(Arc<AtomicBool>, &'a dyn Fn())>,
 }
 
-impl Shown {
+impl<'a> Shown<'a> {
     /// Nothing yet; `quiet` shows nothing at all.
     pub fn new(quiet: bool) -> Self {
-        Shown { bar: None, phase: None, terminal: std::io::stderr().is_terminal(), quiet }
+        let terminal = std::io::stderr().is_terminal();
+        Shown { bar: None, phase: None, terminal, quiet, interrupt: None }
+    }
+
+    /// From here on, where the flag is set, tidies up and ends the process at the next progress.
+    pub fn stop_at(&mut self, flag: Arc<AtomicBool>, tidy: &'a dyn Fn()) {
+        self.interrupt = Some((flag, tidy));
     }
 
     /// Ends the present phase.
@@ -30,28 +42,43 @@ impl Shown {
     }
 }
 
-impl Progress for Shown {
+impl Progress for Shown<'_> {
     fn begin(&mut self, phase: &str, total: u64) {
         self.finish();
         self.phase = Some((phase.to_string(), Instant::now()));
         if self.quiet || !self.terminal || total == 0 {
             return;
         }
-        let bytes = phase == "weights";
-        let template = match bytes {
-            true => "{msg:10} {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-            false => "{msg:10} {bar:40} {pos}/{len} {eta}",
+        let template = match phase {
+            "weights" => "{msg:10} {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            _ => "{msg:10} {bar:40} {pos}/{len} {elapsed}",
         };
         let style = ProgressStyle::with_template(template);
         let bar = ProgressBar::new(total);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(phase.to_string());
+        bar.tick();
         self.bar = Some(bar);
     }
 
     fn done(&mut self, units: u64) {
         if let Some(bar) = &self.bar {
             bar.inc(units);
+        }
+        if let Some((flag, tidy)) = &self.interrupt
+            && flag.load(Ordering::Relaxed)
+        {
+            tidy();
+            std::process::exit(INTERRUPTED);
+        }
+    }
+}
+
+impl Drop for Shown<'_> {
+    /// A bar does not stay above a diagnostic.
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
         }
     }
 }

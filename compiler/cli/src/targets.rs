@@ -1,11 +1,13 @@
 //! The targets that this build has.
 
+use compiler::compile::levels;
 use compiler::options::{Backend, Options};
 use ir::target::Target;
 
-/// Targets for the CPU that the options ask for; none where this build lacks them.
-pub fn cpu(options: &Options) -> Vec<Box<dyn Target>> {
-    let mut all = all();
+/// Targets for the CPU that the options ask for; none where this build lacks them. They compile
+/// on so many threads, if they can.
+pub fn cpu(options: &Options, threads: usize) -> Vec<Box<dyn Target>> {
+    let mut all = all(threads);
     match options.backend {
         Backend::All => {}
         Backend::Auto => all.truncate(1),
@@ -16,10 +18,34 @@ pub fn cpu(options: &Options) -> Vec<Box<dyn Target>> {
 }
 
 /// Every target, the preferred first.
-fn all() -> Vec<Box<dyn Target>> {
+#[cfg(feature = "llvm")]
+fn all(threads: usize) -> Vec<Box<dyn Target>> {
+    let llvm = target_llvm::Llvm::host().with_threads(threads);
+    vec![Box::new(llvm), Box::new(target_cranelift::Cranelift)]
+}
+
+/// Every target, the preferred first.
+#[cfg(not(feature = "llvm"))]
+fn all(_threads: usize) -> Vec<Box<dyn Target>> {
+    vec![Box::new(target_cranelift::Cranelift)]
+}
+
+/// Codes of the targets' diagnostics with what they stand for.
+pub fn codes() -> Vec<&'static [(&'static str, &'static str)]> {
     vec![
+        target_cranelift::CraneliftError::CODES,
         #[cfg(feature = "llvm")]
-        Box::new(target_llvm::Llvm::host()),
-        Box::new(target_cranelift::Cranelift),
+        target_llvm::LlvmError::CODES,
     ]
+}
+
+/// How many levels of how many targets are compiled for, and about how many seconds a kernel
+/// takes for all of them.
+pub fn work(targets: &[&dyn Target], options: &Options) -> (usize, f64) {
+    let one = |t: &&dyn Target| {
+        let count = levels(*t, options).len();
+        let kernel_s = if t.name() == "llvm" { 0.025 } else { 0.002 };
+        (count, kernel_s * count as f64)
+    };
+    targets.iter().map(one).fold((0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }

@@ -1,0 +1,443 @@
+//! `latentc` as its users meet it: the built binary, on whole and on damaged input.
+#![allow(clippy::unwrap_used)]
+
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+/// What a command did.
+struct Ran {
+    exit: i32,
+    out: String,
+    err: String,
+}
+
+fn latentc(args: &[&str]) -> Ran {
+    let output = Command::new(env!("CARGO_BIN_EXE_latentc")).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let exit = output.status.code().unwrap_or(-1);
+    Ran { exit, out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Runs what must fail: with this exit code and these diagnostics, each saying what to do next.
+fn refused(args: &[&str], exit: i32, codes: &[&str]) -> String {
+    let ran = latentc(args);
+    let found: Vec<&str> = ran
+        .err
+        .lines()
+        .filter_map(|l| Some(l.strip_prefix("error[")?.split_once(']')?.0))
+        .collect();
+    assert_eq!((ran.exit, found.as_slice()), (exit, codes), "{args:?}\n{}", ran.err);
+    assert_eq!(ran.err.matches("\nhelp: ").count(), codes.len(), "{}", ran.err);
+    assert!(ran.out.is_empty(), "{}", ran.out);
+    ran.err
+}
+
+/// A folder with a copy of a small model, to be damaged.
+struct Scene {
+    folder: TempDir,
+    model: String,
+    out: String,
+}
+
+impl Scene {
+    fn new(name: &str) -> Scene {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, out) = (folder.path().join("model"), folder.path().join("out"));
+        fs::create_dir(&model).unwrap();
+        for entry in fs::read_dir(models().join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
+        }
+        let text = |p: PathBuf| p.to_str().unwrap().to_string();
+        Scene { model: text(model), out: text(out), folder }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        Path::new(&self.model).join(name)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_string()
+    }
+
+    fn edit(&self, change: impl Fn(&mut Map<String, Value>)) {
+        let path = self.file("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(config.as_object_mut().unwrap());
+        fs::write(path, config.to_string()).unwrap();
+    }
+
+    /// Arguments of a compilation by the target that every build has.
+    fn args<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        let mut args = vec!["compile", &self.model, "-o", &self.out, "-C", "backend=cranelift"];
+        args.extend(["--emit", "artifact"]);
+        args.extend(more);
+        args
+    }
+
+    fn refused(&self, more: &[&str], exit: i32, codes: &[&str]) -> String {
+        let before = self.names();
+        let err = refused(&self.args(more), exit, codes);
+        assert_eq!(self.names(), before, "nothing new may be left");
+        err
+    }
+
+    fn compile(&self, more: &[&str]) -> Ran {
+        let ran = latentc(&self.args(more));
+        assert_eq!(ran.exit, 0, "{}", ran.err);
+        ran
+    }
+
+    /// Everything in the folder, and in that of the model.
+    fn names(&self) -> BTreeSet<PathBuf> {
+        let list = |p: &Path| fs::read_dir(p).unwrap().map(|e| e.unwrap().path()).collect();
+        let mut all: BTreeSet<PathBuf> = list(self.folder.path());
+        all.extend::<BTreeSet<PathBuf>>(list(Path::new(&self.model)));
+        all
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn models() -> PathBuf {
+    root().join("tests/models")
+}
+
+#[test]
+fn help_needs_no_model() {
+    let ran = latentc(&["compile", "-C", "help"]);
+    assert_eq!(ran.exit, 0);
+    assert!(ran.out.contains("-C compute=bf16|f32"), "{}", ran.out);
+    assert_eq!(latentc(&["--version"]).exit, 0);
+    assert!(latentc(&["compile", "--help"]).out.contains("--dummy-weights"));
+}
+
+#[test]
+fn ops_are_listed() {
+    let ran = latentc(&["ops"]);
+    assert_eq!(ran.exit, 0);
+    assert!(ran.out.contains("gather x, rows [where mask] {index}\n    x with"), "{}", ran.out);
+    let names = ran.out.lines().filter(|l| !l.starts_with(' ')).count();
+    assert_eq!(names, ir::ops::ALL.len());
+}
+
+/// Rust files below the crates' `src` folders.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let skipped = ["target", "tests", "benches"].contains(&name) || name.starts_with('.');
+        if path.is_dir() && !skipped {
+            sources(&path, found);
+        } else if name.ends_with(".rs") && name != "tests.rs" {
+            found.push(path);
+        }
+    }
+}
+
+/// Codes in string literals of a text.
+fn codes_in(text: &str) -> BTreeSet<String> {
+    let is_code = |s: &&str| {
+        s.len() == 5 && s.starts_with("E0") && s[1..].bytes().all(|b| b.is_ascii_digit())
+    };
+    text.split('"').filter(is_code).map(String::from).collect()
+}
+
+#[test]
+fn every_code_is_listed_once_and_no_other() {
+    let ran = latentc(&["ops", "--errors"]);
+    assert_eq!(ran.exit, 0);
+    let rows = ran.out.lines().filter_map(|l| l.strip_prefix("  "));
+    let listed: Vec<(&str, &str)> = rows.map(|r| r.split_once("  ").unwrap()).collect();
+    assert!(listed.iter().all(|(_, meaning)| meaning.len() > 5), "{}", ran.out);
+    let unique: BTreeSet<String> = listed.iter().map(|r| r.0.to_string()).collect();
+    assert_eq!(unique.len(), listed.len(), "{}", ran.out);
+
+    let mut files = vec![];
+    sources(&root(), &mut files);
+    let mut used = BTreeSet::new();
+    for file in files {
+        if !cfg!(feature = "llvm") && file.components().any(|c| c.as_os_str() == "llvm") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        used.extend(codes_in(text.split("\n#[cfg(test)]").next().unwrap()));
+    }
+    assert!(used.len() > 100);
+    assert_eq!(used, unique);
+}
+
+#[test]
+fn wrong_arguments_are_usage() {
+    refused(&["compile"], 2, &["E0291"]);
+    refused(&["frobnicate"], 2, &["E0291"]);
+    refused(&[], 2, &["E0291"]);
+    refused(&["run", "/nowhere"], 2, &["E0291"]);
+    let scene = Scene::new("rand-llama");
+    for more in [
+        ["--threads", "0"],
+        ["--target", "toaster"],
+        ["--stop-after", "supper"],
+        ["--from", "text.txt"],
+        ["--dummy-weights", "x"],
+    ] {
+        scene.refused(&more, 2, &["E0291"]);
+    }
+    let err = refused(&["compile", &scene.model, "--emit", "artifact"], 2, &["E0291"]);
+    assert!(err.contains("-o"), "{err}");
+}
+
+#[test]
+fn wrong_choices_are_all_named() {
+    let scene = Scene::new("rand-llama");
+    let wrong = ["-C", "comput=f32", "-C", "compute=f31", "-C", "page"];
+    let err = scene.refused(&wrong, 2, &["E0290", "E0290", "E0290"]);
+    assert!(err.contains("`comput`") && err.contains("`f31` for compute"), "{err}");
+    let err = scene.refused(&["-C", "isa=z80"], 2, &["E0281"]);
+    assert!(err.contains("`z80`") && err.contains("expected one of"), "{err}");
+}
+
+#[test]
+fn results_go_only_where_files_can_be() {
+    let scene = Scene::new("rand-llama");
+    let folder = scene.folder.path().to_str().unwrap();
+    let inside = scene.path("nowhere/out");
+    let to = |path: &str, exit, code| {
+        let args = ["compile", &scene.model, "--emit", "artifact", "-o", path];
+        refused(&args, exit, &[code])
+    };
+    assert!(to(folder, 2, "E0291").contains("is a folder"));
+    assert!(to(&inside, 2, "E0291").contains("found no folder"));
+    assert!(to("/dev/null", 2, "E0291").contains("is a device"));
+    assert!(to("..", 2, "E0291").contains("expected the name of a file"));
+    let before = scene.names();
+    for stub in ["/nowhere/stub", scene.file("config.json").to_str().unwrap()] {
+        let args = ["compile", &scene.model, "-o", &scene.out, "--stub", stub];
+        refused(&args, 2, &["E0291"]);
+    }
+    assert_eq!(scene.names(), before);
+    // A text may go to a device as it is.
+    let ran = latentc(&["compile", &scene.model, "--emit", "graph", "-o", "/dev/stdout"]);
+    assert!(ran.exit == 0 && ran.out.contains("graph @"), "{}", ran.err);
+    assert!(fs::metadata("/dev/null").is_ok_and(|m| !m.is_file()));
+}
+
+#[test]
+fn unknown_architectures_name_the_known() {
+    let scene = Scene::new("rand-llama");
+    scene.edit(|c| c["architectures"] = json!(["GPT2LMHeadModel"]));
+    let err = scene.refused(&[], 1, &["E0203"]);
+    assert!(err.contains("GPT2LMHeadModel") && err.contains("DeepseekV3ForCausalLM"), "{err}");
+}
+
+#[test]
+fn absurd_configs_are_refused_field_by_field() {
+    let scene = Scene::new("rand-llama");
+    scene.edit(|c| {
+        c["hidden_size"] = json!(-4);
+        c["num_hidden_layers"] = json!(1e9);
+        c["vocab_size"] = json!(1u64 << 60);
+        c["rope_theta"] = json!("x");
+    });
+    let err = scene.refused(&[], 1, &["E0204"; 4]);
+    assert!(err.contains("hidden_size is -4, expected an integer from 1"), "{err}");
+    fs::write(scene.file("config.json"), "{\"architectures\":").unwrap();
+    scene.refused(&[], 1, &["E0202"]);
+    fs::remove_file(scene.file("config.json")).unwrap();
+    scene.refused(&[], 1, &["E0201"]);
+}
+
+#[test]
+fn missing_and_damaged_shards_are_refused() {
+    let scene = Scene::new("rand-v3-fp8");
+    let shard = scene.file("model-00002-of-000003.safetensors");
+    let bytes = fs::read(&shard).unwrap();
+    fs::write(&shard, &bytes[..bytes.len() - 1000]).unwrap();
+    scene.refused(&[], 1, &["E0208"]);
+    let mut damaged = bytes.clone();
+    damaged[..8].fill(0xff);
+    fs::write(&shard, damaged).unwrap();
+    scene.refused(&[], 1, &["E0207"]);
+    fs::write(&shard, b"").unwrap();
+    scene.refused(&[], 1, &["E0207"]);
+    fs::remove_file(&shard).unwrap();
+    let err = scene.refused(&[], 1, &["E0206"]);
+    assert!(err.contains("model-00002-of-000003.safetensors is missing"), "{err}");
+}
+
+#[test]
+fn all_absent_and_misshapen_tensors_are_named_at_once() {
+    let scene = Scene::new("rand-llama");
+    let path = scene.file("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    for key in ["lm_head.weight", "model.norm.weight"] {
+        let entry = header.remove(key).unwrap();
+        header.insert(format!("renamed.{key}"), entry);
+    }
+    let shape = header["model.embed_tokens.weight"]["shape"].as_array_mut().unwrap();
+    shape.reverse();
+    let text = serde_json::to_vec(&header).unwrap();
+    let mut changed = (text.len() as u64).to_le_bytes().to_vec();
+    changed.extend(text);
+    changed.extend(&bytes[8 + length..]);
+    fs::write(&path, changed).unwrap();
+    let ran = latentc(&scene.args(&[]));
+    assert_eq!(ran.exit, 1);
+    for told in [
+        "error[E0212]: tensor lm_head.weight not found, expected shape [",
+        "error[E0212]: tensor model.norm.weight not found",
+        "error[E0213]: tensor model.embed_tokens.weight is BF16 [",
+    ] {
+        assert!(ran.err.contains(told), "{told}\n{}", ran.err);
+    }
+}
+
+#[test]
+fn mistakes_in_texts_are_shown_where_they_are_all_at_once() {
+    let scene = Scene::new("rand-llama");
+    let text = |kind: &str| {
+        let ran = latentc(&["compile", &scene.model, "--emit", kind]);
+        assert_eq!(ran.exit, 0, "{}", ran.err);
+        ran.out
+    };
+    let (graph, kernel) = (scene.path("m.graph"), scene.path("m.kernel"));
+    let whole = text("graph");
+    fs::write(&graph, whole.replace("= rms_norm", "= rmsnorm")).unwrap();
+    let count = whole.matches("= rms_norm").count();
+    let err = scene.refused(&["--from", &graph], 1, &vec!["E0102"; count]);
+    let line = 1 + whole.lines().position(|l| l.contains("= rms_norm")).unwrap();
+    assert!(err.contains(&format!("m.graph:{line}:")) && err.contains("^^^^^^^"), "{err}");
+
+    let whole = text("kernel");
+    fs::write(&kernel, whole.replacen("= mma", "= mmm", 2)).unwrap();
+    let err = scene.refused(&["--from", &kernel], 1, &["E0101", "E0101"]);
+    assert!(err.contains("found `mmm`"), "{err}");
+    for (content, code) in [("", "E0294"), (&*whole.replacen("kernel @", "kernel @x", 1), "E0294")]
+    {
+        fs::write(&kernel, content).unwrap();
+        scene.refused(&["--from", &kernel], 1, &[code]);
+    }
+    fs::write(&graph, [0xff, 0xfe, 0]).unwrap();
+    scene.refused(&["--from", &graph], 1, &["E0292"]);
+    scene.refused(&["--from", "/nowhere/m.graph"], 1, &["E0292"]);
+    // What was printed is taken again.
+    fs::write(&kernel, whole).unwrap();
+    scene.compile(&["--from", &kernel]);
+}
+
+#[test]
+fn a_model_without_tokenizer_runs_on_ids() {
+    let scene = Scene::new("rand-llama");
+    let ran = scene.compile(&[]);
+    assert!(ran.err.contains("warning: no tokenizer.json"), "{}", ran.err);
+    assert!(ran.err.contains("needs: ") && ran.err.contains("result: "), "{}", ran.err);
+    let err = refused(&["run", &scene.out, "--prompt", "hi"], 2, &["E0601"]);
+    assert!(err.contains("--prompt-ids"), "{err}");
+    let ran = latentc(&["run", &scene.out, "--prompt-ids", "1,2,3", "--max-tokens", "4"]);
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+    assert_eq!(ran.out.split_whitespace().count(), 4, "{}", ran.out);
+
+    let ids = scene.path("ids.json");
+    fs::write(&ids, json!([vec![1; 5000]]).to_string()).unwrap();
+    let run = |more: &[&str], exit, code| {
+        refused(&[&["run", scene.out.as_str()], more].concat(), exit, &[code])
+    };
+    let err = run(&["--prompt-ids", &ids], 1, "E0612");
+    assert!(err.contains("5000 tokens, the context holds 1024"), "{err}");
+    run(&["--prompt-ids", "1,99999"], 1, "E0604");
+    run(&["--prompt-ids", ",,"], 1, "E0617");
+    let err = run(&["--prompt-ids", "1", "--isa", "z80"], 2, "E0503");
+    assert!(err.contains("`z80` is not in the file, which has "), "{err}");
+    run(&["--prompt-ids", "1", "--threads", "0"], 2, "E0291");
+    run(&["--prompt-ids", "1", "--interpret"], 2, "E0610");
+}
+
+#[test]
+fn quiet_says_nothing() {
+    let scene = Scene::new("rand-llama");
+    let ran = scene.compile(&["--quiet"]);
+    assert_eq!((ran.out.as_str(), ran.err.as_str()), ("", ""));
+    assert!(Path::new(&scene.out).is_file());
+}
+
+#[test]
+fn two_compilations_give_the_same_bytes() {
+    let scene = Scene::new("rand-v2-lite");
+    scene.compile(&["--threads", "1"]);
+    let first = fs::read(&scene.out).unwrap();
+    scene.compile(&["--threads", "3"]);
+    assert!(first == fs::read(&scene.out).unwrap());
+}
+
+#[test]
+fn damaged_artifacts_are_refused() {
+    let scene = Scene::new("rand-llama");
+    scene.compile(&[]);
+    let whole = fs::read(&scene.out).unwrap();
+    let damaged = scene.path("damaged");
+    let run = |bytes: &[u8]| {
+        fs::write(&damaged, bytes).unwrap();
+        let ran = latentc(&["run", &damaged, "--prompt-ids", "1", "--max-tokens", "1"]);
+        assert_eq!(ran.exit, 1, "{}", ran.err);
+        assert!(ran.err.starts_with("error[E04") && ran.err.contains("\nhelp: "), "{}", ran.err);
+    };
+    for place in 0..16 {
+        let mut bytes = whole.clone();
+        let at = place * (whole.len() - 1) / 15;
+        bytes[at] ^= 0x55;
+        run(&bytes);
+        run(&whole[..at]);
+    }
+}
+
+#[test]
+fn external_weights_are_found_beside_the_file() {
+    let scene = Scene::new("rand-llama");
+    let ran = scene.compile(&["--weights", "external"]);
+    let weights = format!("{}.weights", scene.out);
+    assert!(ran.err.contains(&weights), "{}", ran.err);
+    let run = || latentc(&["run", &scene.out, "--prompt-ids", "1,2", "--max-tokens", "2"]);
+    assert_eq!(run().exit, 0);
+    fs::rename(&weights, scene.path("elsewhere")).unwrap();
+    let ran = run();
+    assert_eq!(ran.exit, 1);
+    assert!(ran.err.contains(".weights") && ran.err.contains("\nhelp: "), "{}", ran.err);
+}
+
+#[test]
+fn a_lone_config_compiles_with_made_up_weights() {
+    let scene = Scene::new("rand-qwen2");
+    fs::remove_file(scene.file("model.safetensors")).unwrap();
+    let err = scene.refused(&[], 1, &["E0201"]);
+    assert!(err.contains("--dummy-weights"), "{err}");
+    let ran = scene.compile(&["--dummy-weights", "7", "-C", "context=999999"]);
+    assert!(ran.err.contains("context=999999 is more than the model has"), "{}", ran.err);
+}
+
+#[test]
+fn the_interpreter_refuses_what_a_model_would() {
+    let scene = Scene::new("rand-llama");
+    let (ids, out) = (scene.path("ids.json"), scene.path("logits.safetensors"));
+    let args = ["logits", &scene.model, "--interpret", "--tokens", &ids, "-o", &out];
+    for (list, exit, code) in [
+        (json!([[1, 99999]]), 1, "E0604"),
+        (json!([[]]), 2, "E0611"),
+        (json!([vec![1; 5000]]), 1, "E0612"),
+        (json!({"a": 1}), 1, "E0617"),
+    ] {
+        fs::write(&ids, list.to_string()).unwrap();
+        refused(&args, exit, &[code]);
+    }
+    assert!(!Path::new(&out).exists());
+    fs::write(&ids, "[[1, 2, 3]]").unwrap();
+    assert_eq!(latentc(&args).exit, 0);
+    assert!(Path::new(&out).is_file());
+}
