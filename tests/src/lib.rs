@@ -3,8 +3,12 @@
 //!
 //! - [`oracle`]: walks a plan with the kernel interpreter
 //! - [`goldens`]: logits of an independent implementation
+//! - [`reference`]: logits by the graph interpreter
+//! - [`native`]: models compiled, loaded and stepped in this process
 
 #![allow(clippy::unwrap_used)]
 
 pub mod goldens;
+pub mod native;
 pub mod oracle;
+pub mod reference;

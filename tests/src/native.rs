@@ -1,0 +1,132 @@
+//! Models compiled, loaded and stepped in this process.
+
+use compiler::compile::{Output, all_code, write};
+use compiler::import::{ImportOptions, Imported, import};
+use compiler::lower::{Lowered, lower};
+use compiler::options::Options;
+use compiler::progress::Silent;
+use generate::engine::{Engine, LoadOptions, Model, ModelEngine, Part, Want};
+use generate::logits::{Feed, every_position};
+use ir::device::DeviceSpec;
+use ir::target::Target;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// Every target of this build.
+pub fn targets() -> Vec<Box<dyn Target>> {
+    vec![
+        #[cfg(feature = "llvm")]
+        Box::new(target_llvm::Llvm::host()),
+        Box::new(target_cranelift::Cranelift),
+    ]
+}
+
+/// How many of the instruction set levels that this machine has to compile for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Levels {
+    /// The best of each target.
+    Best,
+    /// All of each target.
+    All,
+}
+
+/// Instruction set levels of a target that this machine runs, best last.
+pub fn levels(target: &dyn Target, which: Levels) -> Vec<&'static str> {
+    let runs = runtime::isa::supported();
+    let all = target.isa_levels().iter().copied().filter(|l| runs.contains(l));
+    let all: Vec<&'static str> = all.collect();
+    assert!(!all.is_empty(), "{} has a level for this machine", target.name());
+    match which {
+        Levels::Best => all[all.len() - 1..].to_vec(),
+        Levels::All => all,
+    }
+}
+
+/// An artifact with code of every target.
+pub struct Built {
+    _dir: TempDir,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// The code it has, each as `LEVEL/BACKEND`.
+    pub ways: Vec<String>,
+}
+
+/// Compiles a checkpoint, or a lone config with made-up weights.
+pub fn build(model: &Path, made_up: Option<u64>, options: &Options, which: Levels) -> Built {
+    let import_options = ImportOptions { dummy_weights: made_up, ..ImportOptions::default() };
+    let imported = import(model, &import_options).unwrap_or_else(|e| panic!("{e:?}"));
+    build_imported(&imported, options, which)
+}
+
+/// Compiles an imported model.
+pub fn build_imported(imported: &Imported, options: &Options, which: Levels) -> Built {
+    let lowered = lower(&imported.program, options, &DeviceSpec::default());
+    let lowered = lowered.unwrap_or_else(|e| panic!("{}: {e}", e.code()));
+    build_lowered(imported, lowered, options, which)
+}
+
+/// Compiles kernels that were lowered, or read from a text.
+pub fn build_lowered(
+    imported: &Imported,
+    lowered: Lowered,
+    options: &Options,
+    which: Levels,
+) -> Built {
+    let (mut code, mut ways) = (vec![], vec![]);
+    for target in targets() {
+        let isa: Vec<String> = levels(&*target, which).iter().map(ToString::to_string).collect();
+        ways.extend(isa.iter().map(|l| format!("{l}/{}", target.name())));
+        let options = Options { isa, ..options.clone() };
+        let more = all_code(&lowered.kernels, &[&*target], &options, &mut Silent);
+        code.extend(more.unwrap_or_else(|e| panic!("{}: {e}", e.code())));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.lat");
+    let weights = artifact::writer::WeightsPlace::Inline;
+    let output = Output { path: &path, stub: None, weights, threads: 1 };
+    let written = write(imported, lowered, &code, options, &output, &mut Silent);
+    written.unwrap_or_else(|e| panic!("{}: {e}", e.code()));
+    Built { _dir: dir, path, ways }
+}
+
+impl Built {
+    /// A session of one way of running it, with room for so many tokens.
+    pub fn engine(&self, way: &str, threads: usize, tokens: usize) -> ModelEngine {
+        let options =
+            LoadOptions { threads: Some(threads), isa: Some(way.to_string()), check: true };
+        let model = Model::open(&self.path, &options).unwrap_or_else(|e| panic!("{way}: {e}"));
+        assert_eq!(format!("{}/{}", model.isa(), model.backend()), way);
+        ModelEngine::new(&Arc::new(model), tokens).unwrap()
+    }
+}
+
+/// Logits of every position of each prompt, row by row.
+pub fn logits(engine: &mut ModelEngine, prompts: &[Vec<i32>], feed: Feed) -> Vec<Vec<f32>> {
+    let vocab = engine.vocab();
+    let mut all = vec![vec![]; prompts.len()];
+    let done = every_position(engine, prompts, feed, &mut |at, block| {
+        assert_eq!(all[at.prompt].len(), at.position * vocab, "blocks come in order");
+        all[at.prompt].extend_from_slice(block);
+        Ok(())
+    });
+    done.unwrap();
+    all
+}
+
+/// The greedy continuation of a prompt.
+pub fn greedy(engine: &mut ModelEngine, prompt: &[i32], count: usize) -> Vec<i32> {
+    let tokens = prompt.len() + count;
+    let pages: Vec<u32> = (0..tokens.div_ceil(engine.page_tokens()) as u32).rev().collect();
+    let (mut past, mut new) = (0, prompt.to_vec());
+    let mut found = vec![];
+    for _ in 0..count {
+        let part = Part { tokens: &new, past, pages: &pages, want: Want::Last };
+        let row = engine.step(&[part]).unwrap();
+        let best = (0..row.len()).reduce(|b, i| if row[i] > row[b] { i } else { b }).unwrap();
+        past += new.len();
+        new = vec![best as i32];
+        found.push(best as i32);
+    }
+    found
+}

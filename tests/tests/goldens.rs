@@ -1,0 +1,150 @@
+//! Native code, made by every target and run by the runtime, against logits of an independent
+//! implementation.
+#![allow(clippy::unwrap_used)]
+
+use compiler::options::{Compute, Options};
+use generate::engine::Engine;
+use generate::logits::Feed;
+use tests::goldens::{Prompt, model, prompts, relative_error};
+use tests::native::{Built, Levels, build, greedy, logits};
+
+/// Room for all prompts of a model together, however pages divide them.
+const TOKENS: usize = 4096;
+
+fn f32_options(page_tokens: u32) -> Options {
+    Options { compute: Compute::F32, page_tokens, ..Options::default() }
+}
+
+/// Relative error at each stored position.
+fn errors(prompt: &Prompt, found: &[f32]) -> Vec<f64> {
+    let width = prompt.logits[0].len();
+    let rows = found.chunks_exact(width).skip(prompt.first);
+    let errors: Vec<f64> =
+        rows.zip(&prompt.logits).map(|(row, golden)| relative_error(row, golden)).collect();
+    assert_eq!(errors.len(), prompt.logits.len(), "a row for each stored position");
+    errors
+}
+
+/// Worst relative difference of two results, row by row.
+fn distance(a: &[Vec<f32>], b: &[Vec<f32>], vocab: usize) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let rows = a.iter().zip(b).flat_map(|(a, b)| {
+        assert_eq!(a.len(), b.len());
+        a.chunks_exact(vocab).zip(b.chunks_exact(vocab))
+    });
+    rows.map(|(a, b)| relative_error(a, b)).fold(0.0, |worst, e| if e <= worst { worst } else { e })
+}
+
+/// In f32: goldens, greedy tokens, and the same logits however the prompts are fed.
+fn exact(name: &str, page_tokens: u32, which: Levels) {
+    let built = build(&model(name), None, &f32_options(page_tokens), which);
+    let all = prompts(name);
+    for way in &built.ways {
+        let whole = exact_way(name, &built, way, &all);
+        fed_otherwise(name, &built, way, &all, &whole);
+    }
+}
+
+fn exact_way(name: &str, built: &Built, way: &str, all: &[Prompt]) -> Vec<Vec<f32>> {
+    let ids: Vec<Vec<i32>> = all.iter().map(|p| p.ids.clone()).collect();
+    let mut engine = built.engine(way, 2, TOKENS);
+    let whole = logits(&mut engine, &ids, Feed::Whole);
+    let mut worst = 0f64;
+    for (i, (prompt, found)) in all.iter().zip(&whole).enumerate() {
+        for (row, error) in errors(prompt, found).into_iter().enumerate() {
+            assert!(error < 1e-4, "{name}, {way}, prompt {i}, row {row}: {error:e}");
+            worst = worst.max(error);
+        }
+        let sure = &prompt.greedy[..prompt.sure_steps];
+        assert!(!sure.is_empty(), "{name}, prompt {i} has sure greedy tokens");
+        assert_eq!(greedy(&mut engine, &prompt.ids, sure.len()), sure, "{name}, {way}, {i}");
+    }
+    println!("{name}, {way}, f32: {worst:.1e}");
+    whole
+}
+
+/// Chunks, single tokens and batches give what whole prompts give.
+fn fed_otherwise(name: &str, built: &Built, way: &str, all: &[Prompt], whole: &[Vec<f32>]) {
+    let vocab = all[0].logits[0].len();
+    let ids: Vec<Vec<i32>> = all.iter().map(|p| p.ids.clone()).collect();
+    let mut engine = built.engine(way, 1, TOKENS);
+    assert_eq!(engine.vocab(), vocab);
+    // Token by token, which is slow, only as far as two pages of the default size.
+    let short = |ids: &[i32]| ids[..ids.len().min(130)].to_vec();
+    let begun: Vec<Vec<i32>> = ids.iter().map(|p| short(p)).collect();
+    let heads: Vec<Vec<f32>> =
+        begun.iter().zip(whole).map(|(p, w)| w[..p.len() * vocab].to_vec()).collect();
+    let single = logits(&mut engine, &begun, Feed::Chunked(1));
+    let apart = distance(&single, &heads, vocab);
+    assert!(apart < 1e-5, "{name}, {way}, token by token: {apart:e}");
+    // Steps of other sizes are served by kernels of other tiles: sums in another order.
+    let feeds = [Feed::Chunked(7), Feed::Chunked(100), Feed::BatchedChunks(33), Feed::Batched];
+    for feed in feeds {
+        let apart = distance(&logits(&mut engine, &ids, feed), whole, vocab);
+        assert!(apart < 1e-5, "{name}, {way}, {feed:?}: {apart:e}");
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// In bf16: near, but for rows whose experts were chosen otherwise, or whose context has such
+/// rows. So many of one prompt's rows may be far; those of most prompts are not.
+fn near(name: &str) {
+    let built = build(&model(name), None, &Options::default(), Levels::Best);
+    let all = prompts(name);
+    let ids: Vec<Vec<i32>> = all.iter().map(|p| p.ids.clone()).collect();
+    for way in &built.ways {
+        let found = logits(&mut built.engine(way, 2, TOKENS), &ids, Feed::Whole);
+        let (mut medians, mut worst) = (vec![], 0f64);
+        for (i, (prompt, found)) in all.iter().zip(&found).enumerate() {
+            let errors = errors(prompt, found);
+            for (row, error) in errors.iter().enumerate() {
+                let excused = prompt.gap.is_some_and(|gap| gap < 2e-2) && *error < 1.0;
+                let what = format!("{name}, {way}, prompt {i}, row {row}: {error:e}");
+                assert!(*error < 5e-2 || excused, "{what}");
+                worst = worst.max(*error);
+            }
+            medians.push(median(errors));
+        }
+        let median = median(medians);
+        println!("{name}, {way}, bf16: median {median:.1e}, worst {worst:.1e}");
+        assert!(median < 2e-2, "{name}, {way}: median {median:e}");
+    }
+}
+
+macro_rules! models {
+    ($($test:ident $near:ident $name:literal $which:ident;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                exact($name, 64, Levels::$which);
+            }
+
+            #[test]
+            fn $near() {
+                near($name);
+            }
+        )*
+    };
+}
+
+models! {
+    tiny_v3 tiny_v3_in_bf16 "tiny-v3" Best;
+    tiny_v3_fp8 tiny_v3_fp8_in_bf16 "tiny-v3-fp8" Best;
+    v3 v3_in_bf16 "rand-v3" All;
+    v3_fp8 v3_fp8_in_bf16 "rand-v3-fp8" All;
+    v2 v2_in_bf16 "rand-v2" Best;
+    v2_lite v2_lite_in_bf16 "rand-v2-lite" Best;
+    llama llama_in_bf16 "rand-llama" Best;
+    llama_tied llama_tied_in_bf16 "rand-llama-tied" Best;
+    qwen2 qwen2_in_bf16 "rand-qwen2" All;
+}
+
+#[test]
+fn prompts_over_many_small_pages() {
+    exact("rand-v2-lite", 16, Levels::Best);
+    exact("rand-llama", 7, Levels::Best);
+}
