@@ -285,7 +285,7 @@ fn package(
     options: &Options,
     result: &Destination,
 ) -> Result<(), Failure> {
-    let (levels, kernel_s) = targets::work(targets, options);
+    let (levels, kernel_s) = targets::work(targets, options, args.threads());
     let work = Work {
         levels,
         kernel_s,

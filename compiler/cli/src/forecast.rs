@@ -12,7 +12,7 @@ use std::path::Path;
 /// Bytes per second at which weights are packed, hashed and written; about a disk's speed.
 const PACK_BYTES_PER_S: f64 = 3e8;
 /// Bytes of code of a kernel for one level, a cautious guess.
-const KERNEL_BYTES: u64 = 16384;
+const KERNEL_BYTES: u64 = 8192;
 /// Memory of the compiler itself: its own code and LLVM's, graphs, kernels, the plan.
 const COMPILER_BYTES: u64 = 160 << 20;
 /// Memory of a packing thread: the rows of one panel before they are put in order.

@@ -39,12 +39,20 @@ pub fn codes() -> Vec<&'static [(&'static str, &'static str)]> {
     ]
 }
 
+/// Seconds of one core to compile a kernel for one level, roughly. LLVM is a library of its own,
+/// Cranelift as fast as this build.
+const LLVM_S: f64 = 0.03;
+const CRANELIFT_S: f64 = if cfg!(debug_assertions) { 0.02 } else { 0.002 };
+
 /// How many levels of how many targets are compiled for, and about how many seconds a kernel
-/// takes for all of them.
-pub fn work(targets: &[&dyn Target], options: &Options) -> (usize, f64) {
+/// takes for all of them. LLVM's kernels are divided among threads.
+pub fn work(targets: &[&dyn Target], options: &Options, threads: usize) -> (usize, f64) {
     let one = |t: &&dyn Target| {
         let count = levels(*t, options).len();
-        let kernel_s = if t.name() == "llvm" { 0.025 } else { 0.002 };
+        let kernel_s = match t.name() {
+            "llvm" => LLVM_S / threads as f64,
+            _ => CRANELIFT_S,
+        };
         (count, kernel_s * count as f64)
     };
     targets.iter().map(one).fold((0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
