@@ -13,7 +13,7 @@
 //! - [`device`]: numbers that describe a device
 //! - [`target`]: what turns kernels into code
 //! - [`text`]: tokens, and the grammar that the texts share
-//! - [`error`]: E01xx
+//! - [`error`]: what can be wrong, E01xx
 
 #![warn(missing_docs)]
 
