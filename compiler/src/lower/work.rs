@@ -154,7 +154,7 @@ mod tests {
 
     fn eval(expr: &SizeExpr, of: &[(&str, i64)]) -> i64 {
         let value = |s: &&str| of.iter().find(|(name, _)| name == s).map_or(0, |(_, v)| *v);
-        expr.eval(&SYMBOLS.iter().map(value).collect::<Vec<i64>>()).unwrap()
+        expr.eval(&SYMBOLS.iter().map(value).collect::<Vec<i64>>()).expect("small sizes evaluate")
     }
 
     fn symbols() -> Vec<Name> {
@@ -170,7 +170,7 @@ mod tests {
             let seen = |(new, t): &(i64, i64)| (0..*new).map(|i| t - i).sum::<i64>();
             let exact: i64 = sequences.iter().map(seen).sum();
             let n = sequences.iter().map(|s| s.0).sum();
-            let t = sequences.iter().map(|s| s.1).max().unwrap();
+            let t = sequences.iter().map(|s| s.1).max().expect("a case has sequences");
             let found =
                 eval(&pairs(&symbols()), &[("n", n), ("b", sequences.len() as i64), ("t", t)]);
             match sequences.iter().all(|s| *s == sequences[0]) {
