@@ -284,7 +284,7 @@ mod tests {
     }
 
     fn lets(insts: &[Inst]) -> Vec<Stmt> {
-        (0..).zip(insts).map(|(i, inst)| Stmt::Let(Reg(i), inst.clone())).collect()
+        (0..).zip(insts).map(|(i, inst)| Stmt::Let(Reg(i), *inst)).collect()
     }
 
     #[test]

@@ -54,7 +54,7 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 /// `kernels`, those with the greatest share first.
 ///
 /// `bytes` and `flops` are what a kernel's launches cannot do without together, by the plan
-/// ([`artifact::plan::Work`]). A phase's fraction is the time that its launches would take at the
+/// (`artifact::plan::Work`). A phase's fraction is the time that its launches would take at the
 /// limits, one after the other, each bound by the slower of memory and arithmetic, over the time
 /// that it took without profiling; times of kernels come from a run of their own.
 pub fn object(model: &Model, args: &BenchArgs, measured: &Measured) -> Value {
