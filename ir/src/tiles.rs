@@ -4,7 +4,7 @@
 //! lowered through its definition. Row kernels and the oracle's whole-graph kernels are made here.
 
 use crate::dim::{Dim, Name};
-use crate::dtype::DType;
+use crate::dtype::{Class, DType};
 use crate::error::IrError;
 use crate::graph::{Graph, Node, NodeId, Type, ValueId};
 use crate::kernel::builder::{At, KernelBuilder, tensor};
@@ -136,6 +136,16 @@ impl<'k> Tiles<'k> {
             [] => self.kernel.reduce(kernel::Fold::Add, last, value),
             [_] => value,
             _ => self.kernel.split(value, last, extents),
+        }
+    }
+
+    /// The tile in a dtype that sums and comparisons take: reals of fewer bits as f32.
+    pub fn widened(&mut self, value: kernel::ValueId) -> kernel::ValueId {
+        match self.kernel.ty(value).encoding.code {
+            code if code.class() == Class::Float && code != DType::F32 => {
+                self.kernel.cast(value, DType::F32)
+            }
+            _ => value,
         }
     }
 

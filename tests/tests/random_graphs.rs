@@ -190,7 +190,8 @@ fn natively(target: &dyn Target, isa: &str, cases: &[Case]) {
 
 #[test]
 fn graphs_mean_the_same_on_every_rung() {
-    let count = if std::env::var_os("LATENTC_LONG_TESTS").is_some() { LONG_SEEDS } else { SEEDS };
+    let long = std::env::var_os("LATENTC_LONG_TESTS").is_some();
+    let count = if long { LONG_SEEDS } else { SEEDS };
     let seeds: Vec<u64> = (0..count).collect();
     let mut drawn = BTreeSet::new();
     for batch in seeds.chunks(BATCH) {

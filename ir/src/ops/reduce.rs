@@ -89,6 +89,7 @@ impl OpDef for Op {
         let summed = operands[0].indices.iter().filter(|i| !indices.contains(i)).cloned();
         let axes: Vec<Name> = indices.iter().cloned().chain(summed).collect();
         let x = tiles.permuted(&operands[0], &axes);
+        let x = tiles.widened(x);
         let mask = mask.map(|m| tiles.aligned(node.graph, m, &axes)).transpose()?;
         let value = match &**node.get(OP) {
             "sum" => {

@@ -83,6 +83,7 @@ impl OpDef for Op {
         let axes = [rest.as_slice(), std::slice::from_ref(index)].concat();
         let named = tiles.aligned(node.graph, rows, &axes)?;
         let values = tiles.aligned(node.graph, x, &axes)?;
+        let values = tiles.widened(values);
         let extent = tiles.shape(node.graph, std::slice::from_ref(into))?[0];
         let placed = tiles.kernel.place(values, named, extent);
         let placed = Tile { value: placed, indices: [rest, vec![into.clone()]].concat() };

@@ -85,7 +85,8 @@ impl OpDef for Op {
         let rest: Vec<Name> = x.indices.iter().filter(|i| *i != index).cloned().collect();
         let axes = [rest.as_slice(), std::slice::from_ref(index)].concat();
         let last = rest.len() as u32;
-        let mut scores = tiles.permuted(x, &axes);
+        let scores = tiles.permuted(x, &axes);
+        let mut scores = tiles.widened(scores);
         let mask = mask.map(|m| tiles.aligned(node.graph, m, &axes)).transpose()?;
         if let Some(mask) = mask {
             let lowest = tiles.splat(f64::from(f32::MIN), scores, DType::F32);

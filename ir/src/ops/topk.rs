@@ -72,6 +72,7 @@ impl OpDef for Op {
         let rest: Vec<Name> = x.indices.iter().filter(|i| *i != index).cloned().collect();
         let axes = [rest.as_slice(), std::slice::from_ref(index)].concat();
         let scores = tiles.permuted(x, &axes);
+        let scores = tiles.widened(scores);
         let mask = mask.map(|m| tiles.aligned(node.graph, m, &axes)).transpose()?;
         let k = tiles.shape(node.graph, std::slice::from_ref(into))?[0];
         let chosen = tiles.kernel.topk(scores, mask, k);
