@@ -185,7 +185,7 @@ impl Maker {
     fn having(&mut self, with: &[&str], without: &[&str]) -> ValueId {
         let test = |own: &[String]| {
             let has = |i: &&str| own.iter().any(|o| o == i);
-            with.iter().all(has) && !without.iter().any(|i| has(i))
+            with.iter().all(has) && !without.iter().any(has)
         };
         match self.float(test) {
             Some(v) if self.below(4) > 0 => v,
