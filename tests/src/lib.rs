@@ -3,7 +3,7 @@
 //!
 //! - [`oracle`]: walks a plan with the kernel interpreter
 //! - [`goldens`]: logits of an independent implementation
-//! - [`reference`]: logits by the graph interpreter
+//! - [`mod@reference`]: logits by the graph interpreter
 //! - [`native`]: models compiled, loaded and stepped in this process
 
 #![allow(clippy::unwrap_used)]
