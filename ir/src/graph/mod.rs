@@ -5,7 +5,7 @@
 //! [`Program`](program::Program) calls blocks, binding a layer's weights and states.
 //!
 //! - [`builder`]: the only way to make a node; applies the op's shape rule
-//! - [`print`], [`parse`]: the text form; `parse(print(g)) == g`
+//! - [`mod@print`], [`parse`]: the text form; `parse(print(g)) == g`
 //! - [`verify`]: every check, all errors at once
 //! - [`bind`], [`bounds`]: values of symbols from shapes, and what can be said without them
 //! - [`eval`], [`interp`]: the meaning, over f32, f64 or a prime field

@@ -8,7 +8,7 @@
 //! - [`builder`]: makes kernels, inferring types
 //! - [`infer`]: the type of an operation's result
 //! - [`packing`], [`layout`], [`code`]: where the elements of a tensor lie in memory, and how
-//! - [`print`], [`parse`]: the text form; `parse(print(k)) == k`
+//! - [`mod@print`], [`parse`]: the text form; `parse(print(k)) == k`
 //! - [`verify`]: every check, all errors at once
 //! - [`interp`]: the meaning, in f64 or f32
 //! - [`error`]: E0140 to E0169
