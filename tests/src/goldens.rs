@@ -17,9 +17,6 @@ pub struct Prompt {
     pub greedy: Vec<i32>,
     /// Steps before which greedy tokens must be equal.
     pub sure_steps: usize,
-    /// Least distance between an expert chosen and one left out, over all rows and layers; none
-    /// where nothing is chosen.
-    pub gap: Option<f64>,
 }
 
 /// Root of the repository.
@@ -73,14 +70,7 @@ fn prompt(tensors: &SafeTensors<'_>, i: usize, json: &Value) -> Prompt {
         logits: values.chunks_exact(width).map(<[f32]>::to_vec).collect(),
         sure_steps: json["first_small_margin_step"].as_u64().map_or(greedy.len(), |s| s as usize),
         greedy,
-        gap: least(&json["choice_gaps_prompt"]),
     }
-}
-
-/// Least of an object's numbers.
-fn least(json: &Value) -> Option<f64> {
-    let numbers = json.as_object()?.values().filter_map(Value::as_f64);
-    numbers.reduce(f64::min)
 }
 
 /// ‖a − b‖ / ‖b‖

@@ -1,14 +1,18 @@
 //! Tests that no single crate can hold: dependency edges, the ladder from source graph to loaded
 //! artifact, file tests.
 //!
-//! - [`oracle`]: walks a plan with the kernel interpreter
 //! - [`goldens`]: logits of an independent implementation
 //! - [`mod@reference`]: logits by the graph interpreter
+//! - [`oracle`]: walks a plan with the kernel interpreter, or with native code
 //! - [`native`]: models compiled, loaded and stepped in this process
+//! - [`rebuild`]: programs edited node by node
+//! - [`choices`]: which experts rows go to, and where two computations part
 
 #![allow(clippy::unwrap_used)]
 
+pub mod choices;
 pub mod goldens;
 pub mod native;
 pub mod oracle;
+pub mod rebuild;
 pub mod reference;

@@ -1,6 +1,7 @@
 //! Models compiled, loaded and stepped in this process.
 
-use compiler::compile::{Output, all_code, write};
+use crate::oracle::Launched;
+use compiler::compile::{Output, all_code, code, write};
 use compiler::import::{ImportOptions, Imported, import};
 use compiler::lower::{Lowered, lower};
 use compiler::options::Options;
@@ -9,6 +10,8 @@ use generate::engine::{Engine, LoadOptions, Model, ModelEngine, Part, Want};
 use generate::logits::{Feed, every_position};
 use ir::device::DeviceSpec;
 use ir::target::Target;
+use runtime::load::Image;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -129,4 +132,59 @@ pub fn greedy(engine: &mut ModelEngine, prompt: &[i32], count: usize) -> Vec<i32
         found.push(best as i32);
     }
     found
+}
+
+/// Native code of one target, run launch by launch under [`crate::oracle::Oracle::walk`].
+pub struct NativeCode {
+    image: Image,
+    scratch: BTreeMap<String, u64>,
+}
+
+/// Memory as kernels may expect it: a whole cache line at a time.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([u8; LINE]);
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Lines that hold these bytes, and one behind.
+fn lines(bytes: &[u8]) -> Vec<Line> {
+    let mut lines: Vec<Line> = vec![Line([0; LINE]); bytes.len() / LINE + 2];
+    for (line, chunk) in lines.iter_mut().zip(bytes.chunks(LINE)) {
+        line.0[..chunk.len()].copy_from_slice(chunk);
+    }
+    lines
+}
+
+impl NativeCode {
+    /// Compiles the kernels for the best level of a target that this machine runs.
+    pub fn new(lowered: &Lowered, target: &dyn Target) -> Self {
+        let isa = levels(target, Levels::Best)[0];
+        let code = code(&lowered.kernels, target, isa);
+        let code = code.unwrap_or_else(|e| panic!("{}: {e}", e.code()));
+        NativeCode { image: Image::load(&code.image).unwrap(), scratch: code.scratch }
+    }
+
+    /// Runs a launch on its arguments' memory.
+    pub fn run(&self, launched: &Launched<'_>, memory: &mut [Vec<u8>]) {
+        let Launched { kernel, symbols, grid, .. } = launched;
+        let (each, list) = *grid;
+        let tuples = list.map_or(1, |at| i32::from_le_bytes(memory[at][..4].try_into().unwrap()));
+        let mut copies: Vec<Vec<Line>> = memory.iter().map(|bytes| lines(bytes)).collect();
+        let mut args: Vec<u64> = copies.iter_mut().map(|c| c.as_mut_ptr() as u64).collect();
+        args.extend(symbols.iter().map(|s| *s as u64));
+        let mut scratch = lines(&vec![0; self.scratch[&*kernel.name] as usize]);
+        let entry = self.image.kernel(&kernel.name).expect("a kernel of the program");
+        // SAFETY: a pointer for each parameter and a value for each symbol, as the kernels' ABI
+        // has it; all memory is of the size that the plan states, and outlives the call.
+        unsafe {
+            entry(args.as_ptr(), 0, each * i64::from(tuples), scratch.as_mut_ptr().cast());
+        }
+        for (bytes, copy) in memory.iter_mut().zip(&copies) {
+            for (chunk, line) in bytes.chunks_mut(LINE).zip(copy) {
+                chunk.copy_from_slice(&line.0[..chunk.len()]);
+            }
+        }
+    }
 }

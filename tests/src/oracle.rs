@@ -1,11 +1,15 @@
-//! A plan walked with the kernel interpreter: what native code and the runtime must agree with.
+//! A plan walked launch by launch, on copies of what each kernel reads and writes: with the kernel
+//! interpreter, what native code and the runtime must agree with; or with native code, where a
+//! test needs inputs and outputs that the runtime does not know.
 
 use artifact::plan::{Arg, Grid, Launch, Step};
 use artifact::size::SizeExpr;
 use compiler::import::Imported;
 use compiler::lower::Lowered;
 use compiler::pack::pack;
+use ir::kernel::Kernel;
 use ir::kernel::interp::{Buffer, Machine, Real};
+use std::collections::HashMap;
 
 /// New tokens of a sequence.
 pub struct Part<'a> {
@@ -16,6 +20,21 @@ pub struct Part<'a> {
     /// Pages that hold the sequence.
     pub pages: &'a [i32],
 }
+
+/// A launch with its kernel and the values of the kernel's symbols.
+pub struct Launched<'a> {
+    /// The plan's row.
+    pub launch: &'a Launch,
+    /// What is launched.
+    pub kernel: &'a Kernel,
+    /// Values of its symbols, in order.
+    pub symbols: Vec<i64>,
+    /// Number of instances, or of instances for each tuple of the work list at this argument.
+    pub grid: (i64, Option<usize>),
+}
+
+/// Runs a launch on its arguments' memory.
+pub type Run<'r> = dyn FnMut(&Launched<'_>, &mut [Vec<u8>]) + 'r;
 
 /// A model with its memory.
 pub struct Oracle<'a> {
@@ -49,6 +68,17 @@ impl<'a> Oracle<'a> {
 
     /// Runs a step in the arithmetic of `T`; logits of every token, row by row.
     pub fn step<T: Real>(&mut self, parts: &[Part<'_>]) -> Vec<f32> {
+        let outputs = self.walk(parts, &HashMap::new(), &mut interpret::<T>);
+        outputs["logits"].iter().map(|w| f32::from_bits(*w)).collect()
+    }
+
+    /// Runs a step with inputs beside those of the host; all outputs, as 32-bit words.
+    pub fn walk(
+        &mut self,
+        parts: &[Part<'_>],
+        more: &HashMap<String, Vec<i32>>,
+        run: &mut Run<'_>,
+    ) -> HashMap<String, Vec<u32>> {
         let plan = &self.lowered.plan;
         let entry = &plan.entries[0];
         let host = HostInputs::new(parts, i64::from(plan.states[0].page_tokens), self.pages);
@@ -59,7 +89,11 @@ impl<'a> Oracle<'a> {
         let mut arena = vec![0xffu8; eval(&bucket.arenas[0]) as usize];
         let mut outputs: Vec<Vec<u8>> =
             entry.outputs.iter().map(|o| vec![0xff; eval(&o.bytes) as usize]).collect();
-        let inputs: Vec<Vec<u8>> = entry.inputs.iter().map(|i| host.bytes(&i.name)).collect();
+        let input = |name: &String| match more.get(name) {
+            Some(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            None => host.bytes(name),
+        };
+        let inputs: Vec<Vec<u8>> = entry.inputs.iter().map(|i| input(&i.name)).collect();
         for step in &bucket.steps {
             let Step::Launch(launch) = step else { continue };
             let span = |i: u32| {
@@ -67,10 +101,12 @@ impl<'a> Oracle<'a> {
                 let at = eval(&b.offset) as usize;
                 at..at + eval(&b.bytes) as usize
             };
-            self.launch::<T>(launch, &symbols, &span, &inputs, &mut arena, &mut outputs);
+            let mut memory = Memory { inputs: &inputs, arena: &mut arena, outputs: &mut outputs };
+            self.launch(launch, &symbols, &span, &mut memory, run);
         }
-        let logits = entry.outputs.iter().position(|o| o.name == "logits").unwrap();
-        outputs[logits].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+        let words = |b: &Vec<u8>| b.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        let names = entry.outputs.iter().map(|o| o.name.clone());
+        names.zip(outputs.iter().map(words)).collect()
     }
 
     fn layer(&self, state: u32, layer: u32) -> std::ops::Range<usize> {
@@ -79,14 +115,13 @@ impl<'a> Oracle<'a> {
         layer as usize * bytes..(layer as usize + 1) * bytes
     }
 
-    fn launch<T: Real>(
+    fn launch(
         &mut self,
         launch: &Launch,
         symbols: &[i64],
         span: &dyn Fn(u32) -> std::ops::Range<usize>,
-        inputs: &[Vec<u8>],
-        arena: &mut [u8],
-        outputs: &mut [Vec<u8>],
+        memory: &mut Memory<'_>,
+        run: &mut Run<'_>,
     ) {
         let kernel = &self.lowered.kernels[launch.kernel as usize];
         let row = &self.lowered.plan.kernels[launch.kernel as usize];
@@ -95,7 +130,7 @@ impl<'a> Oracle<'a> {
             .args
             .iter()
             .map(|arg| match *arg {
-                Arg::Buffer(b) => arena[span(b)].to_vec(),
+                Arg::Buffer(b) => memory.arena[span(b)].to_vec(),
                 Arg::Weight(w) => {
                     let row = &self.lowered.plan.weights[w as usize];
                     self.weights[row.offset as usize..(row.offset + row.bytes) as usize].to_vec()
@@ -103,38 +138,56 @@ impl<'a> Oracle<'a> {
                 Arg::State { state, layer } => {
                     self.states[state as usize][self.layer(state, layer)].to_vec()
                 }
-                Arg::Input(i) => inputs[i as usize].clone(),
-                Arg::Output(o) => outputs[o as usize].clone(),
+                Arg::Input(i) => memory.inputs[i as usize].clone(),
+                Arg::Output(o) => memory.outputs[o as usize].clone(),
                 Arg::Null => vec![],
             })
             .collect();
-        let buffers = kernel.params.iter().zip(&mut copies).map(|(p, bytes)| {
-            if p.role.is_written() { Buffer::Write(bytes) } else { Buffer::Read(bytes) }
-        });
         let own: Vec<i64> = row.symbols.iter().map(|s| symbols[*s as usize]).collect();
-        let mut machine = Machine::<T>::new(kernel, buffers.collect(), &own)
-            .unwrap_or_else(|e| panic!("{} ({}): {e}", launch.origin, row.name));
-        let all = machine.instances().unwrap();
-        if let Grid::Dense(instances) = &launch.grid {
-            assert_eq!(instances.eval(symbols), Some(all), "{}", launch.origin);
-        }
-        machine
-            .run(0..all)
-            .unwrap_or_else(|e| panic!("{} ({}): {e}\n{kernel}", launch.origin, row.name));
-        drop(machine);
+        let grid = match &launch.grid {
+            Grid::Dense(instances) => (instances.eval(symbols).unwrap(), None),
+            Grid::List { list, each } => {
+                let at = launch.args.iter().position(|a| a == list);
+                (each.eval(symbols).unwrap(), Some(at.expect("a list is an argument")))
+            }
+        };
+        run(&Launched { launch, kernel, symbols: own, grid }, &mut copies);
         for ((arg, p), bytes) in launch.args.iter().zip(&kernel.params).zip(copies) {
             match *arg {
                 _ if !p.role.is_written() => {}
-                Arg::Buffer(b) => arena[span(b)].copy_from_slice(&bytes),
+                Arg::Buffer(b) => memory.arena[span(b)].copy_from_slice(&bytes),
                 Arg::State { state, layer } => {
                     let at = self.layer(state, layer);
                     self.states[state as usize][at].copy_from_slice(&bytes);
                 }
-                Arg::Output(o) => outputs[o as usize] = bytes,
+                Arg::Output(o) => memory.outputs[o as usize] = bytes,
                 Arg::Weight(_) | Arg::Input(_) | Arg::Null => panic!("a kernel writes a constant"),
             }
         }
     }
+}
+
+/// Memory of a step.
+struct Memory<'a> {
+    inputs: &'a [Vec<u8>],
+    arena: &'a mut [u8],
+    outputs: &'a mut [Vec<u8>],
+}
+
+/// Runs a launch by the kernel interpreter, in the arithmetic of `T`.
+pub fn interpret<T: Real>(launched: &Launched<'_>, memory: &mut [Vec<u8>]) {
+    let Launched { launch, kernel, symbols, grid } = launched;
+    let place = || format!("{} ({})", launch.origin, kernel.name);
+    let buffers = kernel.params.iter().zip(memory).map(|(p, bytes)| {
+        if p.role.is_written() { Buffer::Write(bytes) } else { Buffer::Read(bytes) }
+    });
+    let mut machine = Machine::<T>::new(kernel, buffers.collect(), symbols)
+        .unwrap_or_else(|e| panic!("{}: {e}", place()));
+    let all = machine.instances().unwrap();
+    if let (instances, None) = grid {
+        assert_eq!(*instances, all, "{}", launch.origin);
+    }
+    machine.run(0..all).unwrap_or_else(|e| panic!("{}: {e}\n{kernel}", place()));
 }
 
 /// What the host tells a step.

@@ -4,7 +4,7 @@ use compiler::import::Imported;
 use compiler::import::values::values;
 use ir::dim::Name;
 use ir::graph::error::GraphError;
-use ir::graph::program::Weight;
+use ir::graph::program::{Program, Weight};
 use ir::graph::sequence::Sequence;
 use ir::tensor::Tensor;
 use std::collections::HashMap;
@@ -23,9 +23,22 @@ impl<'a> Reference<'a> {
 
     /// Logits of every position, row by row.
     pub fn logits(&mut self, ids: &[i32]) -> Vec<f32> {
+        let imported = self.imported;
+        self.forward(&imported.program, ids, vec![])[0].as_floats().to_vec()
+    }
+
+    /// Outputs of the entry `forward` of the model's program, or of one made from it that has the
+    /// same weights and, behind the others, `more` inputs. Every row is wanted.
+    pub fn forward(
+        &mut self,
+        program: &Program,
+        ids: &[i32],
+        more: Vec<Tensor<f32>>,
+    ) -> Vec<Tensor<f32>> {
         let ints = |v: Vec<i32>| Tensor::<f32>::ints(&[v.len()], v).unwrap();
         let rows: Vec<i32> = (0..ids.len() as i32).collect();
-        let inputs = [ints(ids.to_vec()), ints(rows.clone()), ints(rows)];
+        let mut inputs = vec![ints(ids.to_vec()), ints(rows.clone()), ints(rows)];
+        inputs.extend(more);
         let Reference { imported, decoded } = self;
         let mut weights = |w: &Weight| -> Result<Tensor<f32>, GraphError> {
             if let Some(known) = decoded.get(&w.name) {
@@ -36,7 +49,6 @@ impl<'a> Reference<'a> {
             decoded.insert(w.name.clone(), tensor.clone());
             Ok(tensor)
         };
-        let mut sequence = Sequence::new(&imported.program, 0);
-        sequence.step("forward", &inputs, &mut weights).unwrap()[0].as_floats().to_vec()
+        Sequence::new(program, 0).step("forward", &inputs, &mut weights).unwrap()
     }
 }

@@ -1,0 +1,183 @@
+//! Programs edited node by node: what a test changes in a graph is data, checked as any graph is.
+
+use compiler::lower::partition::{GroupKind, partition};
+use compiler::options::Compute;
+use ir::dim::{Dim, Name};
+use ir::dtype::DType;
+use ir::graph::builder::GraphBuilder;
+use ir::graph::program::{Arg, Input, Program};
+use ir::graph::{Def, Graph, Node, NodeId, ParamKind, ValueId};
+use std::collections::HashMap;
+
+/// A block with its experts' choice opened, and what it shows.
+struct Opened {
+    graph: Graph,
+    routing: Routing,
+}
+
+/// The numbers of one routing: of experts, of them chosen, and of groups (0: none).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// Routed experts.
+    pub experts: usize,
+    /// Experts of each row.
+    pub chosen: usize,
+    /// Groups that limit the choice.
+    pub groups: usize,
+    /// Groups that a row chooses from.
+    pub kept: usize,
+}
+
+/// The entry `forward` of a program, each routing `i` of which takes an input `forced.i`
+/// (i32 `[s, k]`: experts, or -1 to let the model choose) and has outputs `scores.i` (f32
+/// `[s, e]`: what experts are ranked by), `groups.i` (f32 `[s, g]`, if groups limit the choice)
+/// and `chosen.i` (i32 `[s, k]`).
+pub fn open_choices(program: &Program) -> (Program, Vec<Routing>) {
+    let mut program = program.clone();
+    program.entries.retain(|e| &*e.name == "forward");
+    let mut opened: HashMap<Name, Routing> = HashMap::new();
+    for block in &mut program.blocks {
+        if let Some(open) = open_block(block) {
+            opened.insert(block.name.clone(), open.routing);
+            *block = open.graph;
+        }
+    }
+    let mut routings = vec![];
+    let entry = &mut program.entries[0];
+    for call in &mut entry.calls {
+        let Some(routing) = opened.get(&call.block) else { continue };
+        let name = |what: &str| -> Name { format!("{what}.{}", routings.len()).into() };
+        let dims = vec![Dim::symbol("s"), Dim::constant(routing.chosen as i64)];
+        entry.inputs.push(Input { name: name("forced"), dtype: DType::I32, dims });
+        call.args.push(Arg::Value(name("forced")));
+        let mut results = vec![name("chosen"), name("scores")];
+        results.extend((routing.groups > 0).then(|| name("groups")));
+        call.results.extend(results.iter().cloned());
+        entry.outputs.extend(results);
+        routings.push(*routing);
+    }
+    (program, routings)
+}
+
+fn named<'g>(graph: &'g Graph, op: &str) -> impl Iterator<Item = &'g Node> {
+    graph.nodes.iter().filter(move |n| n.op.name() == op)
+}
+
+/// A block that routes, opened.
+fn open_block(graph: &Graph) -> Option<Opened> {
+    let index = named(graph, "moe").next()?.operands[1];
+    let Def::Node(choice, _) = graph.value(index).def else { panic!("a choice is computed") };
+    let scores = graph.node(choice).operands[0];
+    // Choices within a group have a third index.
+    let of_groups = named(graph, "topk")
+        .find(|n| n.results[0] != index && graph.ty(n.results[0]).indices.len() == 2);
+    let extent = |v: ValueId| {
+        let last = graph.ty(v).indices.last().unwrap();
+        graph.extent(last).bound_value(&graph.symbols).unwrap() as usize
+    };
+    let routing = Routing {
+        experts: extent(scores),
+        chosen: extent(index),
+        groups: of_groups.map_or(0, |n| extent(n.operands[0])),
+        kept: of_groups.map_or(0, |n| extent(n.results[0])),
+    };
+    let mut copy = Copy::new(graph);
+    let forced = copy.builder.param("forced", ParamKind::Input, graph.ty(index).clone());
+    for (i, node) in graph.nodes.iter().enumerate() {
+        copy.node(node, node.operands.clone());
+        if i as u32 == choice.0 {
+            let indices = &graph.ty(index).indices;
+            let operands = [("own", copy.of[&index]), ("forced", forced)];
+            let chosen = copy.builder.map("select(forced < 0, own, forced)", &operands, indices);
+            copy.of.insert(index, chosen.unwrap());
+        }
+    }
+    let shown = [index, scores].into_iter().chain(of_groups.map(|n| n.operands[0]));
+    let graph = copy.finish(graph.outputs.iter().copied().chain(shown));
+    Some(Opened { graph, routing })
+}
+
+/// The program with every operand rounded to bf16 that native code of the default precision
+/// rounds, as far as operands are nodes of the graph: those of products with weights, what enters
+/// attention and states, and the rows of experts. What composites round inside is left out.
+pub fn round_operands(program: &Program) -> Program {
+    let mut program = program.clone();
+    for block in &mut program.blocks {
+        *block = round_block(block);
+    }
+    program
+}
+
+fn round_block(graph: &Graph) -> Graph {
+    let partition = partition(graph, Compute::Bf16).unwrap();
+    let kind = |at: usize| {
+        let holds = |nodes: &[NodeId]| nodes.contains(&NodeId(at as u32));
+        partition.groups.iter().find(|g| holds(&g.nodes)).map(|g| g.kind)
+    };
+    let mut copy = Copy::new(graph);
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let rounds = |at: usize| match (node.op.name(), kind(i)) {
+            ("append", _) => at == 1,
+            (_, Some(GroupKind::Contraction)) => {
+                let weight =
+                    matches!(graph.value(node.operands[at]).def, Def::Param(_, ParamKind::Weight));
+                !weight && !partition.deciding.contains(&NodeId(i as u32))
+            }
+            (_, Some(GroupKind::Attention | GroupKind::Experts)) => at == 0,
+            _ => false,
+        };
+        let rounded: Vec<usize> = (0..node.operands.len()).filter(|at| rounds(*at)).collect();
+        copy.rounding(node, &rounded);
+    }
+    copy.finish(graph.outputs.iter().copied())
+}
+
+/// A graph on its way into another one.
+struct Copy<'g> {
+    from: &'g Graph,
+    builder: GraphBuilder,
+    /// What stands for each value.
+    of: HashMap<ValueId, ValueId>,
+}
+
+impl<'g> Copy<'g> {
+    fn new(from: &'g Graph) -> Self {
+        let mut builder = GraphBuilder::like(&from.name, from);
+        let mut of = HashMap::new();
+        for (at, id) in from.params.iter().enumerate() {
+            let value = from.value(*id);
+            let param = builder.param(&value.name, from.param_kind(at), value.ty.clone());
+            of.insert(*id, param);
+        }
+        Copy { from, builder, of }
+    }
+
+    fn node(&mut self, node: &Node, operands: Vec<ValueId>) {
+        let operands = operands.iter().map(|v| self.of[v]).collect();
+        self.apply(node, operands);
+    }
+
+    /// A node with some operands rounded to bf16.
+    fn rounding(&mut self, node: &Node, rounded: &[usize]) {
+        let mut operands: Vec<ValueId> = node.operands.iter().map(|v| self.of[v]).collect();
+        for at in rounded {
+            let narrow = self.builder.cast(operands[*at], DType::BF16).unwrap();
+            operands[*at] = self.builder.cast(narrow, DType::F32).unwrap();
+        }
+        self.apply(node, operands);
+    }
+
+    fn apply(&mut self, node: &Node, mut operands: Vec<ValueId>) {
+        let mask = if node.masked { operands.pop() } else { None };
+        let types = self.from.types(&node.results);
+        let made = self.builder.node(node.op, &operands, mask, node.attrs.clone(), Some(&types));
+        self.of.extend(node.results.iter().copied().zip(made.unwrap()));
+    }
+
+    fn finish(mut self, outputs: impl Iterator<Item = ValueId>) -> Graph {
+        for value in outputs {
+            self.builder.output(self.of[&value]);
+        }
+        self.builder.finish().unwrap()
+    }
+}
