@@ -8,10 +8,14 @@ use ir::dtype::DType;
 use ir::kernel::builder::{At, KernelBuilder, packed, tensor};
 use ir::kernel::{LoopHints, Role, TileType};
 
-/// Bytes that the reading probe passes over: beyond any cache.
-const READ_BYTES: i64 = 256 << 20;
-/// Bytes of an instance of the reading probe.
-const READ_PART: i64 = 1 << 20;
+/// Instances of the reading probe: together they pass over more than any cache holds.
+const READ_PARTS: i64 = 256;
+/// Places from which an instance reads at once: one stream does not fill the memory.
+const READ_STREAMS: u32 = 8;
+/// Words of a stream; not a power of two, or all streams would meet in the same cache lines.
+const READ_WORDS: i64 = (1 << 15) + READ_TILE as i64;
+/// Words that an instance reads of each stream in turn.
+const READ_TILE: u32 = 64;
 /// Instances of the multiplying probe.
 const PRODUCTS: i64 = 64;
 /// Times that an instance repeats its product.
@@ -23,14 +27,14 @@ const PRODUCT: [u32; 3] = [96, 64, 512];
 ///
 /// Errors: E0264.
 pub fn probes(kernels: &mut Kernels) -> Result<Vec<Probe>, LowerError> {
-    let parts = READ_BYTES / READ_PART;
+    let streams = READ_PARTS as u64 * u64::from(READ_STREAMS);
     let read = Probe {
         name: "read".into(),
         kernel: kernels.intern(read())? as u32,
-        bytes: READ_BYTES as u64,
+        bytes: streams * READ_WORDS as u64 * 4,
         flops: 0,
-        instances: parts as u64,
-        out_bytes: parts as u64 * 4 * 4096,
+        instances: READ_PARTS as u64,
+        out_bytes: streams * u64::from(READ_TILE) * 4,
     };
     let [m, n, k] = PRODUCT.map(u64::from);
     let flops = Probe {
@@ -44,21 +48,23 @@ pub fn probes(kernels: &mut Kernels) -> Result<Vec<Probe>, LowerError> {
     Ok(vec![read, flops])
 }
 
-/// Sums words of each part, so that all are read.
+/// Takes the greatest of each part's words, so that all are read, from several places at once.
 fn read() -> KernelBuilder {
-    const WORDS: u32 = 4096;
     let mut b = KernelBuilder::new("probe_read", "probe_read");
-    let (parts, words) = (READ_BYTES / READ_PART, READ_PART / 4);
-    let x = b.param("x", Role::In, tensor(DType::I32, &[parts.into(), words.into()]));
-    let y = b.param("y", Role::Out, tensor(DType::I32, &[parts.into(), i64::from(WORDS).into()]));
-    let part = b.grid_range("part", parts, 1);
-    let zero = b.splat(0.0, TileType::new(DType::I32, &[WORDS]));
+    let streams = i64::from(READ_STREAMS);
+    let dims = [READ_PARTS.into(), streams.into(), READ_WORDS.into()];
+    let x = b.param("x", Role::In, tensor(DType::I32, &dims));
+    let dims = [READ_PARTS.into(), streams.into(), i64::from(READ_TILE).into()];
+    let y = b.param("y", Role::Out, tensor(DType::I32, &dims));
+    let part = b.grid_range("part", READ_PARTS, 1);
+    let zero = b.splat(0.0, TileType::new(DType::I32, &[READ_STREAMS, READ_TILE]));
     let carry = [("most", zero)];
-    let most = b.for_loop(0, words, WORDS, &carry, LoopHints::default(), |b, at, most| {
-        let xt = b.load(x, &[At::one(part), At::tile(at, WORDS)]);
+    let hints = LoopHints::default();
+    let most = b.for_loop(0, READ_WORDS, READ_TILE, &carry, hints, |b, at, most| {
+        let xt = b.load(x, &[At::one(part), At::tile(0, READ_STREAMS), At::tile(at, READ_TILE)]);
         vec![b.map("max(a, b)", &[("a", most[0]), ("b", xt)])]
     });
-    b.store(most[0], y, &[At::one(part), At::tile(0, WORDS)]);
+    b.store(most[0], y, &[At::one(part), At::tile(0, READ_STREAMS), At::tile(0, READ_TILE)]);
     b
 }
 
