@@ -2,6 +2,7 @@
 
 use ir::dim::Name;
 use ir::error::IrError;
+use ir::kernel::packing::PackingError;
 use thiserror::Error;
 
 /// A graph that cannot be lowered.
@@ -38,6 +39,14 @@ pub enum LowerError {
     /// The program has no such entry point.
     #[error("found no entry point `{0}` in the program")]
     Entry(Name),
+    /// A weight that cannot be laid out as its kernel wants it.
+    #[error("weight `{weight}` cannot be packed: {error}")]
+    Weight {
+        /// Its name in the program.
+        weight: String,
+        /// Why not.
+        error: PackingError,
+    },
     /// A generator made an ill-formed kernel.
     #[error("internal error: kernel @{kernel} is ill-formed: {error}")]
     Kernel {
@@ -56,6 +65,7 @@ impl LowerError {
         ("E0262", "a dim that must be known when compiling is not"),
         ("E0263", "the program has no such entry point"),
         ("E0264", "a generator made an ill-formed kernel"),
+        ("E0265", "a weight that cannot be laid out as its kernel wants it"),
     ];
 
     /// The diagnostic's code.
@@ -66,6 +76,7 @@ impl LowerError {
             LowerError::Unbound { .. } => "E0262",
             LowerError::Entry(_) => "E0263",
             LowerError::Kernel { .. } => "E0264",
+            LowerError::Weight { .. } => "E0265",
         }
     }
 

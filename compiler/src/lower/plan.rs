@@ -88,6 +88,8 @@ struct Planner<'a> {
     device: &'a DeviceSpec,
     kernels: Kernels,
     packed: Vec<Packed>,
+    /// Their sizes.
+    packed_bytes: Vec<u64>,
 }
 
 /// Blocks of an entry, partitioned, with the weights that its calls bind.
@@ -98,7 +100,9 @@ struct Blocks<'a> {
 
 impl<'a> Planner<'a> {
     fn new(program: &'a Program, options: &'a Options, device: &'a DeviceSpec) -> Self {
-        Planner { program, options, device, kernels: Kernels::default(), packed: vec![] }
+        let (packed, packed_bytes) = (vec![], vec![]);
+        let kernels = Kernels::default();
+        Planner { program, options, device, kernels, packed, packed_bytes }
     }
 
     fn block(&self, call: &Call) -> &'a Graph {
@@ -146,12 +150,20 @@ impl<'a> Planner<'a> {
         Ok(Entry { name: name.into(), inputs, outputs, buckets })
     }
 
-    fn pack(&mut self, packed: Packed) -> u32 {
-        let at = self.packed.iter().position(|p| *p == packed).unwrap_or_else(|| {
-            self.packed.push(packed);
-            self.packed.len() - 1
-        });
-        at as u32
+    /// The row of the plan's table for a weight packed so.
+    ///
+    /// Errors: E0265.
+    fn pack(&mut self, packed: Packed) -> Result<u32, LowerError> {
+        if let Some(at) = self.packed.iter().position(|p| *p == packed) {
+            return Ok(at as u32);
+        }
+        let bytes = match packed.layout(self.program) {
+            Ok(layout) => layout.size_bytes(),
+            Err(error) => return Err(LowerError::Weight { weight: packed.name(), error }),
+        };
+        self.packed.push(packed);
+        self.packed_bytes.push(bytes);
+        Ok(self.packed.len() as u32 - 1)
     }
 
     /// Rows of the plan's table, each at the next page or, if small, at the next cache line.
@@ -159,8 +171,8 @@ impl<'a> Planner<'a> {
         const PAGE: u64 = 4096;
         const LINE: u64 = 64;
         let mut end = 0u64;
-        let row = |p: &Packed| {
-            let bytes = p.bytes(self.program);
+        let row = |(p, bytes): (&Packed, &u64)| {
+            let bytes = *bytes;
             let offset = end.next_multiple_of(if bytes >= PAGE { PAGE } else { LINE });
             end = offset + bytes;
             Weight {
@@ -168,13 +180,13 @@ impl<'a> Planner<'a> {
                 offset,
                 bytes,
                 encoding: p.encoding.to_string(),
-                dims: p.dims.iter().map(|d| *d as u64).collect(),
+                dims: p.dims.clone(),
                 packing: p.packing.as_ref().map_or(String::new(), |p| p.to_string()),
                 source: p.sources(self.program),
                 place: 0,
             }
         };
-        self.packed.iter().map(row).collect()
+        self.packed.iter().zip(&self.packed_bytes).map(row).collect()
     }
 
     fn states(&self) -> Vec<State> {
@@ -485,16 +497,14 @@ impl<'p, 'a> Walk<'p, 'a> {
                     unreachable!("a verified call binds weights to weight parameters")
                 };
                 let from = pack::From::Weight { weight: name.clone(), axes: w.axes.clone() };
-                let (encoding, dims, packing) = (w.encoding, w.dims.clone(), w.packing.clone());
-                Arg::Weight(self.planner.pack(Packed { from, encoding, dims, packing }))
+                let dims = w.dims.iter().map(|d| *d as u64).collect();
+                let (encoding, packing) = (w.encoding, w.packing.clone());
+                Arg::Weight(self.planner.pack(Packed { from, encoding, dims, packing })?)
             }
             BlockArg::Numbers(from) => {
-                let dims = match from {
-                    pack::From::Numbers(v) => vec![v.len() as i64],
-                    pack::From::Weight { .. } => vec![],
-                };
+                let dims = vec![from.extents(self.planner.program).iter().product()];
                 let (from, encoding, packing) = (from.clone(), DType::F32.into(), None);
-                Arg::Weight(self.planner.pack(Packed { from, encoding, dims, packing }))
+                Arg::Weight(self.planner.pack(Packed { from, encoding, dims, packing })?)
             }
             BlockArg::State(param) => self.state(frame, *param),
             BlockArg::Step(input) => Arg::Input(self.step_input(*input)),

@@ -1,11 +1,9 @@
 //! Packing: weights from the checkpoint into the order their kernels read, streamed.
 //!
-//! - [`layout`]: where elements go
-//! - [`rows`]: where they come from
-//!
+//! [`ir::kernel::layout`] says where elements go, [`rows`] where they come from. A weight is made
+//! panel by panel: as many whole rows as lie together, with their scales where these are nested.
 //! Memory stays bounded by a batch of panels, whatever a weight's size.
 
-pub mod layout;
 pub mod rows;
 
 use crate::error::ImportError;
@@ -13,16 +11,14 @@ use crate::import::source::WeightSource;
 use half::bf16;
 use ir::dim::Name;
 use ir::dtype::{DType, Encoding};
-use ir::graph::program::{Program, Weight};
-use ir::kernel::Packing;
-use layout::{PAD, Panel, blocks, panel};
-use rows::Rows;
+use ir::graph::program::Program;
+use ir::kernel::layout::{GRID_ALIGN, Layout};
+use ir::kernel::packing::PackingError;
+use ir::kernel::{Packing, code};
+use rows::{Rows, ScaleGrid};
 
 /// Bytes of packed panels made at once, if one panel is not more.
 pub const BATCH_BYTES: usize = 16 << 20;
-
-/// Distance at which scales that lie apart begin after the codes: a cache line.
-const SCALES_ALIGN: u64 = 64;
 
 /// What a packed weight is made from.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +34,19 @@ pub enum From {
     Numbers(Vec<f64>),
 }
 
+impl From {
+    /// Batches, rows and columns.
+    pub fn extents(&self, program: &Program) -> [u64; 3] {
+        match self {
+            From::Numbers(v) => [1, 1, v.len() as u64],
+            From::Weight { weight, axes } => {
+                let dims = &program.weight(weight).expect("lowering found it").dims;
+                axes.each_ref().map(|axes| axes.iter().map(|a| dims[*a] as u64).product())
+            }
+        }
+    }
+}
+
 /// A weight as a kernel wants it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Packed {
@@ -46,7 +55,7 @@ pub struct Packed {
     /// Encoding in the artifact: the stored one, or a plain float.
     pub encoding: Encoding,
     /// Extents as the kernel's parameter declares them.
-    pub dims: Vec<i64>,
+    pub dims: Vec<u64>,
     /// Physical order, if not row-major.
     pub packing: Option<Packing>,
 }
@@ -60,41 +69,42 @@ impl Packed {
         }
     }
 
-    fn extents(&self, program: &Program) -> (u64, u64, u64) {
-        match &self.from {
-            From::Numbers(v) => (1, 1, v.len() as u64),
-            From::Weight { weight, axes } => {
-                let dims = &program.weight(weight).expect("lowering found it").dims;
-                let product = |axes: &Vec<usize>| axes.iter().map(|a| dims[*a] as u64).product();
-                (product(&axes[0]), product(&axes[1]), product(&axes[2]))
-            }
+    /// Where its elements lie.
+    ///
+    /// Errors: no packing of these extents, or one that cannot be made panel by panel.
+    pub fn layout(&self, program: &Program) -> Result<Layout, PackingError> {
+        let layout = Layout::new(self.encoding, self.packing.as_ref(), &self.dims)?;
+        let [batch, rows, cols] = self.from.extents(program);
+        let panel = self.panel(cols)?;
+        let panels = batch * rows.div_ceil(panel.rows);
+        let codes = panels.saturating_mul(panel.layout.size_bytes());
+        let end = layout.grid_byte().unwrap_or(layout.size_bytes());
+        match codes <= end && end - codes < GRID_ALIGN {
+            true => Ok(layout),
+            false => Err(self.no_layout()),
         }
     }
 
-    fn panel(&self, cols: u64) -> Panel {
-        panel(self.packing.as_ref(), self.dims.len(), cols as u32)
-            .expect("generators only ask for packings whose panels are contiguous")
+    fn no_layout(&self) -> PackingError {
+        PackingError::Size { dims: self.dims.clone(), encoding: self.encoding }
     }
 
-    /// Bytes of the codes, and of all: scales follow at the next cache line.
-    fn code_and_total_bytes(&self, program: &Program) -> (u64, u64) {
-        let (batch, rows, cols) = self.extents(program);
-        let panel = self.panel(cols);
-        let panels = batch * rows.div_ceil(u64::from(panel.rows));
-        let codes = panels * panel.order.len() as u64 * u64::from(self.encoding.code.bits()) / 8;
-        let scales = self.encoding.scale.map_or(0, |s| {
-            let grid = rows.div_ceil(u64::from(s.rows)) * cols.div_ceil(u64::from(s.cols));
-            batch * grid * 4
-        });
-        match scales {
-            0 => (codes, codes),
-            _ => (codes, codes.next_multiple_of(SCALES_ALIGN) + scales),
-        }
+    /// Whether scales lie apart from the codes.
+    fn apart(&self) -> bool {
+        let nested = self.packing.as_ref().is_some_and(Packing::nests_scales);
+        self.encoding.scale.is_some() && !nested
     }
 
-    /// Bytes in the artifact.
-    pub fn bytes(&self, program: &Program) -> u64 {
-        self.code_and_total_bytes(program).1
+    fn panel(&self, cols: u64) -> Result<Panel, PackingError> {
+        let rank = self.packing.as_ref().map_or(2, |_| self.dims.len());
+        let rows = match &self.packing {
+            Some(packing) => packing.panel_rows(rank).ok_or_else(|| self.no_layout())?,
+            None => 1,
+        };
+        let encoding = if self.apart() { self.encoding.code.into() } else { self.encoding };
+        let mut dims = vec![1; rank];
+        (dims[rank - 2], dims[rank - 1]) = (rows, cols);
+        Ok(Panel { rows, layout: Layout::new(encoding, self.packing.as_ref(), &dims)? })
     }
 
     /// Names of the stored tensors it is made from.
@@ -106,6 +116,24 @@ impl Packed {
                 source.tensors.iter().map(ToString::to_string).collect()
             }
         }
+    }
+}
+
+/// Rows that lie together in a packed weight.
+struct Panel {
+    rows: u64,
+    /// Of a tensor that is one panel.
+    layout: Layout,
+}
+
+impl Panel {
+    /// A row of it as a position along all axes but the last.
+    fn row(&self, row: u64) -> Vec<u64> {
+        let mut position = vec![0; self.layout.dims().len() - 1];
+        if let Some(last) = position.last_mut() {
+            *last = row;
+        }
+        position
     }
 }
 
@@ -127,56 +155,51 @@ pub fn pack<E: std::convert::From<ImportError>>(
         From::Weight { weight, axes } => (program.weight(weight).expect("lowering found it"), axes),
     };
     let rows = Rows::new(weight, source, [&axes[0], &axes[1], &axes[2]]);
-    let job = Job::new(packed, weight, &rows);
+    let keeps_scales = !packed.encoding.is_plain();
+    let grid = if keeps_scales { rows.scale_grid()? } else { None };
+    let job = Job::new(packed, &rows, grid.as_ref());
     let mut next = 0;
     while next < job.panels {
         let end = job.panels.min(next + job.panels_per_batch());
         write(&job.batch(next, end, threads)?)?;
         next = end;
     }
-    if let Some(grid) = rows.scale_grid()?.filter(|_| !packed.encoding.is_plain()) {
-        let (codes, _) = packed.code_and_total_bytes(program);
-        write(&vec![0; (codes.next_multiple_of(SCALES_ALIGN) - codes) as usize])?;
-        let bytes: Vec<u8> = grid.values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        write(&bytes)?;
+    let layout = packed.layout(program).expect(LAID_OUT);
+    if let (Some(grid), Some(at)) = (&grid, layout.grid_byte()) {
+        let codes = job.panels as u64 * job.panel.layout.size_bytes();
+        write(&vec![0; (at - codes) as usize])?;
+        let dtype = packed.encoding.scale.map_or(DType::F32, |s| s.dtype);
+        write(&grid.bytes(dtype))?;
     }
     Ok(())
 }
 
+const LAID_OUT: &str = "a plan only lists weights that can be laid out";
+
 /// One weight on its way.
 struct Job<'a> {
     rows: &'a Rows<'a>,
+    /// Scales that are kept.
+    grid: Option<&'a ScaleGrid>,
     panel: Panel,
     extents: (i64, i64, i64),
     panels_per_matrix: i64,
     panels: i64,
-    code: DType,
-    /// Whether stored codes are decoded and rounded anew.
-    recode: bool,
+    encoding: Encoding,
 }
 
 impl<'a> Job<'a> {
-    fn new(packed: &Packed, weight: &Weight, rows: &'a Rows<'a>) -> Self {
+    fn new(packed: &Packed, rows: &'a Rows<'a>, grid: Option<&'a ScaleGrid>) -> Self {
         let extents = rows.extents();
-        let panel = packed.panel(extents.2 as u64);
-        let panels_per_matrix = blocks(extents.1, i64::from(panel.rows));
-        Job {
-            rows,
-            panels: extents.0 * panels_per_matrix,
-            panel,
-            extents,
-            panels_per_matrix,
-            code: packed.encoding.code,
-            recode: packed.encoding != weight.encoding,
-        }
-    }
-
-    fn code_bytes(&self) -> usize {
-        self.code.bits() as usize / 8
+        let panel = packed.panel(extents.2 as u64).expect(LAID_OUT);
+        let panels_per_matrix = (extents.1 as u64).div_ceil(panel.rows) as i64;
+        let panels = extents.0 * panels_per_matrix;
+        let encoding = packed.encoding;
+        Job { rows, grid, panel, extents, panels_per_matrix, panels, encoding }
     }
 
     fn panel_bytes(&self) -> usize {
-        self.panel.order.len() * self.code_bytes()
+        self.panel.layout.size_bytes() as usize
     }
 
     fn panels_per_batch(&self) -> i64 {
@@ -199,55 +222,76 @@ impl<'a> Job<'a> {
         Ok(out)
     }
 
+    /// Fills panels, zeros so far, from panel `first` on.
     fn part(&self, first: i64, out: &mut [u8]) -> Result<(), ImportError> {
-        let row_bytes = self.extents.2 as usize * self.code_bytes();
-        let mut plain = vec![0u8; self.panel.rows as usize * row_bytes];
+        let cols = self.extents.2 as usize;
+        let mut line = vec![0u8; (cols * self.encoding.code.bits() as usize).div_ceil(8)];
+        let mut decoder = Decoder::default();
         for (i, packed) in out.chunks_exact_mut(self.panel_bytes().max(1)).enumerate() {
             let at = first + i as i64;
             let (batch, block) = (at / self.panels_per_matrix, at % self.panels_per_matrix);
-            for r in 0..self.panel.rows {
-                let row = block * i64::from(self.panel.rows) + i64::from(r);
-                let line = &mut plain[r as usize * row_bytes..][..row_bytes];
-                if row < self.extents.1 {
-                    self.row(batch, row, line)?;
-                } else {
-                    line.fill(0);
-                }
+            let first_row = block * self.panel.rows as i64;
+            for r in 0..(self.panel.rows as i64).min(self.extents.1 - first_row) {
+                self.row(batch, first_row + r, &mut line, &mut decoder)?;
+                let position = self.panel.row(r as u64);
+                self.panel.layout.put_row(&position, &line, packed);
+                self.nested_scales(batch, first_row + r, position, packed);
             }
-            arrange(&self.panel.order, self.code_bytes(), &plain, packed);
         }
         Ok(())
     }
 
-    fn row(&self, batch: i64, row: i64, line: &mut [u8]) -> Result<(), ImportError> {
-        if !self.recode {
+    /// Codes of a row, decoded and rounded anew where they are not stored so.
+    fn row(
+        &self,
+        batch: i64,
+        row: i64,
+        line: &mut [u8],
+        decoder: &mut Decoder,
+    ) -> Result<(), ImportError> {
+        if self.encoding == self.rows.encoding() {
             return self.rows.read(batch, row, line);
         }
-        let mut values = vec![0f32; self.extents.2 as usize];
-        self.rows.decode(batch, row, &mut values)?;
-        for (value, code) in values.iter().zip(line.chunks_exact_mut(self.code_bytes())) {
-            match self.code {
-                DType::BF16 => code.copy_from_slice(&bf16::from_f32(*value).to_le_bytes()),
-                _ => code.copy_from_slice(&value.to_le_bytes()),
-            }
+        decoder.row(self.rows, batch, row)?;
+        let values = decoder.values.iter();
+        match self.encoding.code {
+            DType::BF16 => values.zip(line.as_chunks_mut::<2>().0).for_each(|(value, code)| {
+                *code = bf16::from_f32(*value).to_le_bytes();
+            }),
+            dtype => values.enumerate().for_each(|(i, value)| {
+                code::write(line, dtype, i as u64 * u64::from(dtype.bits()), f64::from(*value));
+            }),
         }
         Ok(())
     }
-}
 
-/// Copies elements into their packed order; padding is 0.
-fn arrange(order: &[u32], bytes: usize, from: &[u8], to: &mut [u8]) {
-    match bytes {
-        1 => arrange_as::<1>(order, from, to),
-        2 => arrange_as::<2>(order, from, to),
-        _ => arrange_as::<4>(order, from, to),
+    /// Writes the scales of a row's blocks into its panel, where they lie there.
+    fn nested_scales(&self, batch: i64, row: i64, mut position: Vec<u64>, packed: &mut [u8]) {
+        let layout = &self.panel.layout;
+        let (Some(grid), Some(scale)) = (self.grid, layout.encoding().scale) else { return };
+        let col_axis = position.len();
+        position.push(0);
+        for (block, value) in grid.row(batch, row / i64::from(scale.rows)).iter().enumerate() {
+            position[col_axis] = block as u64 * u64::from(scale.cols);
+            layout.write_scale(packed, &position, f64::from(*value));
+        }
     }
 }
 
-fn arrange_as<const N: usize>(order: &[u32], from: &[u8], to: &mut [u8]) {
-    let (from, _) = from.as_chunks::<N>();
-    let (to, _) = to.as_chunks_mut::<N>();
-    for (code, at) in to.iter_mut().zip(order) {
-        *code = if *at == PAD { [0; N] } else { from[*at as usize] };
+/// Decodes rows of one batch after the other.
+#[derive(Default)]
+struct Decoder {
+    /// Stored scales, and of which batch.
+    scales: Option<(i64, ScaleGrid)>,
+    values: Vec<f32>,
+}
+
+impl Decoder {
+    fn row(&mut self, rows: &Rows, batch: i64, row: i64) -> Result<(), ImportError> {
+        if self.scales.as_ref().is_none_or(|(of, _)| *of != batch) {
+            self.scales = rows.stored_scales(batch)?.map(|grid| (batch, grid));
+        }
+        self.values.resize(rows.extents().2 as usize, 0.0);
+        rows.decode(batch, row, self.scales.as_ref().map(|(_, grid)| grid), &mut self.values)
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::error::ImportError;
 use crate::import::source::WeightSource;
-use crate::pack::layout::blocks;
-use ir::dtype::{DType, Encoding, e8m0_to_f32};
+use ir::dtype::{DType, Encoding};
 use ir::graph::program::Weight;
+use ir::kernel::code;
 
 /// A weight as `[batch, rows, cols]`: its logical axes in three groups, each flattened row-major.
 pub struct Rows<'a> {
@@ -59,6 +59,24 @@ pub struct ScaleGrid {
     pub rows: i64,
     /// Columns.
     pub cols: i64,
+}
+
+impl ScaleGrid {
+    /// The scales of one row of blocks.
+    pub fn row(&self, batch: i64, row: i64) -> &[f32] {
+        let at = (batch * self.rows + row) * self.cols;
+        &self.values[at as usize..(at + self.cols) as usize]
+    }
+
+    /// All of it in a type that has these numbers.
+    pub fn bytes(&self, dtype: DType) -> Vec<u8> {
+        let width = u64::from(dtype.bits());
+        let mut bytes = vec![0; self.values.len() * width as usize / 8];
+        for (i, value) in (0..).zip(&self.values) {
+            code::write(&mut bytes, dtype, i * width, f64::from(*value));
+        }
+        bytes
+    }
 }
 
 /// Row and column of a stored element in its matrix.
@@ -152,49 +170,56 @@ impl<'a> Rows<'a> {
         let (grid_rows, grid_cols) = (blocks(rows, r), blocks(cols, c));
         let mut values = Vec::with_capacity((batches * grid_rows * grid_cols) as usize);
         for batch in 0..batches {
-            let stored = self.stored_scales(batch)?;
+            let Some(stored) = self.stored_scales(batch)? else { return Ok(None) };
             let (r0, c0) = self.stored_position(batch, 0, 0);
             for i in 0..grid_rows {
-                let at = (r0 / r + i) * stored.cols + c0 / c;
-                values.extend(&stored.values[at as usize..(at + grid_cols) as usize]);
+                let first = (c0 / c) as usize;
+                values.extend(&stored.row(0, r0 / r + i)[first..first + grid_cols as usize]);
             }
         }
         Ok(Some(ScaleGrid { values, rows: grid_rows, cols: grid_cols }))
     }
 
-    fn stored_scales(&self, batch: i64) -> Result<ScaleGrid, ImportError> {
+    /// The block scales of the stored tensor that a batch is taken from, if it has any.
+    ///
+    /// Errors: whatever the source reports.
+    pub fn stored_scales(&self, batch: i64) -> Result<Option<ScaleGrid>, ImportError> {
+        let Some(scale) = self.weight.encoding.scale else { return Ok(None) };
         let (_, tensor) = self.batch.at(batch);
         let source = &self.weight.source;
-        let scale = self.weight.encoding.scale.expect("only asked for scaled weights");
         let [rows, cols] = match source.stored_dims.as_slice() {
             [.., r, c] => [*r, *c],
             [c] => [1, *c],
             [] => [1, 1],
         };
-        let grid_rows = blocks(rows, i64::from(scale.rows));
-        let grid_cols = blocks(cols, i64::from(scale.cols));
+        let (rows, cols) = (blocks(rows, scale.rows.into()), blocks(cols, scale.cols.into()));
         let width = scale.dtype.bits() as usize / 8;
-        let mut bytes = vec![0; (grid_rows * grid_cols) as usize * width];
+        let mut bytes = vec![0; (rows * cols) as usize * width];
         self.source.read(&source.scales[tensor as usize], 0, &mut bytes)?;
-        let values = bytes.chunks_exact(width).map(|b| scale_value(scale.dtype, b)).collect();
-        Ok(ScaleGrid { values, rows: grid_rows, cols: grid_cols })
+        let values = bytes.chunks_exact(width).map(|b| code::read(b, scale.dtype, 0) as f32);
+        Ok(Some(ScaleGrid { values: values.collect(), rows, cols }))
     }
 
-    /// Values of one row, decoded.
+    /// Values of one row, decoded; `scales` are the [`Rows::stored_scales`] of its batch.
     ///
     /// Errors: whatever the source reports.
-    pub fn decode(&self, batch: i64, row: i64, out: &mut [f32]) -> Result<(), ImportError> {
+    pub fn decode(
+        &self,
+        batch: i64,
+        row: i64,
+        scales: Option<&ScaleGrid>,
+        out: &mut [f32],
+    ) -> Result<(), ImportError> {
         let mut codes = vec![0u8; out.len() * self.code_bytes];
         self.read(batch, row, &mut codes)?;
         for (value, code) in out.iter_mut().zip(codes.chunks_exact(self.code_bytes)) {
-            *value = scale_value(self.weight.encoding.code, code);
+            *value = code::read(code, self.weight.encoding.code, 0) as f32;
         }
-        let Some(scale) = self.weight.encoding.scale else { return Ok(()) };
-        let grid = self.stored_scales(batch)?;
+        let (Some(scale), Some(grid)) = (self.weight.encoding.scale, scales) else { return Ok(()) };
         for (col, value) in out.iter_mut().enumerate() {
             let (r, c) = self.stored_position(batch, row, col as i64);
-            let at = r / i64::from(scale.rows) * grid.cols + c / i64::from(scale.cols);
-            *value *= grid.values[at as usize];
+            let row = grid.row(0, r / i64::from(scale.rows));
+            *value *= row[(c / i64::from(scale.cols)) as usize];
         }
         Ok(())
     }
@@ -205,17 +230,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Value of a stored code of at least a byte.
-fn scale_value(dtype: DType, b: &[u8]) -> f32 {
-    match dtype {
-        DType::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-        DType::I32 => i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32,
-        DType::BF16 => half::bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        DType::F16 => half::f16::from_le_bytes([b[0], b[1]]).to_f32(),
-        DType::F8E4M3 => ir::dtype::f8e4m3_to_f32(b[0]),
-        DType::E8M0 => e8m0_to_f32(b[0]),
-        DType::I8 => f32::from(b[0] as i8),
-        DType::U8 | DType::Bool => f32::from(b[0]),
-        DType::F4E2M1 | DType::I4 => f32::NAN,
-    }
+/// How many blocks cover an extent.
+fn blocks(extent: i64, block: i64) -> i64 {
+    (extent + block - 1) / block
 }

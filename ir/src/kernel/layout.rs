@@ -7,7 +7,7 @@
 //! - *within* the codes, where its packing has a `{..}` step: each block begins with its scales,
 //!   in the order of the nested steps, then (if the encoding keeps sums) the sums as `i32` in the
 //!   same order, then its codes;
-//! - *apart* otherwise: the codes, then from the next multiple of 64 bytes the whole grid of
+//! - *apart* otherwise: the codes, then from the next multiple of 64 bytes ([`GRID_ALIGN`]) the whole grid of
 //!   scales, row-major: one scale, of the encoding's scale type, for each block of the last two
 //!   axes, for each position of the axes before them; then, from the next multiple of 64 bytes, the
 //!   sums in the same order as `i32`.
@@ -59,6 +59,8 @@ pub struct Layout {
     run: usize,
 }
 
+/// Scales and sums that lie apart from the codes begin at a multiple of this: a cache line.
+pub const GRID_ALIGN: u64 = 64;
 /// Greatest size in bytes.
 const SIZE_MAX: u64 = 1 << 47;
 /// Greatest extent of an axis: coordinates are `i32`, and a table is kept of each axis.
@@ -148,7 +150,7 @@ impl Layout {
             [(&mut self.scales, u64::from(scale.dtype.bits() / 8)), (&mut self.sums, 4)]
         {
             let Some(place) = place else { continue };
-            place.base = self.size.checked_next_multiple_of(64)?;
+            place.base = self.size.checked_next_multiple_of(GRID_ALIGN)?;
             self.grid.get_or_insert(place.base);
             let mut stride = bytes;
             for axis in (0..rank).rev() {

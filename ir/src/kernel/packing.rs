@@ -112,6 +112,28 @@ impl Packing {
         Ok(())
     }
 
+    /// Whether scales stand among the codes.
+    pub fn nests_scales(&self) -> bool {
+        self.around_scales().is_some()
+    }
+
+    /// How many rows (positions of the second to last axis) lie together whole, or `None` if
+    /// none do: every axis before the last must come first, in order.
+    pub fn panel_rows(&self, rank: usize) -> Option<u64> {
+        let row_axis = rank.checked_sub(2)?;
+        let mut rows = None;
+        for (axis, step) in (0..=row_axis).zip(&self.0) {
+            match step {
+                PackStep::Outer { axis: at, divisor } if *at as usize == axis => {
+                    rows = (*divisor == 1 || axis == row_axis).then_some(u64::from(*divisor));
+                }
+                _ => return None,
+            }
+            rows?;
+        }
+        rows
+    }
+
     /// Steps before the scales, of the scales, and of the codes after them.
     pub(super) fn around_scales(&self) -> Option<(&[PackStep], &[PackStep], &[PackStep])> {
         let at = self.0.iter().position(|s| matches!(s, PackStep::Scales(_)))?;
@@ -163,6 +185,19 @@ pub(super) fn block_along(scale: Scale, axis: usize, rank: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn panels_are_whole_rows_that_lie_together() {
+        for (packing, rank, rows) in [
+            ("[0/16, 1/2, 0:16, 1:2]", 2, Some(16)),
+            ("[0/1, 1/4, 2/1, 1:4]", 3, Some(4)),
+            ("[0/2, 1/4, 2/1, 1:4, 0:2]", 3, None),
+            ("[1/1, 0/1]", 2, None),
+            ("[0/1]", 1, None),
+        ] {
+            assert_eq!(steps(packing).panel_rows(rank), rows, "{packing}");
+        }
+    }
 
     fn steps(text: &str) -> Packing {
         crate::kernel::parse::packing(text).expect("a packing")
