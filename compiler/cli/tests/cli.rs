@@ -422,6 +422,55 @@ fn a_lone_config_compiles_with_made_up_weights() {
     assert!(ran.err.contains("context=999999 is more than the model has"), "{}", ran.err);
 }
 
+/// A copy of rand-v3's goldens, with a change to each prompt's description.
+fn goldens(scene: &Scene, to: &str, change: impl Fn(&mut Map<String, Value>)) -> String {
+    let from = root().join("tests/goldens/rand-v3");
+    let (json, tensors) = (scene.path(to) + ".json", scene.path(to) + ".safetensors");
+    fs::copy(from.with_extension("safetensors"), tensors).unwrap();
+    let text = fs::read(from.with_extension("json")).unwrap();
+    let mut all: Value = serde_json::from_slice(&text).unwrap();
+    for prompt in all["prompts"].as_array_mut().unwrap() {
+        change(prompt.as_object_mut().unwrap());
+    }
+    fs::write(&json, all.to_string()).unwrap();
+    json
+}
+
+#[test]
+fn goldens_are_held_to_the_models_precision() {
+    let scene = Scene::new("rand-v3");
+    let own = goldens(&scene, "own", |_| {});
+    let verify =
+        |more: &[&str]| latentc(&[&["verify", &*scene.out, "--goldens", &own], more].concat());
+    scene.compile(&[]);
+    let ran = verify(&["--json"]);
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+    let all = &serde_json::from_str::<Value>(&ran.out).unwrap()["goldens"];
+    assert_eq!((&all["precision"], &all["ok"]), (&json!("bf16"), &json!(true)));
+    assert!(all["median"].as_f64().unwrap() < 0.02, "{all}");
+    // Row 1 of the prompt of 64 goes to other experts, and is what excuses are for.
+    let prompt = &all["prompts"][2];
+    assert_eq!(prompt["excused_positions"][0], json!(1));
+    assert!(prompt["max_relative_error"].as_f64().unwrap() > 0.1);
+    let ran = verify(&[]);
+    assert!(ran.exit == 0 && ran.out.contains("\nexcused: "), "{}", ran.out);
+    assert_eq!(verify(&["--tolerance", "-1"]).exit, 2);
+
+    // Without a choice that is close there is no excuse.
+    let wide = goldens(&scene, "wide", |p| drop(p.remove("choice_gaps_prompt")));
+    let ran = latentc(&["verify", &scene.out, "--goldens", &wide]);
+    assert_eq!(ran.exit, 1, "{}", ran.out);
+    assert!(ran.err.starts_with("error[E0619]: 3 of 5 golden prompts "), "{}", ran.err);
+
+    scene.compile(&["-C", "compute=f32"]);
+    let ran = verify(&["--json"]);
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+    let all = &serde_json::from_str::<Value>(&ran.out).unwrap()["goldens"];
+    assert_eq!((&all["precision"], &all["tolerance"]), (&json!("f32"), &json!(0.001)));
+    let compared = |p: &Value| p["greedy_tokens"] == json!(48) && p["greedy_equal"] == json!(48);
+    assert!(all["prompts"].as_array().unwrap().iter().all(compared), "{all}");
+}
+
 #[test]
 fn the_interpreter_refuses_what_a_model_would() {
     let scene = Scene::new("rand-llama");

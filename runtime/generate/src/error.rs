@@ -151,7 +151,9 @@ pub enum GenerateError {
         detail: String,
     },
     /// The model's results differ from the goldens.
-    #[error("{failed} of {prompts} golden prompts differ by more than {tolerance}")]
+    #[error(
+        "{failed} of {prompts} golden prompts differ by more than {tolerance}, or in greedy tokens"
+    )]
     GoldensDiffer {
         /// Prompts that differ.
         failed: usize,
@@ -159,6 +161,14 @@ pub enum GenerateError {
         prompts: usize,
         /// Relative L2 error allowed at each position.
         tolerance: f64,
+    },
+    /// No position is beyond its bound, and yet they differ too much together.
+    #[error("the median error of golden prompts is {median:.2e}, expected at most {expected}")]
+    GoldensMedian {
+        /// Median over prompts of the median over their positions.
+        median: f64,
+        /// What it may be.
+        expected: f64,
     },
 }
 
@@ -185,6 +195,7 @@ impl GenerateError {
         ("E0618", "goldens that cannot be read"),
         ("E0619", "the model's results differ from the goldens"),
         ("E0620", "an executable without a model"),
+        ("E0621", "the model's results are too far from the goldens in the median"),
     ];
 
     /// The diagnostic's code.
@@ -211,6 +222,7 @@ impl GenerateError {
             Self::BadIds { .. } => "E0617",
             Self::BadGoldens { .. } => "E0618",
             Self::GoldensDiffer { .. } => "E0619",
+            Self::GoldensMedian { .. } => "E0621",
         }
     }
 
@@ -236,7 +248,8 @@ impl GenerateError {
                     .to_owned()
             }
             Self::BadLogit { .. } => {
-                "`latentc diff` names the first kernel that differs from the interpreter".to_owned()
+                "`latentc logits CHECKPOINT --interpret` computes the same without compiled code"
+                    .to_owned()
             }
             Self::NoCandidate { .. } => "raise --top-p, or lower --min-p".to_owned(),
             Self::BadOption { option, expected, .. } => format!("give {option} {expected}"),
@@ -264,9 +277,9 @@ impl GenerateError {
             Self::BadGoldens { .. } => {
                 "goldens are NAME.json with NAME.safetensors beside it".to_owned()
             }
-            Self::GoldensDiffer { .. } => {
-                "`latentc diff` names the first kernel beyond its tolerance; quantised models \
-                 need a larger --tolerance"
+            Self::GoldensDiffer { .. } | Self::GoldensMedian { .. } => {
+                "a model compiled with `-C compute=f32` tells rounding from faults; --tolerance \
+                 allows more"
                     .to_owned()
             }
         })

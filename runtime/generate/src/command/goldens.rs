@@ -3,17 +3,21 @@
 //! Goldens are `NAME.json` with `NAME.safetensors` beside it. For prompt i the tensors are
 //! `pi.input_ids` (i64) and `pi.logits` (f32, a row for each position of `logit_positions`); the
 //! JSON has `greedy_ids`, and in `first_small_margin_step` the first of them that was so close a
-//! decision that it may differ.
+//! decision that it may differ. Where there are experts, `choice_gaps_prompt` and
+//! `choice_gaps_with_greedy` say how close their choice was; `pi.greedy_margin` (f32) says it of
+//! each greedy token.
 
-use super::{Streams, file_error, read_file};
+use super::bounds::{Bounds, median};
+use super::{file_error, read_file};
 use crate::engine::Engine;
 use crate::error::{GenerateError, Result};
 use crate::logits::{Feed, every_position};
-use crate::schedule::{Bounds, Progress, Scheduler};
+use crate::schedule::{self, Progress, Scheduler};
 use crate::sequence::Request;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What the JSON file says of a prompt.
@@ -28,6 +32,12 @@ struct Described {
     greedy_ids: Vec<i32>,
     #[serde(default)]
     first_small_margin_step: Option<usize>,
+    /// Least gap of a choice over the prompt, by what is chosen.
+    #[serde(default)]
+    choice_gaps_prompt: BTreeMap<String, Option<f64>>,
+    /// The same over the prompt and its greedy continuation.
+    #[serde(default)]
+    choice_gaps_with_greedy: BTreeMap<String, Option<f64>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -52,6 +62,12 @@ pub struct Golden {
     pub vocab: usize,
     /// Greedy continuation, as far as its decisions are clear.
     pub greedy: Vec<i32>,
+    /// How far each greedy token was above the next best, if that is stored.
+    pub margins: Option<Vec<f32>>,
+    /// Least distance between what routers chose and what they left, if they did.
+    pub gap: Option<f64>,
+    /// The same with the greedy continuation.
+    pub greedy_gap: Option<f64>,
 }
 
 /// How a prompt compares.
@@ -67,12 +83,30 @@ pub struct Comparison {
     pub relative_errors: Vec<f64>,
     /// The greatest of them.
     pub max_relative_error: f64,
-    /// Greedy tokens compared.
+    /// Where that is.
+    pub worst_position: usize,
+    /// Their median.
+    pub median_relative_error: f64,
+    /// Positions beyond the bound that a router's gap excuses.
+    pub excused_positions: Vec<usize>,
+    /// Least gap of the prompt's choices of experts.
+    pub gap: Option<f64>,
+    /// Greedy tokens compared: those before the first that is no sure decision.
     pub greedy_tokens: usize,
     /// How many of them are equal before the first that differs.
     pub greedy_equal: usize,
-    /// Whether the errors are within the tolerance and the greedy tokens equal.
+    /// Whether some differ, and a router's gap excuses that.
+    pub greedy_excused: bool,
+    /// Whether every error is within the bound or excused, and the greedy tokens are equal or
+    /// excused.
     pub ok: bool,
+}
+
+impl Comparison {
+    /// Whether anything was excused.
+    pub fn is_excused(&self) -> bool {
+        self.greedy_excused || !self.excused_positions.is_empty()
+    }
 }
 
 /// Reads goldens.
@@ -118,23 +152,82 @@ fn read_one(d: Described, tensors: &SafeTensors<'_>) -> std::result::Result<Gold
             input.len()
         ));
     }
-    let logits = rows.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     let mut greedy = d.greedy_ids;
     greedy.truncate(d.first_small_margin_step.unwrap_or(usize::MAX));
-    let name = d.name.unwrap_or_else(|| format!("prompt {}", d.index));
-    Ok(Golden { index: d.index, name, input, first, logits, vocab, greedy })
+    let floats =
+        |data: &[u8]| data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let margins = tensor("greedy_margin", Dtype::F32).ok().map(|t| floats(t.data()));
+    let least =
+        |gaps: &BTreeMap<String, Option<f64>>| gaps.values().copied().flatten().reduce(f64::min);
+    Ok(Golden {
+        index: d.index,
+        name: d.name.unwrap_or_else(|| format!("prompt {}", d.index)),
+        input,
+        first,
+        logits: floats(rows.data()),
+        vocab,
+        greedy,
+        margins,
+        gap: least(&d.choice_gaps_prompt),
+        greedy_gap: least(&d.choice_gaps_with_greedy),
+    })
 }
 
-/// Computes what a golden holds and compares.
+/// Computes what goldens hold and compares.
 ///
 /// # Errors
 /// What the engine reports; [`GenerateError::BadGoldens`] if the vocabularies differ.
 pub fn compare<E: Engine>(
     engine: &mut E,
-    golden: &Golden,
+    all: &[Golden],
     chunk: usize,
-    tolerance: f64,
+    bounds: &Bounds,
+) -> Result<Vec<Comparison>> {
+    let errors: Vec<Vec<f64>> =
+        all.iter().map(|golden| errors(engine, golden, chunk)).collect::<Result<_>>()?;
+    // What a greedy decision has to withstand even in a prompt whose own errors are small.
+    let usual = errors.iter().flatten().copied().filter(|e| *e <= bounds.row).fold(0.0, f64::max);
+    let one = |(golden, errors)| compare_one(engine, golden, errors, usual, chunk, bounds);
+    all.iter().zip(errors).map(one).collect()
+}
+
+fn compare_one<E: Engine>(
+    engine: &mut E,
+    golden: &Golden,
+    relative_errors: Vec<f64>,
+    usual: f64,
+    chunk: usize,
+    bounds: &Bounds,
 ) -> Result<Comparison> {
+    let positions = || (golden.first..).zip(relative_errors.iter().copied());
+    let worst = positions().max_by(|a, b| a.1.total_cmp(&b.1));
+    let (worst_position, max_relative_error) = worst.unwrap_or((golden.first, 0.0));
+    let beyond = || positions().filter(|(_, error)| *error > bounds.row);
+    let excused = |error| bounds.excuses(error, golden.gap);
+    let (margins, turned) = (golden.margins.as_deref(), usual.max(max_relative_error));
+    let steps = bounds.sure(margins, golden.greedy.len(), turned * rms(golden));
+    let found = greedy(engine, &golden.input, steps, chunk)?;
+    let equal = found.iter().zip(&golden.greedy).take_while(|(a, b)| a == b).count();
+    let greedy_excused = equal < steps && bounds.closes(golden.greedy_gap);
+    Ok(Comparison {
+        index: golden.index,
+        name: golden.name.clone(),
+        first_position: golden.first,
+        max_relative_error,
+        worst_position,
+        median_relative_error: median(relative_errors.iter().copied()).unwrap_or(0.0),
+        excused_positions: beyond().filter(|(_, e)| excused(*e)).map(|(at, _)| at).collect(),
+        gap: golden.gap,
+        greedy_tokens: steps,
+        greedy_equal: equal,
+        greedy_excused,
+        ok: beyond().all(|(_, e)| excused(e)) && (equal == steps || greedy_excused),
+        relative_errors,
+    })
+}
+
+/// Relative error at each stored position.
+fn errors<E: Engine>(engine: &mut E, golden: &Golden, chunk: usize) -> Result<Vec<f64>> {
     let vocab = engine.vocab();
     if golden.vocab != vocab {
         return Err(GenerateError::BadGoldens {
@@ -143,30 +236,24 @@ pub fn compare<E: Engine>(
         });
     }
     let end = golden.first + golden.logits.len() / vocab;
-    let mut relative_errors = Vec::with_capacity(end - golden.first);
+    let mut errors = Vec::with_capacity(end - golden.first);
     let input = std::slice::from_ref(&golden.input);
     every_position(engine, input, Feed::Chunked(chunk), &mut |at, block| {
         for (position, row) in (at.position..).zip(block.chunks_exact(vocab)) {
             if (golden.first..end).contains(&position) {
                 let start = (position - golden.first) * vocab;
-                relative_errors.push(relative_error(row, &golden.logits[start..start + vocab]));
+                errors.push(relative_error(row, &golden.logits[start..start + vocab]));
             }
         }
         Ok(())
     })?;
-    let max_relative_error = relative_errors.iter().copied().fold(0.0, f64::max);
-    let found = greedy(engine, &golden.input, golden.greedy.len(), chunk)?;
-    let equal = found.iter().zip(&golden.greedy).take_while(|(a, b)| a == b).count();
-    Ok(Comparison {
-        index: golden.index,
-        name: golden.name.clone(),
-        first_position: golden.first,
-        relative_errors,
-        max_relative_error,
-        greedy_tokens: golden.greedy.len(),
-        greedy_equal: equal,
-        ok: max_relative_error <= tolerance && equal == golden.greedy.len(),
-    })
+    Ok(errors)
+}
+
+/// Root mean square of the stored logits.
+fn rms(golden: &Golden) -> f64 {
+    let sum: f64 = golden.logits.iter().map(|v| f64::from(*v).powi(2)).sum();
+    (sum / golden.logits.len().max(1) as f64).sqrt()
 }
 
 /// |found - expected| / |expected|; what is not a number is infinitely wrong.
@@ -191,7 +278,7 @@ fn greedy<E: Engine>(
     count: usize,
     chunk: usize,
 ) -> Result<Vec<i32>> {
-    let mut scheduler = Scheduler::new(engine, Bounds { chunk, sequences: 1 }, None);
+    let mut scheduler = Scheduler::new(engine, schedule::Bounds { chunk, sequences: 1 }, None);
     let prompt = prompt.to_vec();
     scheduler.submit(Request { prompt, max_tokens: count, ..Request::default() })?;
     let mut tokens = Vec::with_capacity(count);
@@ -207,27 +294,6 @@ fn greedy<E: Engine>(
         }
     }
     Ok(tokens)
-}
-
-/// Prints comparisons as a table.
-///
-/// # Errors
-/// As [`Streams::say`].
-pub fn print(all: &[Comparison], streams: &mut Streams<'_>) -> Result<()> {
-    streams
-        .say(&format!("{:>6}  {:>4}  {:>9}  {:>7}  \n", "prompt", "rows", "max error", "greedy"))?;
-    for c in all {
-        streams.say(&format!(
-            "{:>6}  {:>4}  {:>9.2e}  {:>7}  {}{}\n",
-            c.index,
-            c.relative_errors.len(),
-            c.max_relative_error,
-            format!("{}/{}", c.greedy_equal, c.greedy_tokens),
-            if c.ok { "" } else { "DIFFERS: " },
-            c.name,
-        ))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

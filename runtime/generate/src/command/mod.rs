@@ -2,7 +2,8 @@
 //!
 //! - [`args`]: their arguments; [`dispatch`]: from arguments to a command
 //! - [`run`], [`chat`]: text
-//! - [`mod@bench`], [`logits`], [`goldens`]: measurements and checks of an engine
+//! - [`mod@bench`], [`logits`], [`goldens`]: measurements and checks of an engine; [`bounds`]: how
+//!   far from goldens its precision may take it
 //! - [`inspect`], [`verify`]: what a file holds, and whether it is whole
 //! - [`material`]: tokenizer, template and recommended sampling of an artifact
 //! - [`interrupt`]: what Ctrl-C does
@@ -10,9 +11,11 @@
 pub mod args;
 pub mod bench;
 pub mod bench_report;
+pub mod bounds;
 pub mod chat;
 pub mod dispatch;
 pub mod goldens;
+pub mod goldens_report;
 pub mod ids;
 pub mod inspect;
 pub mod interrupt;

@@ -1,21 +1,22 @@
 //! `verify`: hashes, and results against goldens.
 
 use super::args::VerifyArgs;
-use super::goldens::{self, Comparison, Golden};
+use super::bounds::Bounds;
+use super::goldens::{self, Golden};
+use super::goldens_report::Compared;
 use super::{Streams, fit};
 use crate::engine::ModelEngine;
-use crate::error::{GenerateError, Result};
+use crate::error::Result;
 use runtime::Model;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Checks the weights' hashes (those of everything else were checked when the model was opened)
 /// and, with `--goldens`, compares results. Prints a table or one JSON object: `{file, sections,
-/// weights_bytes, hashes, goldens: {tolerance, ok, prompts}}`.
+/// weights_bytes, hashes, goldens}`, the last as [`Compared::object`] has it.
 ///
 /// # Errors
-/// [`GenerateError::Runtime`] for a damaged file, [`GenerateError::GoldensDiffer`] after the
-/// report is printed.
+/// `Runtime` for a damaged file; after the report is printed, `GoldensDiffer` or `GoldensMedian`.
 pub fn verify(model: &Arc<Model>, args: &VerifyArgs, streams: &mut Streams<'_>) -> Result<()> {
     if !model.weights_checked() {
         model.verify_weights(&|_, _| {})?;
@@ -25,34 +26,26 @@ pub fn verify(model: &Arc<Model>, args: &VerifyArgs, streams: &mut Streams<'_>) 
         Some(path) => Some(compare(model, &goldens::read(path)?, args)?),
     };
     if args.json {
-        streams.json(&object(model, compared.as_deref(), args))?;
+        streams.json(&object(model, compared.as_ref()))?;
     } else {
         let weights = model.memory().weights_bytes;
         let sections = model.sections().len();
         streams.say(&format!("hashes of {sections} sections equal, weights {weights} bytes\n"))?;
         if let Some(all) = &compared {
-            goldens::print(all, streams)?;
+            all.print(streams)?;
         }
     }
-    let all = compared.unwrap_or_default();
-    let failed = all.iter().filter(|c| !c.ok).count();
-    if failed == 0 {
-        return Ok(());
-    }
-    Err(GenerateError::GoldensDiffer { failed, prompts: all.len(), tolerance: args.tolerance })
+    compared.map_or(Ok(()), |all| all.verdict())
 }
 
-fn compare(model: &Arc<Model>, all: &[Golden], args: &VerifyArgs) -> Result<Vec<Comparison>> {
+fn compare(model: &Arc<Model>, all: &[Golden], args: &VerifyArgs) -> Result<Compared> {
     let longest = all.iter().map(|g| g.input.len() + g.greedy.len()).max().unwrap_or(0);
     let mut engine = ModelEngine::new(model, fit(model, longest))?;
-    all.iter().map(|g| goldens::compare(&mut engine, g, args.chunk, args.tolerance)).collect()
+    let bounds = Bounds::of(&model.manifest().options, args.tolerance);
+    Ok(Compared { bounds, prompts: goldens::compare(&mut engine, all, args.chunk, &bounds)? })
 }
 
-fn object(model: &Model, compared: Option<&[Comparison]>, args: &VerifyArgs) -> Value {
-    let goldens = compared.map(|all| {
-        let ok = all.iter().all(|c| c.ok);
-        json!({"tolerance": args.tolerance, "ok": ok, "prompts": all})
-    });
+fn object(model: &Model, compared: Option<&Compared>) -> Value {
     json!({
         "file": model.path(),
         "sections": model.sections().len(),
@@ -60,6 +53,6 @@ fn object(model: &Model, compared: Option<&[Comparison]>, args: &VerifyArgs) -> 
         "hashes": "equal",
         "isa": model.isa(),
         "threads": model.threads(),
-        "goldens": goldens,
+        "goldens": compared.map(Compared::object),
     })
 }
