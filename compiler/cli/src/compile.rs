@@ -2,6 +2,7 @@
 
 use crate::diagnostic::Failure;
 use crate::forecast::{Forecast, Work};
+use crate::machine;
 use crate::output::{self, Place};
 use crate::progress::Shown;
 use crate::targets;
@@ -298,12 +299,15 @@ fn package(
         forecast.show();
     }
     forecast.check(&result.place.folder)?;
-    let interrupt = Interrupt::install();
+    let interrupt = Interrupt::install_for(&machine::ending_signals());
     let interrupt = interrupt.map_err(|e| Failure::io("handle", Path::new("Ctrl-C"), &e))?;
-    let tidy = || result.place.remove_unfinished();
+    let tidy = || {
+        result.place.remove_unfinished();
+        interrupt.status()
+    };
     let mut shown = Shown::new(args.quiet);
     let code = all_code(&lowered.kernels, targets, options, &mut shown)?;
-    // Until here Ctrl-C ends the process at once; from here on there is a file to remove.
+    // Until here a signal ends the process at once; from here on there is a file to remove.
     shown.stop_at(interrupt.generating(), &tidy);
     let weights = match args.weights {
         Weights::Inline => WeightsPlace::Inline,

@@ -5,6 +5,7 @@ use compiler::error::{ImportError, ImportErrors};
 use compiler::lower::LowerError;
 use compiler::options::OptionError;
 use generate::GenerateError;
+use generate::command::args::usage;
 use ir::error::{IrError, IrErrorKind, Span};
 use std::fmt::{self, Write};
 use std::path::Path;
@@ -70,13 +71,8 @@ impl Failure {
 
     /// What the parser of arguments says.
     pub fn arguments(error: &clap::Error) -> Failure {
-        let text = error.render().to_string();
-        let text = text.strip_prefix("error: ").unwrap_or(&text);
-        let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
-        let rest = rest.split("For more information").next().unwrap_or("").trim();
-        let rest = if rest.is_empty() { String::new() } else { format!("\n{rest}") };
         let help = "`latentc help` and `latentc COMMAND --help` list what there is";
-        Failure::usage(format!("{}{rest}", message.trim_end()), help)
+        Failure::usage(usage(error), help)
     }
 
     /// A file that cannot be read or written.

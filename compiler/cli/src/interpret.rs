@@ -46,9 +46,6 @@ fn one(imported: &Imported, ids: &[i32]) -> Result<Vec<u8>, Failure> {
 /// Refuses what the compiled model would refuse.
 fn check(ids: &[i32], imported: &Imported) -> Result<(), GenerateError> {
     let (vocab, context) = (imported.info.vocab as usize, imported.info.context as usize);
-    if ids.is_empty() {
-        return Err(GenerateError::EmptyPrompt);
-    }
     if ids.len() > context {
         return Err(GenerateError::PromptTooLong { tokens: ids.len(), context });
     }

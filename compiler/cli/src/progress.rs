@@ -7,16 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Exit status of a process that Ctrl-C ended, as shells report it.
-const INTERRUPTED: i32 = 130;
-
 /// Shows a compilation on standard error.
 pub struct Shown<'a> {
     bar: Option<ProgressBar>,
     phase: Option<(String, Instant)>,
     terminal: bool,
     quiet: bool,
-    interrupt: Option<(Arc<AtomicBool>, &'a dyn Fn())>,
+    interrupt: Option<(Arc<AtomicBool>, &'a dyn Fn() -> i32)>,
 }
 
 impl<'a> Shown<'a> {
@@ -26,8 +23,9 @@ impl<'a> Shown<'a> {
         Shown { bar: None, phase: None, terminal, quiet, interrupt: None }
     }
 
-    /// From here on, where the flag is set, tidies up and ends the process at the next progress.
-    pub fn stop_at(&mut self, flag: Arc<AtomicBool>, tidy: &'a dyn Fn()) {
+    /// From here on, where the flag is set, tidies up and ends the process at the next progress,
+    /// with the status that `tidy` gives.
+    pub fn stop_at(&mut self, flag: Arc<AtomicBool>, tidy: &'a dyn Fn() -> i32) {
         self.interrupt = Some((flag, tidy));
     }
 
@@ -68,8 +66,7 @@ impl Progress for Shown<'_> {
         if let Some((flag, tidy)) = &self.interrupt
             && flag.load(Ordering::Relaxed)
         {
-            tidy();
-            std::process::exit(INTERRUPTED);
+            std::process::exit(tidy());
         }
     }
 }

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// What a command did.
@@ -356,6 +357,13 @@ fn a_model_without_tokenizer_runs_on_ids() {
     run(&["--prompt-ids", ",,"], 1, "E0617");
     let err = run(&["--prompt-ids", "1", "--isa", "z80"], 2, "E0503");
     assert!(err.contains("`z80` is not in the file, which has "), "{err}");
+    fs::write(&ids, "[[]]").unwrap();
+    run(&["--prompt-ids", &ids], 1, "E0617");
+    let logits = scene.path("logits.safetensors");
+    let args = ["logits", &scene.out, "--tokens", &ids, "-o", &logits];
+    let err = refused(&args, 1, &["E0617"]);
+    assert!(err.contains("sequence 0 is empty"), "{err}");
+    assert!(!Path::new(&logits).exists());
     run(&["--prompt-ids", "1", "--threads", "0"], 2, "E0291");
     run(&["--prompt-ids", "1", "--interpret"], 2, "E0610");
 }
@@ -365,6 +373,48 @@ fn quiet_says_nothing() {
     let scene = Scene::new("rand-llama");
     let ran = scene.compile(&["--quiet"]);
     assert_eq!((ran.out.as_str(), ran.err.as_str()), ("", ""));
+    assert!(Path::new(&scene.out).is_file());
+}
+
+/// A compilation that writes for a while, and what it has begun to write.
+fn begun(scene: &Scene, wrapper: &[&str]) -> (Child, PathBuf) {
+    fs::remove_file(scene.file("model.safetensors")).unwrap();
+    scene.edit(|c| c["vocab_size"] = json!(300_000));
+    let own = env!("CARGO_BIN_EXE_latentc");
+    let words: Vec<&str> = wrapper.iter().copied().chain([own]).collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).args(scene.args(&["--dummy-weights", "1", "--threads", "1"]));
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let is_begun = |p: &PathBuf| p.to_str().is_some_and(|p| p.ends_with(".tmp"));
+    loop {
+        if let Some(path) = scene.names().into_iter().find(is_begun) {
+            return (child, path);
+        }
+        assert_eq!(child.try_wait().unwrap(), None, "it ended too soon");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn send(signal: &str, child: &Child) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+}
+
+#[test]
+fn an_interrupted_compilation_leaves_nothing() {
+    for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+        let scene = Scene::new("rand-llama");
+        let (mut child, path) = begun(&scene, &[]);
+        send(signal, &child);
+        assert_eq!(child.wait().unwrap().code(), Some(status), "{signal}");
+        assert!(!path.exists() && !Path::new(&scene.out).exists(), "{signal}");
+    }
+    // Whoever had it ignore the loss of the terminal wants it to go on.
+    let scene = Scene::new("rand-llama");
+    let (mut child, _) = begun(&scene, &["nohup"]);
+    send("-HUP", &child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(Path::new(&scene.out).is_file());
 }
 
@@ -454,7 +504,7 @@ fn goldens_are_held_to_the_models_precision() {
     assert!(prompt["max_relative_error"].as_f64().unwrap() > 0.1);
     let ran = verify(&[]);
     assert!(ran.exit == 0 && ran.out.contains("\nexcused: "), "{}", ran.out);
-    assert_eq!(verify(&["--tolerance", "-1"]).exit, 2);
+    assert_eq!(verify(&["--tolerance=-1"]).exit, 2);
 
     // Without a choice that is close there is no excuse.
     let wide = goldens(&scene, "wide", |p| drop(p.remove("choice_gaps_prompt")));
@@ -478,7 +528,7 @@ fn the_interpreter_refuses_what_a_model_would() {
     let args = ["logits", &scene.model, "--interpret", "--tokens", &ids, "-o", &out];
     for (list, exit, code) in [
         (json!([[1, 99999]]), 1, "E0604"),
-        (json!([[]]), 2, "E0611"),
+        (json!([[1], []]), 1, "E0617"),
         (json!([vec![1; 5000]]), 1, "E0612"),
         (json!({"a": 1}), 1, "E0617"),
     ] {

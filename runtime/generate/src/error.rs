@@ -150,6 +150,12 @@ pub enum GenerateError {
         /// What was found.
         detail: String,
     },
+    /// A wrong use of the command line.
+    #[error("{message}")]
+    Usage {
+        /// What the parser of arguments found and expected.
+        message: String,
+    },
     /// The model's results differ from the goldens.
     #[error(
         "{failed} of {prompts} golden prompts differ by more than {tolerance}, or in greedy tokens"
@@ -196,6 +202,7 @@ impl GenerateError {
         ("E0619", "the model's results differ from the goldens"),
         ("E0620", "an executable without a model"),
         ("E0621", "the model's results are too far from the goldens in the median"),
+        ("E0622", "a wrong use of the executable's command line"),
     ];
 
     /// The diagnostic's code.
@@ -223,6 +230,7 @@ impl GenerateError {
             Self::BadGoldens { .. } => "E0618",
             Self::GoldensDiffer { .. } => "E0619",
             Self::GoldensMedian { .. } => "E0621",
+            Self::Usage { .. } => "E0622",
         }
     }
 
@@ -269,6 +277,9 @@ impl GenerateError {
             }
             Self::Io { .. } => "check the path, its permissions and the free space".to_owned(),
             Self::OutputClosed => return None,
+            Self::Usage { .. } => {
+                "--help lists the commands, and COMMAND --help what each takes".to_owned()
+            }
             Self::BadIds { .. } => {
                 "the form is [[1, 2, 3], [4, 5]], a JSON list for each sequence; a prompt may \
                  also be given as 1,2,3"
@@ -292,7 +303,9 @@ impl GenerateError {
         match self {
             Self::OutputClosed => 0,
             Self::NoTokenizer { .. } | Self::BadOption { .. } | Self::EmptyPrompt => 2,
-            Self::NoPayload | Self::Runtime(R::Isa { .. } | R::ThreadCount { .. }) => 2,
+            Self::Usage { .. }
+            | Self::NoPayload
+            | Self::Runtime(R::Isa { .. } | R::ThreadCount { .. }) => 2,
             Self::TooFewPages { .. } => 3,
             Self::Runtime(R::OutOfMemory { .. } | R::Thread { .. } | R::NoCode { .. }) => 3,
             _ => 1,

@@ -232,7 +232,7 @@ fn a_turn_that_does_not_fit_is_forgotten() {
 #[test]
 fn logits_files_hold_every_position() {
     let folder = tempfile::tempdir().expect("a temporary directory");
-    let prompts = vec![vec![5, 6, 7, 8, 9], vec![], vec![1, 2]];
+    let prompts = vec![vec![5, 6, 7, 8, 9], vec![3], vec![1, 2]];
     let ids = folder.path().join("ids.json");
     std::fs::write(&ids, serde_json::to_vec(&prompts).expect("JSON")).expect("writable");
     let out = folder.path().join("out.safetensors");

@@ -4,7 +4,7 @@
 //! of its own it takes one with `--artifact`.
 
 use clap::{Args, CommandFactory, Parser};
-use generate::command::args::{Command, LoadArgs};
+use generate::command::args::{Command, LoadArgs, usage};
 use generate::command::interrupt::Interrupt;
 use generate::command::{Streams, dispatch, report};
 use generate::engine::Model;
@@ -29,7 +29,12 @@ struct Cli {
 struct Own {}
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are no mistakes: they go to standard output.
+        Err(asked) if !asked.use_stderr() => asked.exit(),
+        Err(error) => return failed(&GenerateError::Usage { message: usage(&error) }),
+    };
     let mut input = io::stdin().lock();
     let mut out = io::stdout();
     let mut err = io::stderr();
@@ -38,11 +43,14 @@ fn main() -> ExitCode {
     match run(cli, &mut streams) {
         Ok(()) => ExitCode::SUCCESS,
         Err(GenerateError::OutputClosed) => ExitCode::SUCCESS,
-        Err(error) => {
-            report(&error, &mut io::stderr());
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// Reports what went wrong, and says whose fault it is.
+fn failed(error: &GenerateError) -> ExitCode {
+    report(error, &mut io::stderr());
+    ExitCode::from(error.exit_code())
 }
 
 fn run(cli: Cli, streams: &mut Streams<'_>) -> Result<()> {

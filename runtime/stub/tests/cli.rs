@@ -24,10 +24,19 @@ fn without_a_model_it_says_so() {
 
 #[test]
 fn usage_is_status_2() {
-    for arguments in [&["run"][..], &["fly"], &["bench", "--threads", "0"]] {
+    for (arguments, found) in [
+        (&["run"][..], "--prompt <TEXT>"),
+        (&["fly"], "'fly'"),
+        (&["bench", "--threads", "0"], "'0'"),
+        (&["verify", "--tolerance=-1"], "expected at least 0"),
+        (&["logits", "--tokens"], "--tokens <IDS.json>"),
+    ] {
         let output = latent_run(arguments);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        assert!(error_of(&output).contains("try '--help'"), "{arguments:?}");
+        let error = error_of(&output);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.starts_with("error[E0622]: ") && error.contains(found), "{error}");
+        assert!(error.contains("\nhelp: --help lists") && !error.contains("error: "), "{error}");
+        assert!(output.stdout.is_empty());
     }
     let help = latent_run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));

@@ -244,6 +244,17 @@ pub struct InspectArgs {
     pub json: bool,
 }
 
+/// What the parser of arguments says, as a diagnostic's message: without its own heading, and
+/// without the pointer to `--help`, which belongs to the help.
+pub fn usage(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    let rest = rest.split("For more information").next().unwrap_or("").trim();
+    let gap = if rest.is_empty() { "" } else { "\n" };
+    format!("{}{gap}{rest}", message.trim_end())
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(0) => Err("expected at least 1".to_owned()),

@@ -56,6 +56,9 @@ fn lists(path: &Path, value: &Value) -> Result<Vec<Vec<i32>>> {
 
 fn ids(path: &Path, name: &str, value: &Value) -> Result<Vec<i32>> {
     let all = value.as_array().ok_or_else(|| bad(path, format!("{name} is {value}")))?;
+    if all.is_empty() {
+        return Err(bad(path, format!("{name} is empty, expected at least one id")));
+    }
     let id = |(at, v): (usize, &Value)| {
         let id = v.as_i64().and_then(|id| i32::try_from(id).ok()).filter(|id| *id >= 0);
         id.ok_or_else(|| bad(path, format!("{name} has {v} at position {at}")))
@@ -83,7 +86,9 @@ mod tests {
             assert_eq!(prompt(path.to_str().expect("UTF-8")).expect("ids"), [1, 2]);
         }
         let (_dir, two) = file("[[1], [2]]");
-        for bad in ["1,x", "", "ids.txt", two.to_str().expect("UTF-8")] {
+        let (_dir, none) = file("[]");
+        let none = none.to_str().expect("UTF-8");
+        for bad in ["1,x", "", "ids.txt", none, two.to_str().expect("UTF-8")] {
             assert_eq!(prompt(bad).expect_err(bad).code(), "E0617");
         }
         assert_eq!(prompt("/nowhere/ids.json").expect_err("no file").code(), "E0615");
@@ -91,9 +96,12 @@ mod tests {
 
     #[test]
     fn sequences_are_lists_of_ids_only() {
-        let (_dir, path) = file("[[1, 2, 3], [], [4]]");
-        assert_eq!(sequences(&path).expect("ids"), [vec![1, 2, 3], vec![], vec![4]]);
-        for text in ["", "{}", "[1]", "[[1.5]]", "[[-1]]", "[[3000000000]]", "[[\"1\"]]"] {
+        let (_dir, path) = file("[[1, 2, 3], [4]]");
+        assert_eq!(sequences(&path).expect("ids"), [vec![1, 2, 3], vec![4]]);
+        let (_dir, path) = file("[[1], []]");
+        let error = sequences(&path).expect_err("an empty one").to_string();
+        assert!(error.ends_with("sequence 1 is empty, expected at least one id"), "{error}");
+        for text in ["", "{}", "[[]]", "[1]", "[[1.5]]", "[[-1]]", "[[3000000000]]", "[[\"1\"]]"] {
             let (_dir, path) = file(text);
             assert_eq!(sequences(&path).expect_err(text).code(), "E0617");
         }
