@@ -11,7 +11,7 @@ use artifact::error::ArtifactError;
 use artifact::manifest::{GenerationDefaults, Manifest, TargetInfo};
 use artifact::writer::{Summary, WeightsPlace, Writer};
 use ir::kernel::Kernel;
-use ir::target::{Support, Target, TargetError};
+use ir::target::{CodeObject, Support, Target, TargetError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -151,9 +151,18 @@ pub fn code(kernels: &[Kernel], target: &dyn Target, isa: &str) -> Result<Code, 
     }
     let all: Vec<&Kernel> = kernels.iter().collect();
     let object = target.compile(&all, isa).map_err(CompileError::Target)?;
-    let image = link::link(&[Object { name: "kernels", bytes: &object.bytes }], "kernels")?;
-    let scratch = object.kernels.into_iter().collect();
-    Ok(Code { backend: target.name(), isa: isa.into(), image, scratch })
+    Code::of(object, target.name(), isa)
+}
+
+impl Code {
+    /// Links what a target made.
+    ///
+    /// Errors: E025x.
+    pub fn of(object: CodeObject, backend: &'static str, isa: &str) -> Result<Code, CompileError> {
+        let image = link::link(&[Object { name: "kernels", bytes: &object.bytes }], "kernels")?;
+        let scratch = object.kernels.into_iter().collect();
+        Ok(Code { backend, isa: isa.into(), image, scratch })
+    }
 }
 
 /// Checks the levels that the options name.

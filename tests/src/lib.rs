@@ -4,6 +4,7 @@
 //! - [`goldens`]: logits of an independent implementation
 //! - [`mod@reference`]: logits by the graph interpreter
 //! - [`oracle`]: walks a plan with the kernel interpreter, or with native code
+//! - [`kernel`]: single kernels by every target and by interpreters
 //! - [`native`]: models compiled, loaded and stepped in this process
 //! - [`rebuild`]: programs edited node by node
 //! - [`choices`]: which experts rows go to, and where two computations part
@@ -12,6 +13,7 @@
 
 pub mod choices;
 pub mod goldens;
+pub mod kernel;
 pub mod native;
 pub mod oracle;
 pub mod rebuild;

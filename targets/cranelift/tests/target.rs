@@ -1,7 +1,5 @@
 //! The target's face: levels, objects, listings, errors; and what its programs prefetch.
 
-mod support;
-
 use ir::expand::{Machine, expand};
 use ir::kernel::{Kernel, parse};
 use ir::loops::interp::{self, Memory};

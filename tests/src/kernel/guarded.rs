@@ -33,22 +33,12 @@ impl Guarded {
         Guarded { map, mapped, begin, len }
     }
 
-    /// Executable.
-    pub fn code(bytes: &[u8]) -> Guarded {
-        let (map, mapped) = Guarded::mapped(bytes.len());
-        let mut memory = Guarded { map, mapped, begin: 0, len: bytes.len() };
-        memory.bytes_mut().copy_from_slice(bytes);
-        // SAFETY: the mapping is ours; it is not written from here on.
-        let closed =
-            unsafe { libc::mprotect(map.cast(), mapped - PAGE, libc::PROT_READ | libc::PROT_EXEC) };
-        assert_eq!(closed, 0, "executable memory");
-        memory
-    }
-
+    /// Where it begins.
     pub fn address(&self) -> usize {
         self.map as usize + self.begin
     }
 
+    /// What lies there.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: within the mapping, which lives as long as `self`.
         unsafe { std::slice::from_raw_parts_mut(self.map.add(self.begin), self.len) }

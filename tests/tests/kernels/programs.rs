@@ -1,8 +1,6 @@
 //! Loops, choices, scratch, memory order, and the worked kernels.
 
-mod support;
-
-use support::Case;
+use tests::kernel::{Case, Noise};
 
 #[test]
 fn carries_trade_places() {
@@ -182,17 +180,11 @@ fn sizes_known_to_the_host() {
     .check();
 }
 
-fn worked(name: &str, symbols: &[i64]) -> Case {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/files/kernel");
-    let text = std::fs::read_to_string(folder.join(name)).expect("a kernel's text");
-    Case::new(&text, symbols)
-}
-
 #[test]
 fn absorbed_attention() {
     // Symbols: b, mp, n, parts, pg.
     let pages = [3.0, 1.0, 4.0, 0.0, 2.0, 5.0];
-    worked("absorbed_mla_small.kernel", &[2, 3, 2, 3, 6])
+    Case::worked("absorbed_mla_small.kernel", &[2, 3, 2, 3, 6])
         .set("pages", |p| pages[(p[0] * 3 + p[1]) as usize])
         .list(
             "work",
@@ -211,13 +203,13 @@ fn absorbed_attention() {
 #[test]
 fn int4_gemv() {
     for n in [1, 3, 4] {
-        worked("int4_gemv_small.kernel", &[n]).check();
+        Case::worked("int4_gemv_small.kernel", &[n]).check();
     }
 }
 
 /// Tokens' choices of six of three experts (with repeats), sorted by expert, in items of four rows.
 fn routed(case: Case, tokens: u64) -> Case {
-    let mut noise = support::Noise(tokens);
+    let mut noise = Noise(tokens);
     let mut pairs: Vec<(u64, u64)> = (0..6 * tokens).map(|i| (noise.below(3), i / 6)).collect();
     pairs.sort_unstable();
     let mut work = vec![];
@@ -233,7 +225,7 @@ fn routed(case: Case, tokens: u64) -> Case {
 fn grouped_experts() {
     for file in ["grouped_experts_small.kernel", "grouped_experts_int8_small.kernel"] {
         for tokens in [1, 5, 8] {
-            routed(worked(file, &[tokens]), tokens as u64).tolerance(1e-2).check();
+            routed(Case::worked(file, &[tokens]), tokens as u64).tolerance(1e-2).check();
         }
     }
 }

@@ -1,70 +1,71 @@
-//! Runs kernels natively and by the interpreter of the kernel IR, and compares.
-
-#![allow(dead_code, reason = "each test file uses part of it")]
+//! Kernels run natively, by every target at every level of this machine, and by interpreters, and
+//! compared.
+//!
+//! The interpreter of the kernel IR says what is right. Beside native code, the interpreter of
+//! loop programs runs what [`expand`] makes of a kernel, and Cranelift runs a program in which
+//! every product was claimed and then took its generic form.
 
 mod guarded;
 
 pub use guarded::Guarded;
 
+use crate::native::targets;
+use compiler::compile::{Code, code};
 use ir::dtype::{Class, DType};
 use ir::expand::{Machine, expand, lower_mma};
 use ir::kernel::interp::{Buffer, run};
 use ir::kernel::layout::Layout;
-use ir::kernel::{Kernel, ParamType, Role, parse};
+use ir::kernel::{GridAxis, Kernel, ParamType, Role, parse};
 use ir::loops::interp::{self, Memory};
 use ir::loops::verify::verify;
 use ir::loops::{Program, Stmt};
-use ir::target::{CodeObject, Target};
-use object::{Object, ObjectSection, ObjectSymbol};
+use ir::target::Target;
+use runtime::load::Image;
 use target_cranelift::{Cranelift, compile_programs};
 
-/// Levels that this machine can run: all of the tests run at each.
-pub fn levels() -> Vec<&'static str> {
-    let all = Cranelift.isa_levels().iter().copied();
-    #[cfg(target_arch = "x86_64")]
-    let all = all.filter(|level| {
-        let new = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
-        *level != "x86-64-v3" || new
-    });
-    all.collect()
+/// Levels of a target that this machine runs, those among them that only tests ask for.
+pub fn levels(target: &dyn Target) -> Vec<&'static str> {
+    let runs = runtime::isa::supported();
+    let mut levels: Vec<_> =
+        target.isa_levels().iter().copied().filter(|l| runs.contains(l)).collect();
+    if target.name() == "llvm" && runs.contains(&"x86-64-v3") {
+        levels.push(EMULATED);
+    }
+    levels
 }
 
-type Entry = unsafe extern "C" fn(*const u64, i64, i64, *mut u8);
+/// Tile registers emulated, so that their lowering is checked where there are none.
+const EMULATED: &str = "amx-soft";
 
-/// Code of kernels in executable memory.
+/// Code of a kernel in executable memory.
 pub struct Native {
-    code: Guarded,
-    kernels: Vec<(String, usize, u64)>,
+    image: Image,
+    scratch_bytes: u64,
 }
 
 impl Native {
-    /// Maps an object's code, which must need no linking.
-    pub fn map(object: &CodeObject) -> Native {
-        let file = object::File::parse(&*object.bytes).expect("an object");
-        let text = file.section_by_name(".text").expect("code");
-        assert_eq!(text.relocations().count(), 0, "code that needs no linking");
-        assert!(file.symbols().all(|s| !s.is_undefined() || s.name() == Ok("")), "no imports");
-        let kernels = object.kernels.iter().map(|(name, scratch)| {
-            let symbol = file.symbols().find(|s| s.name() == Ok(name)).expect("the kernel");
-            (name.clone(), symbol.address() as usize, *scratch)
-        });
-        let kernels = kernels.collect();
-        Native { code: Guarded::code(text.data().expect("bytes")), kernels }
+    /// Compiles a kernel for a level of a target.
+    pub fn new(kernel: &Kernel, target: &dyn Target, level: &str) -> Native {
+        let code = code(std::slice::from_ref(kernel), target, level);
+        let code = code.unwrap_or_else(|e| panic!("{} ({level}): {e}", kernel.name));
+        Native::of(&code)
+    }
+
+    fn of(code: &Code) -> Native {
+        let image = Image::load(&code.image).expect("an image of ours");
+        let scratch_bytes = code.scratch.values().copied().max().unwrap_or(0);
+        Native { image, scratch_bytes }
     }
 
     /// Runs instances of a kernel.
     pub fn call(&self, name: &str, args: &[u64], begin: i64, end: i64) {
-        let (_, at, scratch_bytes) =
-            self.kernels.iter().find(|k| k.0 == name).expect("a compiled kernel");
-        let mut scratch = Guarded::new(*scratch_bytes as usize, 64);
+        let entry = self.image.kernel(name).expect("a compiled kernel");
+        let mut scratch = Guarded::new(self.scratch_bytes as usize, 64);
         // Whatever is read before it is written spoils the result.
         scratch.bytes_mut().fill(0xff);
-        // SAFETY: the code is a kernel of the CPU signature, mapped executable; arguments point
-        // to memory of the sizes that its parameters have, which outlives the call.
-        unsafe {
-            let entry: Entry = std::mem::transmute(self.code.address() + *at);
-            entry(args.as_ptr(), begin, end, scratch.address() as *mut u8);
-        }
+        // SAFETY: the code is a kernel of the CPU signature; arguments point to memory of the
+        // sizes that its parameters have, which outlives the call.
+        unsafe { entry(args.as_ptr(), begin, end, scratch.address() as *mut u8) };
     }
 }
 
@@ -72,15 +73,17 @@ impl Native {
 pub struct Noise(pub u64);
 
 impl Noise {
-    pub fn next(&mut self) -> u64 {
+    /// 64 bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
+    /// From 0 to `n - 1`.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.bits() % n
     }
 
     /// A multiple of 1/64 from -1 to 1.
@@ -91,11 +94,14 @@ impl Noise {
 
 /// A parameter with its memory.
 pub struct Tensor {
+    /// Where its elements lie.
     pub layout: Layout,
+    /// Its memory.
     pub bytes: Vec<u8>,
 }
 
 impl Tensor {
+    /// Sets every code.
     pub fn fill(&mut self, mut code: impl FnMut(&[u64]) -> f64) {
         let dims = self.layout.dims().to_vec();
         for_each(&dims, |p| self.layout.write_code(&mut self.bytes, p, code(p)));
@@ -139,8 +145,11 @@ pub fn for_each(dims: &[u64], mut visit: impl FnMut(&[u64])) {
 
 /// A kernel with its memory, ready to run.
 pub struct Case {
+    /// The kernel.
     pub kernel: Kernel,
+    /// Values of its symbols, in order.
     pub symbols: Vec<i64>,
+    /// One for each parameter.
     pub tensors: Vec<Tensor>,
     /// Greatest difference, relative to the larger of 1 and the expected value.
     pub tolerance: f64,
@@ -151,6 +160,12 @@ impl Case {
     pub fn new(text: &str, symbols: &[i64]) -> Case {
         let kernel = parse::kernel(text).unwrap_or_else(|e| panic!("{text}\n{e:#?}"));
         Case::of(kernel, symbols, 1)
+    }
+
+    /// Random memory for a kernel of `tests/files/kernel`.
+    pub fn worked(file: &str, symbols: &[i64]) -> Case {
+        let path = crate::goldens::root().join("tests/files/kernel").join(file);
+        Case::new(&std::fs::read_to_string(path).expect("a kernel's text"), symbols)
     }
 
     /// Random memory for a kernel.
@@ -171,6 +186,7 @@ impl Case {
         Case { kernel, symbols: symbols.to_vec(), tensors, tolerance: 1e-5 }
     }
 
+    /// Sets [`Case::tolerance`].
     pub fn tolerance(mut self, tolerance: f64) -> Case {
         self.tolerance = tolerance;
         self
@@ -193,20 +209,22 @@ impl Case {
         })
     }
 
+    /// Instances of the grid, its list being as it is.
     pub fn instances(&self) -> i64 {
         let value_of = |name: &str| {
             self.kernel.symbols.keys().position(|s| &**s == name).map(|at| self.symbols[at])
         };
-        let counts = self.kernel.grid.axes.iter().map(|axis| match axis {
-            ir::kernel::GridAxis::Range { extent, step, .. } => {
-                extent.eval(&value_of).expect("a size").div_ceil_by(i64::from(*step))
+        let count = |axis: &GridAxis| match axis {
+            GridAxis::Range { extent, step, .. } => {
+                let step = i64::from(*step);
+                (extent.eval(&value_of).expect("a size") + step - 1).div_euclid(step)
             }
-            ir::kernel::GridAxis::List { list, .. } => {
+            GridAxis::List { list, .. } => {
                 let tensor = &self.tensors[list.0 as usize];
                 tensor.layout.read(&tensor.bytes, &[0, 0]) as i64
             }
-        });
-        counts.product()
+        };
+        self.kernel.grid.axes.iter().map(count).product()
     }
 
     /// Contents of every parameter as the interpreter leaves them.
@@ -244,28 +262,47 @@ impl Case {
         memory.iter_mut().map(|m| m.bytes_mut().to_vec()).collect()
     }
 
-    /// Compiles at every level, runs, and compares with the interpreter.
+    /// Compiles by every target at every level, runs, and compares with the interpreter.
     pub fn check(&self) {
+        self.check_at(usize::MAX);
+    }
+
+    /// As [`Case::check`], at one level of each target, which differs from case to case; at all of
+    /// them if LATENTC_LONG_TESTS is set. For cases of which there are many alike.
+    pub fn check_one_level(&self) {
+        let all = std::env::var_os("LATENTC_LONG_TESTS").is_some();
+        self.check_at(if all { usize::MAX } else { 1 });
+    }
+
+    fn check_at(&self, most_levels: usize) {
         let expected = self.interpreted();
-        for level in levels() {
-            let object = Cranelift.compile(&[&self.kernel], level);
-            let object = object.unwrap_or_else(|e| panic!("{}: {e}", self.kernel.name));
-            self.compare_all(&self.native(&Native::map(&object)), &expected, level);
+        for target in targets() {
+            let levels = levels(&*target);
+            let first = self.any() % levels.len();
+            for level in levels.iter().cycle().skip(first).take(most_levels.min(levels.len())) {
+                let native = Native::new(&self.kernel, &*target, level);
+                let way = format!("{level}/{}", target.name());
+                self.compare_all(&self.native(&native), &expected, &way);
+            }
         }
         self.compare_all(&self.simulated(), &expected, "simulated");
-        let claimed = self.claimed();
-        if let (Some(program), Some(level)) = (claimed, levels().last()) {
+        if let (Some(program), Some(level)) = (self.claimed(), levels(&Cranelift).last()) {
             let object = compile_programs(&[program], level);
             let object = object.unwrap_or_else(|e| panic!("{}: {e}", self.kernel.name));
-            self.compare_all(&self.native(&Native::map(&object)), &expected, "claimed");
+            let linked = Code::of(object, Cranelift.name(), level).expect("an image");
+            self.compare_all(&self.native(&Native::of(&linked)), &expected, "claimed");
         }
+    }
+
+    /// A number that differs from case to case.
+    fn any(&self) -> usize {
+        self.kernel.to_string().bytes().map(usize::from).sum()
     }
 
     /// Contents as the interpreter of loop programs leaves them, at a width that differs from case
     /// to case.
     fn simulated(&self) -> Vec<Vec<u8>> {
-        let text = self.kernel.to_string();
-        let lanes = [1, 8, 16][text.bytes().map(usize::from).sum::<usize>() % 3];
+        let lanes = [1, 8, 16][self.any() % 3];
         let program = expand(&self.kernel, &Machine { lanes, mma: &|_| false }).expect("loops");
         let mut memory = Memory::default();
         let mut args: Vec<u64> = self.tensors.iter().map(|t| memory.add(t.bytes.clone())).collect();
@@ -287,13 +324,13 @@ impl Case {
         any.then_some(program)
     }
 
-    fn compare_all(&self, found: &[Vec<u8>], expected: &[Vec<u8>], level: &str) {
+    fn compare_all(&self, found: &[Vec<u8>], expected: &[Vec<u8>], way: &str) {
         for (at, param) in self.kernel.params.iter().enumerate() {
-            self.compare(&param.name, at, &found[at], &expected[at], level);
+            self.compare(&param.name, at, [&found[at], &expected[at]], way);
         }
     }
 
-    fn compare(&self, name: &str, at: usize, found: &[u8], expected: &[u8], level: &str) {
+    fn compare(&self, name: &str, at: usize, [found, expected]: [&[u8]; 2], way: &str) {
         let layout = &self.tensors[at].layout;
         let mut wrong = vec![];
         for_each(layout.dims(), |p| {
@@ -309,7 +346,7 @@ impl Case {
         let kernel = &self.kernel.name;
         assert!(
             wrong.is_empty(),
-            "{kernel} ({level}): {} elements of {name} are wrong:\n{}\n{}",
+            "{kernel} ({way}): {} elements of {name} are wrong:\n{}\n{}",
             wrong.len(),
             wrong[..wrong.len().min(12)].join("\n"),
             self.kernel
@@ -339,14 +376,4 @@ fn lower_all(body: &mut Vec<Stmt>, program: &mut Program) -> bool {
         }
     }
     any
-}
-
-trait DivCeil {
-    fn div_ceil_by(self, by: i64) -> i64;
-}
-
-impl DivCeil for i64 {
-    fn div_ceil_by(self, by: i64) -> i64 {
-        (self + by - 1).div_euclid(by)
-    }
 }

@@ -1,8 +1,8 @@
 //! Every operation but the product, natively and by the interpreter.
 
-mod support;
-
-use support::Case;
+use ir::target::Target;
+use tests::kernel::{Case, Native, Noise, levels};
+use tests::native::targets;
 
 /// A kernel over rows of `n`, four at a time, from its parameters and its body.
 fn rows(params: &str, body: &str) -> Case {
@@ -88,8 +88,8 @@ fn rounding() {
             ),
         )
         .set("x", |p| {
-            let mut noise = support::Noise(p[0] * 40 + p[1]);
-            let bits = noise.next() as u32;
+            let mut noise = Noise(p[0] * 40 + p[1]);
+            let bits = noise.bits() as u32;
             let special = [f32::NAN, f32::INFINITY, -f32::INFINITY, 0.0, -0.0, 65520.0, 65519.9];
             match bits % 5 {
                 0 => f64::from(special[bits as usize / 5 % 7]),
@@ -181,20 +181,20 @@ fn accuracy() {
                  store %r, %o[%i+4 where <n, 0+4096]"
             ),
         );
-        let mut noise = support::Noise(7);
+        let mut noise = Noise(7);
         let case =
             case.set("x", |_| lo + (hi - lo) * (noise.below(1 << 30) as f64 / f64::from(1 << 30)));
-        for level in support::levels() {
-            let worst = worst_ulps(&case, f, level);
-            assert!(worst <= 3.0, "{f} ({level}) is off by {worst} ulp");
+        for target in targets() {
+            for level in levels(&*target) {
+                let worst = worst_ulps(&case, f, &*target, level);
+                assert!(worst <= 3.0, "{f} ({level}/{}) is off by {worst} ulp", target.name());
+            }
         }
     }
 }
 
-fn worst_ulps(case: &Case, f: &str, level: &str) -> f64 {
-    use ir::target::Target;
-    let object = target_cranelift::Cranelift.compile(&[&case.kernel], level).expect("code");
-    let found = case.native(&support::Native::map(&object));
+fn worst_ulps(case: &Case, f: &str, target: &dyn Target, level: &str) -> f64 {
+    let found = case.native(&Native::new(&case.kernel, target, level));
     let float = |b: &[u8]| f32::from_le_bytes(b.try_into().expect("four bytes"));
     let inputs = case.tensors[0].bytes.chunks(4).map(float);
     let outputs = found[1].chunks(4).map(float);
