@@ -1,8 +1,9 @@
 //! Speed of kernels written as texts: parsed from `tests/files/kernel`, compiled by LLVM for this
 //! machine's best level, run on threads over a working set beyond the caches.
 //!
-//! `cargo bench -p tests --bench texts -- [THREADS]`. Each line: the median of several runs, and
-//! its share of a limit measured in the same run.
+//! `cargo bench -p tests --bench texts -- [THREADS] [NAME]`, all texts or those whose file's name
+//! contains NAME. Each line: the median of several runs, and its share of a limit measured in the
+//! same run.
 #![allow(clippy::unwrap_used)]
 
 use compiler::compile::code;
@@ -248,8 +249,17 @@ fn main() {
     let isa = runtime::isa::supported();
     let limit = read_limit(threads);
     println!("{threads} threads, {}, reader {:.1} GB/s", isa[0], limit / 1e9);
-    attention(threads);
-    experts(threads, "grouped_experts.kernel");
-    experts(threads, "grouped_experts_int8.kernel");
-    gemv(threads, limit);
+    let chosen = std::env::args().skip(1).find(|a| a.parse::<usize>().is_err() && a != "--bench");
+    let wanted = |file: &str| chosen.as_ref().is_none_or(|c| file.contains(c.as_str()));
+    if wanted("absorbed_mla_16.kernel") {
+        attention(threads);
+    }
+    for file in ["grouped_experts.kernel", "grouped_experts_int8.kernel"] {
+        if wanted(file) {
+            experts(threads, file);
+        }
+    }
+    if wanted("int4_gemv.kernel") {
+        gemv(threads, limit);
+    }
 }

@@ -8,6 +8,7 @@
 //! lie there in a form that a product can read.
 
 mod access;
+mod coded;
 mod control;
 mod convert;
 mod emit;

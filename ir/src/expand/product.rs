@@ -13,12 +13,12 @@ use crate::loops::{Arith, Convert, Left, Mma, Reg, Right, Scales, Stride, Stride
 const OFTEN: u32 = 8;
 
 /// An operand as memory, with its counts of valid rows and of valid k (I64).
-struct Operand<T> {
-    form: T,
+pub(super) struct Operand<T> {
+    pub form: T,
     /// What must last until the product is done.
-    origin: Origin,
-    rows: Option<Reg>,
-    depth: Option<Reg>,
+    pub origin: Origin,
+    pub rows: Option<Reg>,
+    pub depth: Option<Reg>,
 }
 
 impl Expander<'_> {
@@ -49,8 +49,11 @@ impl Expander<'_> {
         shape: &[u32],
     ) -> Result<()> {
         let depth = left.shape[1];
-        let right = self.right(right)?;
         let extents = [shape[0], shape[1], depth];
+        if self.coded_product(left, right, acc, extents)? {
+            return Ok(());
+        }
+        let right = self.right(right)?;
         if let Some(coded) = self.coded_left(left)? {
             let origin = coded.origin;
             let candidate = self.mma(coded, &right, acc, extents);
@@ -86,7 +89,7 @@ impl Expander<'_> {
     }
 
     /// Buffers are in use up to here.
-    fn last(&mut self, origins: [Origin; 3]) {
+    pub(super) fn last(&mut self, origins: [Origin; 3]) {
         for origin in origins {
             if let Origin::Buffer(id) = origin {
                 self.em.scratch.touch(id);
@@ -94,7 +97,7 @@ impl Expander<'_> {
         }
     }
 
-    fn mma(
+    pub(super) fn mma(
         &mut self,
         left: Operand<Left>,
         right: &Operand<Right>,
@@ -165,7 +168,7 @@ impl Expander<'_> {
     }
 
     /// The left operand as codes and scales, if it lies so in row-major order.
-    fn coded_left(&mut self, tile: &TileRef) -> Result<Option<Operand<Left>>> {
+    pub(super) fn coded_left(&mut self, tile: &TileRef) -> Result<Option<Operand<Left>>> {
         let Kind::Coded(coded) = &tile.kind else { return Ok(None) };
         let bytes = i64::from(coded.encoding.code.bits() / 8);
         let (Some(rows), Some(cols)) = (axis_of(coded, 0), axis_of(coded, 1)) else {
@@ -191,7 +194,7 @@ impl Expander<'_> {
         Ok(Some(Operand { form, origin, rows: coded.axes[rows].valid, depth }))
     }
 
-    fn coded_depth(&mut self, coded: &Coded, cols: usize, extent: u32) -> Option<Reg> {
+    pub(super) fn coded_depth(&mut self, coded: &Coded, cols: usize, extent: u32) -> Option<Reg> {
         let valid = coded.axes[cols].valid;
         let Some(cond) = coded.cond else { return valid };
         let all = valid.unwrap_or_else(|| self.em.int(extent.into()));
@@ -200,7 +203,7 @@ impl Expander<'_> {
     }
 
     /// Scales that lie apart; `rows` and `cols` are the last axes of the tensor.
-    fn scales(&mut self, coded: &Coded, rows: usize, cols: usize) -> Option<Scales> {
+    pub(super) fn scales(&mut self, coded: &Coded, rows: usize, cols: usize) -> Option<Scales> {
         let grid = coded.layout.scales.as_ref()?;
         let (scale, per_row) = (coded.encoding.scale?, grid.per_row?);
         if rows + 2 != coded.axes.len() || cols + 1 != coded.axes.len() {
@@ -215,8 +218,15 @@ impl Expander<'_> {
         let address = self.em.add(base, by);
         let first_row = self.em.convert(Convert::I64ToI32, coded.axes[rows].start);
         let first_col = self.em.convert(Convert::I64ToI32, coded.axes[cols].start);
+        let sums = grid.sums.as_ref().map(|sums| {
+            let by = self.place_of(&sums.digits, &positions);
+            let by = self.em.add(by, sums.offset);
+            self.em.add(base, by)
+        });
+        // What does not fit is known of no multiple.
+        let multiple = u32::try_from(coded.axes[cols].multiple).unwrap_or(1);
         let (rows, cols) = (scale.rows, scale.cols);
-        Some(Scales { address, per_row, first_row, first_col, rows, cols })
+        Some(Scales { address, per_row, first_row, first_col, multiple, sums, rows, cols })
     }
 
     fn right(&mut self, tile: &TileRef) -> Result<Operand<Right>> {
@@ -232,7 +242,7 @@ impl Expander<'_> {
     }
 
     /// `[.., n/L, k/G, n:L, k:G]`, beginning at multiples of L and G.
-    fn blocked(&mut self, coded: &Coded, extent: u32) -> Option<Operand<Right>> {
+    pub(super) fn blocked(&mut self, coded: &Coded, extent: u32) -> Option<Operand<Right>> {
         let (rows, cols) = (axis_of(coded, 0)?, axis_of(coded, 1)?);
         if coded.axes.iter().any(|a| a.gather.is_some()) || coded.layout.header != 0 {
             return None;
@@ -278,14 +288,7 @@ impl Expander<'_> {
         scales: Option<Scales>,
         extent: u32,
     ) -> Option<Operand<Right>> {
-        let per_byte = if coded.encoding.code.bits() == 4 { 2 } else { 1 };
-        let positions: Vec<Reg> = coded.axes.iter().map(|a| a.start).collect();
-        let by = self.place_of(&coded.layout.codes, &positions);
-        let by = self.quotient(by, per_byte);
-        let base = self.place(coded.place);
-        let address = self.em.add(base, by);
-        let block = self.amount(block);
-        let block_bytes = self.quotient(block, per_byte);
+        let (address, block_bytes) = self.first_block(coded, block);
         let form = Right::Blocked {
             encoding: coded.encoding,
             address,
@@ -296,6 +299,18 @@ impl Expander<'_> {
         };
         let depth = self.coded_depth(coded, cols, extent);
         Some(Operand { form, origin: coded.place.origin, rows: coded.axes[rows].valid, depth })
+    }
+
+    /// Address of the block that holds the tile's first element, and bytes from block to block.
+    pub(super) fn first_block(&mut self, coded: &Coded, block: Stride) -> (Reg, Reg) {
+        let per_byte = if coded.encoding.code.bits() == 4 { 2 } else { 1 };
+        let positions: Vec<Reg> = coded.axes.iter().map(|a| a.start).collect();
+        let by = self.place_of(&coded.layout.codes, &positions);
+        let by = self.quotient(by, per_byte);
+        let base = self.place(coded.place);
+        let address = self.em.add(base, by);
+        let block = self.amount(block);
+        (address, self.quotient(block, per_byte))
     }
 
     /// Sums in `i32`.
@@ -362,7 +377,7 @@ fn view_tile(view: View, shape: &[u32]) -> TileRef {
 }
 
 /// The tensor's axis that a tile's axis runs along.
-fn axis_of(coded: &Coded, tile: usize) -> Option<usize> {
+pub(super) fn axis_of(coded: &Coded, tile: usize) -> Option<usize> {
     coded.axes.iter().position(|a| a.tile == Some(tile))
 }
 

@@ -1,5 +1,7 @@
 //! The meaning of a loop program: runs it over simulated memory, in which every access is checked.
 
+mod product;
+
 use super::{Arith, Cmp, Convert, Elem, For, Func, Inst, MemElem, Program, Reg, RegType, Stmt};
 use crate::error::{IrError, IrErrorKind};
 
@@ -36,7 +38,7 @@ impl Memory {
 /// signature has them.
 ///
 /// # Errors
-/// E0181: an access outside of the memory, a division by 0, a product of tiles.
+/// E0181: an access outside of the memory, a division by 0.
 pub fn run(
     program: &Program,
     args: &[u64],
@@ -120,7 +122,7 @@ impl Run<'_> {
                 let taken = if self.one(*cond) != 0 { then } else { otherwise };
                 self.block(taken)?;
             }
-            Stmt::Mma(_) => return Err("a product has no meaning here".to_string()),
+            Stmt::Mma(mma) => self.product(mma)?,
         }
         Ok(())
     }

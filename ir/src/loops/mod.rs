@@ -219,7 +219,8 @@ pub struct Strided {
 }
 
 /// Left operand of [`Mma`]: `[m, k]`. Plain F32, BF16 or F16, or codes of a scaled encoding, one
-/// byte or more wide (offered only to a target that may claim it, decoded otherwise).
+/// byte or more wide (offered only to a target that may claim it, decoded otherwise). Where the
+/// encoding keeps sums of codes, `scales` says where they lie.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Left {
     /// Element type.
@@ -258,11 +259,73 @@ pub enum Right {
         /// Scales of a scaled encoding.
         scales: Option<Scales>,
     },
+    /// Units of some columns by some k's, each a run of bytes in which codes, and perhaps scales,
+    /// lie in an order of their own; units along k follow one another. Padded to whole units. The
+    /// tile begins at a multiple of a unit's columns and of its depth.
+    Units {
+        /// Element type.
+        encoding: Encoding,
+        /// I64: the unit that holds the tile's first element.
+        address: Reg,
+        /// I64: bytes from a unit to that of the columns behind its own.
+        block_bytes: Reg,
+        /// What lies in a unit.
+        unit: Unit,
+        /// Scales of a scaled encoding, if they lie apart and not in the units.
+        scales: Option<Scales>,
+    },
+}
+
+/// What lies in a unit of [`Right::Units`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unit {
+    /// Columns that it covers.
+    pub lanes: u32,
+    /// k's that it covers.
+    pub depth: u32,
+    /// Bytes of it.
+    pub bytes: u32,
+    /// Where its codes are.
+    pub codes: Nested,
+    /// Where its scales are, if they are in it.
+    pub scales: Option<Nested>,
+}
+
+/// Places within a unit: that of element `(j, k)`, counted from the unit's first, is `begin` plus
+/// each term's share, in bits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nested {
+    /// Bits before the first.
+    pub begin: u32,
+    /// What column and k add.
+    pub terms: Vec<Term>,
+}
+
+/// `(x / divisor) % extent * bits` of a column or k `x`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Whether x is a k, and not a column.
+    pub along_k: bool,
+    /// Positive.
+    pub divisor: u32,
+    /// Positive.
+    pub extent: u32,
+    /// Distance from one to the next.
+    pub bits: u32,
+}
+
+impl Nested {
+    /// Bits from a unit's beginning to what belongs to element `(j, k)` of it.
+    pub fn bit(&self, j: u32, k: u32) -> u32 {
+        let share = |t: &Term| (if t.along_k { k } else { j }) / t.divisor % t.extent * t.bits;
+        self.begin + self.terms.iter().map(share).sum::<u32>()
+    }
 }
 
 /// Where the scales of an encoded operand lie, a row-major grid: the block of the tile's element
 /// `(i, k)` is `((first_row + i) / rows, (first_col + k) / cols)`. Their type is the encoding's
-/// `scale.dtype`.
+/// `scale.dtype`. Sums of each block's codes, if they are at hand, are i32 in a grid of the same
+/// extents; a sum is of the whole block, also of codes that the tile does not hold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scales {
     /// I64: of the scale of block (0, 0).
@@ -273,6 +336,10 @@ pub struct Scales {
     pub first_row: Reg,
     /// I32: the tile's first k within the tensor's matrix.
     pub first_col: Reg,
+    /// A number that `first_col` is a multiple of; 0 if it is 0.
+    pub multiple: u32,
+    /// I64: of the sum of block (0, 0).
+    pub sums: Option<Reg>,
     /// Extent of a block along rows.
     pub rows: u32,
     /// Extent of a block along k.

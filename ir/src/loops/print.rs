@@ -1,6 +1,8 @@
 //! Loop programs as text, for people: one statement a line, blocks indented. There is no parser.
 
-use super::{Elem, For, Inst, Mma, Program, Reg, RegType, Right, Scales, Stmt, Stride, Strided};
+use super::{
+    Elem, For, Inst, Mma, Nested, Program, Reg, RegType, Right, Scales, Stmt, Stride, Strided, Unit,
+};
 use std::fmt;
 
 impl fmt::Display for Reg {
@@ -42,8 +44,20 @@ impl fmt::Display for Strided {
 
 impl fmt::Display for Scales {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Scales { address, per_row, first_row, first_col, rows, cols } = self;
-        write!(f, "scales {rows}x{cols} [{address}; {per_row}] from ({first_row}, {first_col})")
+        let Scales { address, per_row, first_row, first_col, rows, cols, sums, .. } = self;
+        write!(f, "scales {rows}x{cols} [{address}; {per_row}] from ({first_row}, {first_col})")?;
+        sums.iter().try_for_each(|s| write!(f, " sums [{s}]"))
+    }
+}
+
+impl fmt::Display for Nested {
+    /// `16 + j/1%16*4 + k/32%2*16`, in bits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.begin)?;
+        self.terms.iter().try_for_each(|t| {
+            let x = if t.along_k { 'k' } else { 'j' };
+            write!(f, " + {x}/{}%{}*{}", t.divisor, t.extent, t.bits)
+        })
     }
 }
 
@@ -87,6 +101,13 @@ impl fmt::Display for Mma {
             Right::Strided { encoding, at } => write!(f, ", {encoding} {at}")?,
             Right::Blocked { encoding, address, block_bytes, lanes, group, scales } => {
                 write!(f, ", {encoding} blocks {lanes}x{group} [{address}; {block_bytes}]")?;
+                scales.iter().try_for_each(|s| write!(f, " {s}"))?;
+            }
+            Right::Units { encoding, address, block_bytes, unit, scales } => {
+                let Unit { lanes, depth, bytes, codes, scales: within } = unit;
+                write!(f, ", {encoding} units {lanes}x{depth} of {bytes} bytes (codes {codes}")?;
+                within.iter().try_for_each(|s| write!(f, ", scales {s}"))?;
+                write!(f, ") [{address}; {block_bytes}]")?;
                 scales.iter().try_for_each(|s| write!(f, " {s}"))?;
             }
         }

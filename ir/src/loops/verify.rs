@@ -2,8 +2,8 @@
 //! them, and types are what instructions take.
 
 use super::{
-    Arith, Cmp, Convert, Elem, For, Func, Inst, MemElem, Mma, Program, Reg, RegType, Right, Scales,
-    Stmt, Stride, Strided,
+    Arith, Cmp, Convert, Elem, For, Func, Inst, MemElem, Mma, Nested, Program, Reg, RegType, Right,
+    Scales, Stmt, Stride, Strided, Unit,
 };
 use crate::error::{IrError, IrErrorKind};
 
@@ -214,6 +214,18 @@ impl Checker<'_> {
                 self.is(*block_bytes, scalar(Elem::I64))?;
                 scales.iter().try_for_each(|s| self.scales(s))
             }
+            Right::Units { encoding, address, block_bytes, unit, scales } => {
+                self.is(*address, scalar(Elem::I64))?;
+                self.is(*block_bytes, scalar(Elem::I64))?;
+                scales.iter().try_for_each(|s| self.scales(s))?;
+                let kept = usize::from(unit.scales.is_some()) + usize::from(scales.is_some());
+                if kept != usize::from(encoding.scale.is_some()) {
+                    return Err(format!("{encoding} in units with {kept} places of scales"));
+                }
+                within(unit, &unit.codes, encoding.code.bits())?;
+                let width = encoding.scale.map_or(0, |s| s.dtype.bits());
+                unit.scales.iter().try_for_each(|s| within(unit, s, width))
+            }
         }
     }
 
@@ -231,7 +243,28 @@ impl Checker<'_> {
         self.is(s.address, scalar(Elem::I64))?;
         self.is(s.per_row, scalar(Elem::I64))?;
         self.is(s.first_row, scalar(Elem::I32))?;
-        self.is(s.first_col, scalar(Elem::I32))
+        self.is(s.first_col, scalar(Elem::I32))?;
+        s.sums.iter().try_for_each(|r| self.is(*r, scalar(Elem::I64)))
+    }
+}
+
+/// Whether what the terms reach, and is so many bits wide, lies within a unit, at multiples of its
+/// width.
+fn within(unit: &Unit, places: &Nested, width: u32) -> Check {
+    let mut end = u64::from(places.begin) + u64::from(width);
+    let distances = places.terms.iter().map(|t| t.bits).chain([places.begin]);
+    if unit.lanes == 0 || unit.depth == 0 || distances.clone().any(|b| !b.is_multiple_of(width)) {
+        return Err(format!("a unit in which {width} bits do not lie at multiples of that"));
+    }
+    for t in &places.terms {
+        if t.divisor == 0 || t.extent == 0 {
+            return Err("a term of a unit has no divisor or no extent".to_string());
+        }
+        end = end.saturating_add(u64::from(t.extent - 1) * u64::from(t.bits));
+    }
+    match end <= u64::from(unit.bytes) * 8 {
+        true => Ok(()),
+        false => Err(format!("a unit of {} bytes is reached beyond, at bit {end}", unit.bytes)),
     }
 }
 

@@ -10,7 +10,7 @@ use inkwell::builder::Builder;
 use inkwell::context::Context;
 use inkwell::intrinsics::Intrinsic;
 use inkwell::module::{Linkage, Module};
-use inkwell::types::{BasicTypeEnum, VectorType};
+use inkwell::types::{BasicMetadataTypeEnum, BasicTypeEnum, VectorType};
 use inkwell::values::{
     BasicMetadataValueEnum, BasicValue, BasicValueEnum, FastMathFlags, FunctionValue,
     InstructionOpcode, ValueKind,
@@ -334,6 +334,17 @@ impl<'c> Code<'c> {
             Some(v) => v,
             None => unreachable!("callers name intrinsics with results"),
         }
+    }
+    /// An intrinsic of one type, its operands' bits taken as it declares them.
+    pub fn call_as_declared(&self, name: &str, args: &[Val<'c>]) -> Val<'c> {
+        let f = self.intrinsic(name, &[]);
+        let types = f.get_type().get_param_types();
+        let cast = |(v, t): (&Val<'c>, &BasicMetadataTypeEnum<'c>)| match *t {
+            BasicMetadataTypeEnum::VectorType(t) => self.bits(*v, t.into()),
+            _ => *v,
+        };
+        let args: Vec<Val> = args.iter().zip(&types).map(cast).collect();
+        self.call(name, &[], &args)
     }
     /// An intrinsic without a result.
     pub fn call_void(&self, name: &str, over: &[Ty<'c>], args: &[Val<'c>]) {

@@ -32,6 +32,8 @@ pub struct Isa {
     pub masks: bool,
     /// Whether `vdpbf16ps` is an instruction of the level.
     pub dot_bf16: bool,
+    /// Whether `vpdpbusd` is an instruction of the level.
+    pub dot_i8: bool,
     /// AMX.
     pub tiles: Tiles,
     /// Pages in which a single stream is prefetched, a power of two. Measured: Zen 4 reads 92 %
@@ -52,6 +54,7 @@ static LEVELS: [Isa; 6] = [
         registers: 16,
         masks: true,
         dot_bf16: false,
+        dot_i8: false,
         tiles: Tiles::None,
         fan: 32,
     },
@@ -64,6 +67,7 @@ static LEVELS: [Isa; 6] = [
         registers: 32,
         masks: true,
         dot_bf16: false,
+        dot_i8: false,
         tiles: Tiles::None,
         fan: 32,
     },
@@ -76,6 +80,7 @@ static LEVELS: [Isa; 6] = [
         registers: 32,
         masks: true,
         dot_bf16: true,
+        dot_i8: true,
         tiles: Tiles::None,
         fan: 32,
     },
@@ -88,6 +93,7 @@ static LEVELS: [Isa; 6] = [
         registers: 32,
         masks: true,
         dot_bf16: true,
+        dot_i8: true,
         tiles: Tiles::Hardware,
         fan: 8,
     },
@@ -100,6 +106,7 @@ static LEVELS: [Isa; 6] = [
         registers: 32,
         masks: false,
         dot_bf16: false,
+        dot_i8: false,
         tiles: Tiles::None,
         fan: 8,
     },
@@ -112,6 +119,7 @@ static LEVELS: [Isa; 6] = [
         registers: 16,
         masks: true,
         dot_bf16: false,
+        dot_i8: false,
         tiles: Tiles::Emulated,
         fan: 32,
     },

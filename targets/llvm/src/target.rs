@@ -152,7 +152,7 @@ fn programs(kernels: &[&Kernel], isa: &str) -> Result<Vec<Program>, LlvmError> {
 }
 
 fn expanded(kernel: &Kernel, isa: &Isa) -> Result<Program, LlvmError> {
-    expand(kernel, &Machine { lanes: isa.lanes, mma: &claims })
+    expand(kernel, &Machine { lanes: isa.lanes, mma: &|m| claims(m, isa) })
         .map_err(|e| LlvmError::Expand { kernel: kernel.name.to_string(), reason: e.to_string() })
 }
 

@@ -7,6 +7,7 @@
 
 mod columns;
 mod rows;
+mod units;
 
 use super::emit::Emitter;
 use super::tile::bytes_of;
@@ -115,6 +116,7 @@ impl Product<'_> {
                 let fits = lanes % em.lanes == 0 && self.mma.n >= em.lanes;
                 if words && whole && fits { Form::Columns } else { Form::Elements }
             }
+            Right::Units { .. } => Form::Elements,
         }
     }
 
@@ -133,6 +135,7 @@ impl Product<'_> {
                     lanes: *lanes,
                 },
             },
+            Right::Units { .. } => unreachable!("units are multiplied element by element"),
         }
     }
 
@@ -227,16 +230,27 @@ impl Product<'_> {
                 let at = em.add(at, part);
                 let value = element(em, *encoding, address, at);
                 let value = float(em, value);
-                match scales {
-                    None => value,
-                    Some(s) => {
-                        let scale = scale_of(em, s, scale_type(*encoding), j, k);
-                        em.mul(value, scale)
-                    }
-                }
+                scaled_value(em, scales.as_ref(), *encoding, value, (j, k))
+            }
+            Right::Units { encoding, address, block_bytes, unit, scales } => {
+                let value = units::element(em, *encoding, (*address, *block_bytes), unit, (j, k));
+                scaled_value(em, scales.as_ref(), *encoding, value, (j, k))
             }
         }
     }
+}
+
+/// The value of a code at `(i, k)` whose scales may lie apart.
+fn scaled_value(
+    em: &mut Emitter,
+    scales: Option<&Scales>,
+    encoding: Encoding,
+    value: Reg,
+    (i, k): (Reg, Reg),
+) -> Reg {
+    let Some(scales) = scales else { return value };
+    let scale = scale_of(em, scales, scale_type(encoding), i, k);
+    em.mul(value, scale)
 }
 
 /// The scale of element `(i, k)`.

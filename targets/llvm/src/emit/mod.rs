@@ -7,7 +7,7 @@ use crate::error::LlvmError;
 use crate::mma::{Operands, Products};
 use inkwell::IntPredicate;
 use inkwell::attributes::AttributeLoc;
-use ir::loops::{Elem, For, Inst, Mma, Program, Reg, RegType, Right, Stmt, Stride};
+use ir::loops::{Elem, For, Inst, Mma, Program, Reg, RegType, Right, Scales, Stmt, Stride};
 use std::collections::BTreeMap;
 
 /// A scalar of 64 bits.
@@ -244,20 +244,21 @@ impl<'c> Emitter<'_, 'c> {
             Right::Strided { at, .. } => {
                 (pointer(at.address)?, distance(at.row)?, distance(at.col)?, None)
             }
-            Right::Blocked { address, block_bytes, scales, .. } => {
+            Right::Blocked { address, block_bytes, scales, .. }
+            | Right::Units { address, block_bytes, scales, .. } => {
                 let pitch = self.get_as(*block_bytes, I64)?;
                 (pointer(*address)?, pitch, c.c64(0), scales.as_ref())
             }
         };
-        let scales = match scales {
-            None => None,
-            Some(s) => Some([
+        let grid = |s: &Scales| {
+            Ok([
                 pointer(s.address)?,
                 self.get_as(s.per_row, I64)?,
                 c.sext(self.get_as(s.first_row, I32)?, c.i64()),
                 c.sext(self.get_as(s.first_col, I32)?, c.i64()),
-            ]),
+            ])
         };
+        let left_sums = m.left.scales.and_then(|s| s.sums);
         let o = Operands {
             acc: pointer(m.acc.address)?,
             acc_pitch: distance(m.acc.row)?,
@@ -267,7 +268,9 @@ impl<'c> Emitter<'_, 'c> {
             right,
             right_pitch,
             right_step,
-            scales,
+            scales: scales.map(grid).transpose()?,
+            left_scales: m.left.scales.as_ref().map(grid).transpose()?,
+            left_sums: left_sums.map(pointer).transpose()?,
             valid: [valid(m.m_valid, m.m)?, valid(m.n_valid, m.n)?, valid(m.k_valid, m.k)?],
         };
         self.products.call(c, m, &o, self.params[3]);

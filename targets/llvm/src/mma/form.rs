@@ -86,7 +86,7 @@ impl Form {
                 step: known(at.col),
                 columns: known(at.row) == Some(i64::from(encoding.code.bits() / 8)),
             },
-            Right::Strided { .. } => return None,
+            Right::Strided { .. } | Right::Units { .. } => return None,
             Right::Blocked { encoding, lanes, group, scales, .. } => {
                 let extents = scales.map(|s| (s.rows, s.cols));
                 blocked(*encoding, *lanes, *group, extents)?

@@ -80,6 +80,11 @@ impl<'c> Lowering<'_, 'c> {
 
     /// All columns, `plan.cols` blocks at a time.
     fn columns(&self, left: (Val<'c>, Val<'c>)) {
+        self.column_blocks(|b, cols| self.chunk(left, b, cols));
+    }
+
+    /// All blocks of columns, as many at a time as the plan says: the first, and how many.
+    pub fn column_blocks(&self, body: impl Fn(Val<'c>, u32)) {
         let (c, f, p) = (self.c, self.form, self.plan);
         let lanes = i64::from(p.lanes);
         let n = self.o.valid[1];
@@ -87,17 +92,17 @@ impl<'c> Lowering<'_, 'c> {
         let wide = i64::from(p.cols);
         let whole = c.mul(self.div(blocks, wide), c.c64(wide));
         c.for_loop((c.c64(0), whole, wide), &[], |b, _| {
-            self.chunk(left, b, p.cols);
+            body(b, p.cols);
             vec![]
         });
         let all = f.n.div_ceil(p.lanes);
         if f.ragged[1] && p.cols > 1 {
             c.for_loop((whole, blocks, 1), &[], |b, _| {
-                self.chunk(left, b, 1);
+                body(b, 1);
                 vec![]
             });
         } else if !f.ragged[1] && all % p.cols > 0 {
-            self.chunk(left, c.c64((all - all % p.cols).into()), all % p.cols);
+            body(c.c64((all - all % p.cols).into()), all % p.cols);
         }
     }
 
@@ -146,7 +151,7 @@ impl<'c> Lowering<'_, 'c> {
     }
 
     /// All rows in units of the plan, in register blocks: whole ones, then what is left.
-    fn rows(&self, mut body: impl FnMut(Val<'c>, u32)) {
+    pub fn rows(&self, mut body: impl FnMut(Val<'c>, u32)) {
         let (c, f, p) = (self.c, self.form, self.plan);
         let unit = if p.unit == Unit::Tile { 16 } else { 1 };
         let all = f.m.div_ceil(unit);

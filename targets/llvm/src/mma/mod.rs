@@ -2,12 +2,14 @@
 //!
 //! A product becomes one internal function, shared by all products of its form in the kernel. It
 //! copies what does not lie as the multiplier wants it (the left operand: [`left`], the right:
-//! [`panel`]) and runs register blocks over the rest ([`block`], [`tile`]).
+//! [`panel`]) and runs register blocks over the rest ([`block`], [`tile`]). Codes by codes are
+//! multiplied as integers ([`integer`]).
 
 mod block;
 mod decode;
 mod emulate;
 mod form;
+mod integer;
 mod left;
 mod lowering;
 mod panel;
@@ -17,7 +19,7 @@ mod tile;
 
 use crate::code::{Code, Ty, Val};
 use crate::error::LlvmError;
-use crate::isa::Tiles;
+use crate::isa::{Isa, Tiles};
 use form::{Form, RightForm};
 use inkwell::attributes::AttributeLoc;
 use inkwell::values::FunctionValue;
@@ -26,8 +28,8 @@ use lowering::Lowering;
 use plan::{Plan, Unit};
 
 /// Whether a product has a lowering here: for `expand`, which spells out all others.
-pub(crate) fn claims(m: &Mma) -> bool {
-    Form::of(m).is_some()
+pub(crate) fn claims(m: &Mma, isa: &Isa) -> bool {
+    Planned::of(m, isa).is_some()
 }
 
 /// Addresses, distances and valid extents of a product, as values.
@@ -51,12 +53,54 @@ pub(crate) struct Operands<'c> {
     pub right_step: Val<'c>,
     /// Pointer, and as I64 scales in a row, first column, first k.
     pub scales: Option<[Val<'c>; 4]>,
+    /// Pointer, and as I64 scales in a row, first row, first k, of the left operand.
+    pub left_scales: Option<[Val<'c>; 4]>,
+    /// Pointer: sums of the left operand's codes.
+    pub left_sums: Option<Val<'c>>,
     /// I64: valid rows, columns, depth, from 0 to the tile's extents.
     pub valid: [Val<'c>; 3],
 }
 
+/// How a product is computed.
+#[derive(Clone, Debug)]
+enum Planned {
+    Floats(Form, Plan),
+    Integers(integer::Form, integer::Plan),
+}
+
+impl Planned {
+    fn of(m: &Mma, isa: &Isa) -> Option<Planned> {
+        if let Some(form) = integer::Form::of(m, isa) {
+            let plan = integer::Plan::new(&form, isa);
+            return Some(Planned::Integers(form, plan));
+        }
+        let form = Form::of(m)?;
+        Some(Planned::Floats(form, Plan::new(&form, isa)))
+    }
+
+    /// Whether one function serves both.
+    fn shares(&self, other: &Planned) -> bool {
+        match (self, other) {
+            (Planned::Floats(a, _), Planned::Floats(b, _)) => a == b,
+            (Planned::Integers(a, _), Planned::Integers(b, _)) => a == b,
+            _ => false,
+        }
+    }
+
+    fn scratch(&self) -> u64 {
+        match self {
+            Planned::Floats(_, p) => p.scratch,
+            Planned::Integers(_, p) => p.scratch,
+        }
+    }
+
+    fn is_tiled(&self) -> bool {
+        matches!(self, Planned::Floats(_, p) if p.unit == Unit::Tile)
+    }
+}
+
 struct Product<'c> {
-    form: Form,
+    planned: Planned,
     function: FunctionValue<'c>,
 }
 
@@ -81,22 +125,22 @@ impl<'c> Products<'c> {
         program: &Program,
         products: &[&Mma],
     ) -> Result<Products<'c>, LlvmError> {
-        let mut planned: Vec<(Form, Plan)> = Vec::new();
+        let mut planned: Vec<Planned> = Vec::new();
         for m in products {
-            let form = Form::of(m).ok_or_else(|| LlvmError::Product {
+            let one = Planned::of(m, code.isa).ok_or_else(|| LlvmError::Product {
                 kernel: program.name.to_string(),
                 product: format!("{} by {:?}", m.left.encoding, m.right),
                 level: code.isa.name.to_owned(),
             })?;
-            if !planned.iter().any(|(f, _)| *f == form) {
-                planned.push((form, Plan::new(&form, code.isa)));
+            if !planned.iter().any(|p| p.shares(&one)) {
+                planned.push(one);
             }
         }
-        let tiled = planned.iter().any(|(_, p)| p.unit == Unit::Tile);
+        let tiled = planned.iter().any(Planned::is_tiled);
         let tiles = tiled.then(|| tile::Registers::new(code));
         let emulated = tiled && code.isa.tiles == Tiles::Emulated;
         let state = if emulated { emulate::STATE_BYTES } else { 0 };
-        let own = planned.iter().map(|(_, p)| p.scratch).max();
+        let own = planned.iter().map(Planned::scratch).max();
         let scratch_at = program.scratch_bytes.checked_next_multiple_of(64);
         let all = scratch_at.and_then(|at| at.checked_add(state)?.checked_add(own.unwrap_or(0)));
         let (Some(scratch_at), Some(all)) = (scratch_at, all.filter(|a| *a < 1 << 62)) else {
@@ -107,10 +151,13 @@ impl<'c> Products<'c> {
             });
         };
         let mut list = Vec::new();
-        for (i, (form, plan)) in planned.iter().enumerate() {
+        for (i, planned) in planned.into_iter().enumerate() {
             let name = format!("{}.mma{i}", program.name);
-            let function = function(code, &name, form, plan, tiles.as_ref());
-            list.push(Product { form: *form, function });
+            let function = match &planned {
+                Planned::Floats(form, plan) => function(code, &name, form, plan, tiles.as_ref()),
+                Planned::Integers(form, plan) => integer::function(code, &name, form, plan),
+            };
+            list.push(Product { planned, function });
         }
         let scratch_bytes = if own.is_some() { all } else { program.scratch_bytes };
         Ok(Products { list, scratch_at, scratch_bytes, state, tiles })
@@ -137,11 +184,15 @@ impl<'c> Products<'c> {
 
     /// Calls the function of a product.
     pub fn call(&self, c: &Code<'c>, m: &Mma, o: &Operands<'c>, scratch: Val<'c>) {
-        let form = Form::of(m);
-        let Some(p) = self.list.iter().find(|p| Some(p.form) == form) else { return };
+        let Some(planned) = Planned::of(m, c.isa) else { return };
+        let Some(p) = self.list.iter().find(|p| p.planned.shares(&planned)) else { return };
+        let own = c.off(scratch, (self.scratch_at + self.state) as i64);
+        if let Planned::Integers(..) = planned {
+            c.call_fn(p.function, &integer::arguments(c, o, own));
+            return;
+        }
         let none = c.c64(0);
         let scales = o.scales.unwrap_or([c.pointer(none), none, none, none]);
-        let own = c.off(scratch, (self.scratch_at + self.state) as i64);
         let state = c.off(scratch, self.scratch_at as i64);
         let mut args =
             vec![o.acc, o.acc_pitch, o.left, o.left_pitch, o.right, o.right_pitch, own, state];
@@ -188,6 +239,8 @@ fn function<'c>(
         right_pitch: a[5],
         right_step,
         scales: form.scale().map(|_| [a[8], a[9], a[10], a[11]]),
+        left_scales: None,
+        left_sums: None,
         valid: [extent(0, form.m), extent(1, form.n), extent(2, form.k)],
     };
     let lowering = Lowering { c, form, plan, o, scratch: a[6], state: a[7], tiles };

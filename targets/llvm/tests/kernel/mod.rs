@@ -5,10 +5,12 @@
 use crate::native::data::{Fenced, Random};
 use crate::native::{Image, Scratch, levels};
 use ir::dtype::{Class, DType};
+use ir::kernel::code;
 use ir::kernel::interp::{Buffer, run};
 use ir::kernel::layout::Layout;
 use ir::kernel::{GridAxis, Kernel, ParamType, Role, parse};
 use ir::target::Target;
+use std::collections::HashMap;
 use target_llvm::Llvm;
 
 /// A parameter with its memory.
@@ -51,6 +53,21 @@ impl Tensor {
                 let value = 2f64.powi(r.below(5) as i32 - 4);
                 self.layout.write_scale(&mut self.bytes, p, value);
             });
+        }
+        self.fill_sums();
+    }
+
+    /// Sums of the codes of each block, where the encoding keeps them.
+    fn fill_sums(&mut self) {
+        let (layout, mut sums) = (&self.layout, HashMap::new());
+        positions(layout.dims(), |p| {
+            let number = code::read(&self.bytes, layout.encoding().code, layout.code_bit(p));
+            if let Some(at) = layout.sum_byte(p) {
+                *sums.entry(at).or_insert(0) += number as i32;
+            }
+        });
+        for (at, sum) in sums {
+            self.bytes[at as usize..][..4].copy_from_slice(&i32::to_le_bytes(sum));
         }
     }
 }

@@ -51,6 +51,8 @@ pub fn program(name: &str, lanes: u32, c: &Case) -> Program {
                 per_row: b.argument(9),
                 first_row: b.small(10),
                 first_col: b.small(11),
+                multiple: 1,
+                sums: None,
                 rows: s.rows,
                 cols: s.cols,
             });
