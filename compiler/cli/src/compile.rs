@@ -2,7 +2,6 @@
 
 use crate::diagnostic::Failure;
 use crate::forecast::{Forecast, Work};
-use crate::machine;
 use crate::output::{self, Place};
 use crate::progress::Shown;
 use crate::targets;
@@ -12,13 +11,13 @@ use compiler::compile::{Output, all_code, check_levels, levels, write};
 use compiler::import::{ImportOptions, Imported, import};
 use compiler::lower::{Lowered, lower};
 use compiler::options::{Options, help};
-use generate::command::interrupt::Interrupt;
+use generate::command::interrupt;
 use ir::device::DeviceSpec;
 use ir::error::Span;
 use ir::graph::parse::parse_program;
 use ir::kernel::Kernel;
 use ir::target::{Listing, Target};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -299,16 +298,10 @@ fn package(
         forecast.show();
     }
     forecast.check(&result.place.folder)?;
-    let interrupt = Interrupt::install_for(&machine::ending_signals());
-    let interrupt = interrupt.map_err(|e| Failure::io("handle", Path::new("Ctrl-C"), &e))?;
-    let tidy = || {
-        result.place.remove_unfinished();
-        interrupt.status()
-    };
     let mut shown = Shown::new(args.quiet);
     let code = all_code(&lowered.kernels, targets, options, &mut shown)?;
     // Until here a signal ends the process at once; from here on there is a file to remove.
-    shown.stop_at(interrupt.generating(), &tidy);
+    interrupt::tidy_up_at_end(&result.place.path)?;
     let weights = match args.weights {
         Weights::Inline => WeightsPlace::Inline,
         Weights::External => WeightsPlace::External,

@@ -1,4 +1,4 @@
-//! What this machine still has, memory and disk; and how it asks a process to end.
+//! What this machine still has: memory and disk.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -73,23 +73,6 @@ pub fn is_writable(folder: &Path) -> bool {
     let Ok(path) = CString::new(folder.as_os_str().as_bytes()) else { return false };
     // SAFETY: the path is a C string.
     unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) == 0 }
-}
-
-/// Signals that ask this process to end: Ctrl-C, the request to terminate and the loss of the
-/// terminal, but for those that whoever started it had it ignore (`nohup`).
-pub fn ending_signals() -> Vec<i32> {
-    let all = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
-    all.into_iter().filter(|signal| !is_ignored(*signal)).collect()
-}
-
-fn is_ignored(signal: i32) -> bool {
-    let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: without a new action the call only asks, and the struct is written before it is
-    // read.
-    unsafe {
-        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
-            && action.assume_init().sa_sigaction == libc::SIG_IGN
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use clap::{Args, Parser, Subcommand};
 use diagnostic::Failure;
 use generate::GenerateError;
 use generate::command::args::{Command, LoadArgs};
-use generate::command::interrupt::Interrupt;
 use generate::command::{Streams, dispatch};
 use generate::engine::Model;
 use std::io::{self, IsTerminal};
@@ -75,11 +74,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 fn model(command: Command<Source>) -> Result<(), Failure> {
-    let interrupt = Interrupt::install().map_err(|source| GenerateError::Io {
-        action: "handle",
-        name: "Ctrl-C".to_owned(),
-        source,
-    })?;
     let open = |source: Source, load: &LoadArgs| {
         if source.interpret {
             return Err(GenerateError::BadOption {
@@ -95,7 +89,7 @@ fn model(command: Command<Source>) -> Result<(), Failure> {
     let mut err = io::stderr();
     let interactive = input.is_terminal() && out.is_terminal();
     let mut streams = Streams { input: &mut input, out: &mut out, err: &mut err, interactive };
-    match dispatch::execute(command, &open, &interrupt, &mut streams) {
+    match dispatch::execute(command, &open, &mut streams) {
         Err(GenerateError::OutputClosed) => Ok(()),
         other => Ok(other?),
     }

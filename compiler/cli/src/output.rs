@@ -2,6 +2,7 @@
 
 use crate::diagnostic::Failure;
 use crate::machine;
+use generate::command::interrupt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -43,20 +44,6 @@ impl Place {
         }
         Ok(Place { path: path.to_path_buf(), folder })
     }
-
-    /// Removes what an interrupted writer of this process has begun.
-    pub fn remove_unfinished(&self) {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let (begin, process) = (format!(".{name}."), format!("{}-", std::process::id()));
-        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let found = entry.file_name().to_string_lossy().into_owned();
-            let rest = found.strip_prefix(&begin).and_then(|r| r.strip_suffix(".tmp"));
-            let rest = rest.map(|r| r.strip_prefix("weights.").unwrap_or(r));
-            if rest.is_some_and(|r| r.starts_with(&process)) {
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
-    }
 }
 
 /// Writes a text or other bytes: to standard output, to a device or pipe as it is, else under
@@ -73,8 +60,8 @@ pub fn write(path: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
         return std::fs::write(path, bytes).map_err(failed);
     }
     let place = Place::check(path)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let temporary = place.folder.join(format!(".{name}.{}-0.tmp", std::process::id()));
+    interrupt::tidy_up_at_end(path)?;
+    let temporary = place.folder.join(interrupt::unfinished(path) + "0.tmp");
     let done = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
     done.map_err(|e| {
         let _ = std::fs::remove_file(&temporary);

@@ -3,30 +3,21 @@
 use compiler::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Shows a compilation on standard error.
-pub struct Shown<'a> {
+pub struct Shown {
     bar: Option<ProgressBar>,
     phase: Option<(String, Instant)>,
     terminal: bool,
     quiet: bool,
-    interrupt: Option<(Arc<AtomicBool>, &'a dyn Fn() -> i32)>,
 }
 
-impl<'a> Shown<'a> {
+impl Shown {
     /// Nothing yet; `quiet` shows nothing at all.
     pub fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Shown { bar: None, phase: None, terminal, quiet, interrupt: None }
-    }
-
-    /// From here on, where the flag is set, tidies up and ends the process at the next progress,
-    /// with the status that `tidy` gives.
-    pub fn stop_at(&mut self, flag: Arc<AtomicBool>, tidy: &'a dyn Fn() -> i32) {
-        self.interrupt = Some((flag, tidy));
+        Shown { bar: None, phase: None, terminal, quiet }
     }
 
     /// Ends the present phase.
@@ -40,7 +31,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-impl Progress for Shown<'_> {
+impl Progress for Shown {
     fn begin(&mut self, phase: &str, total: u64) {
         self.finish();
         self.phase = Some((phase.to_string(), Instant::now()));
@@ -63,15 +54,10 @@ impl Progress for Shown<'_> {
         if let Some(bar) = &self.bar {
             bar.inc(units);
         }
-        if let Some((flag, tidy)) = &self.interrupt
-            && flag.load(Ordering::Relaxed)
-        {
-            std::process::exit(tidy());
-        }
     }
 }
 
-impl Drop for Shown<'_> {
+impl Drop for Shown {
     /// A bar does not stay above a diagnostic.
     fn drop(&mut self) {
         if let Some(bar) = self.bar.take() {

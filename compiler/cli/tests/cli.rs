@@ -357,12 +357,13 @@ fn a_model_without_tokenizer_runs_on_ids() {
     run(&["--prompt-ids", ",,"], 1, "E0617");
     let err = run(&["--prompt-ids", "1", "--isa", "z80"], 2, "E0503");
     assert!(err.contains("`z80` is not in the file, which has "), "{err}");
-    fs::write(&ids, "[[]]").unwrap();
-    run(&["--prompt-ids", &ids], 1, "E0617");
     let logits = scene.path("logits.safetensors");
-    let args = ["logits", &scene.out, "--tokens", &ids, "-o", &logits];
-    let err = refused(&args, 1, &["E0617"]);
-    assert!(err.contains("sequence 0 is empty"), "{err}");
+    for (list, told) in [("[]", "the list is empty"), ("[[]]", "sequence 0 is empty")] {
+        fs::write(&ids, list).unwrap();
+        run(&["--prompt-ids", &ids], 1, "E0617");
+        let err = refused(&["logits", &scene.out, "--tokens", &ids, "-o", &logits], 1, &["E0617"]);
+        assert!(err.contains(told), "{err}");
+    }
     assert!(!Path::new(&logits).exists());
     run(&["--prompt-ids", "1", "--threads", "0"], 2, "E0291");
     run(&["--prompt-ids", "1", "--interpret"], 2, "E0610");
@@ -376,15 +377,10 @@ fn quiet_says_nothing() {
     assert!(Path::new(&scene.out).is_file());
 }
 
-/// A compilation that writes for a while, and what it has begun to write.
-fn begun(scene: &Scene, wrapper: &[&str]) -> (Child, PathBuf) {
-    fs::remove_file(scene.file("model.safetensors")).unwrap();
-    scene.edit(|c| c["vocab_size"] = json!(300_000));
-    let own = env!("CARGO_BIN_EXE_latentc");
-    let words: Vec<&str> = wrapper.iter().copied().chain([own]).collect();
+/// A command that writes for a while, and what it has begun to write.
+fn begun(scene: &Scene, words: &[&str]) -> (Child, PathBuf) {
     let mut command = Command::new(words[0]);
-    command.args(&words[1..]).args(scene.args(&["--dummy-weights", "1", "--threads", "1"]));
-    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(&words[1..]).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let is_begun = |p: &PathBuf| p.to_str().is_some_and(|p| p.ends_with(".tmp"));
     loop {
@@ -396,6 +392,14 @@ fn begun(scene: &Scene, wrapper: &[&str]) -> (Child, PathBuf) {
     }
 }
 
+/// A compilation that writes for a while.
+fn begun_compilation(scene: &Scene, wrapper: &[&str]) -> (Child, PathBuf) {
+    fs::remove_file(scene.file("model.safetensors")).unwrap();
+    scene.edit(|c| c["vocab_size"] = json!(300_000));
+    let args = scene.args(&["--dummy-weights", "1", "--threads", "1"]);
+    begun(scene, &[wrapper, &[env!("CARGO_BIN_EXE_latentc")], &args].concat())
+}
+
 fn send(signal: &str, child: &Child) {
     let id = child.id().to_string();
     assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
@@ -405,17 +409,33 @@ fn send(signal: &str, child: &Child) {
 fn an_interrupted_compilation_leaves_nothing() {
     for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
         let scene = Scene::new("rand-llama");
-        let (mut child, path) = begun(&scene, &[]);
+        let (mut child, path) = begun_compilation(&scene, &[]);
         send(signal, &child);
         assert_eq!(child.wait().unwrap().code(), Some(status), "{signal}");
         assert!(!path.exists() && !Path::new(&scene.out).exists(), "{signal}");
     }
     // Whoever had it ignore the loss of the terminal wants it to go on.
     let scene = Scene::new("rand-llama");
-    let (mut child, _) = begun(&scene, &["nohup"]);
+    let (mut child, _) = begun_compilation(&scene, &["nohup"]);
     send("-HUP", &child);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(Path::new(&scene.out).is_file());
+}
+
+#[test]
+fn interrupted_logits_leave_nothing() {
+    let scene = Scene::new("rand-llama");
+    scene.compile(&[]);
+    let (ids, out) = (scene.path("ids.json"), scene.path("logits.safetensors"));
+    fs::write(&ids, json!(vec![vec![1; 1024]; 100]).to_string()).unwrap();
+    let own = env!("CARGO_BIN_EXE_latentc");
+    let words = [own, "logits", &scene.out, "--tokens", &ids, "-o", &out, "--chunk", "1"];
+    for (signal, status) in [("-INT", 130), ("-TERM", 143)] {
+        let (mut child, path) = begun(&scene, &words);
+        send(signal, &child);
+        assert_eq!(child.wait().unwrap().code(), Some(status), "{signal}");
+        assert!(!path.exists() && !Path::new(&out).exists(), "{signal}");
+    }
 }
 
 #[test]

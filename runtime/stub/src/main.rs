@@ -5,7 +5,6 @@
 
 use clap::{Args, CommandFactory, Parser};
 use generate::command::args::{Command, LoadArgs, usage};
-use generate::command::interrupt::Interrupt;
 use generate::command::{Streams, dispatch, report};
 use generate::engine::Model;
 use generate::{GenerateError, Result};
@@ -60,12 +59,7 @@ fn run(cli: Cli, streams: &mut Streams<'_>) -> Result<()> {
         let model = open(Own {}, &LoadArgs::default())?;
         return introduce(&model, streams);
     };
-    let interrupt = Interrupt::install().map_err(|source| GenerateError::Io {
-        action: "handle",
-        name: "Ctrl-C".to_owned(),
-        source,
-    })?;
-    dispatch::execute(command, &open, &interrupt, streams)
+    dispatch::execute(command, &open, streams)
 }
 
 fn open(artifact: Option<&Path>, load: &LoadArgs) -> Result<Model> {

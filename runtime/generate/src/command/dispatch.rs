@@ -1,7 +1,7 @@
 //! From arguments to the command that they ask for.
 
 use super::args::{Command, LoadArgs};
-use super::interrupt::Interrupt;
+use super::interrupt::{self, Interrupt};
 use super::material::Material;
 use super::{Streams, bench, chat, fit, ids, inspect, logits, run, verify};
 use crate::engine::ModelEngine;
@@ -18,9 +18,9 @@ use std::sync::Arc;
 pub fn execute<F: Args>(
     command: Command<F>,
     open: &dyn Fn(F, &LoadArgs) -> Result<Model>,
-    interrupt: &Interrupt,
     streams: &mut Streams<'_>,
 ) -> Result<()> {
+    let interrupt = &Interrupt::install()?;
     match command {
         Command::Run { file, args } => {
             let model = Arc::new(open(file, &args.load)?);
@@ -50,6 +50,9 @@ pub fn execute<F: Args>(
             let prompts = ids::sequences(&args.tokens)?;
             let model = Arc::new(open(file, &args.load)?);
             let mut engine = ModelEngine::new(&model, room(&model, &prompts, args.batched))?;
+            // Ctrl-C no longer ends the process at once.
+            interrupt.generating();
+            interrupt::tidy_up_at_end(&args.output)?;
             logits::write_logits(&mut engine, &prompts, args.feed(), &args.output)
         }
         Command::Verify { file, args } => {

@@ -37,7 +37,11 @@ pub fn prompt(argument: &str) -> Result<Vec<i32>> {
 /// # Errors
 /// [`GenerateError::BadIds`] or [`GenerateError::Io`].
 pub fn sequences(path: &Path) -> Result<Vec<Vec<i32>>> {
-    lists(path, &read(path)?)
+    let all = lists(path, &read(path)?)?;
+    if all.is_empty() {
+        return Err(bad(path, "the list is empty, expected at least one sequence".to_owned()));
+    }
+    Ok(all)
 }
 
 fn read(path: &Path) -> Result<Value> {
@@ -101,7 +105,9 @@ mod tests {
         let (_dir, path) = file("[[1], []]");
         let error = sequences(&path).expect_err("an empty one").to_string();
         assert!(error.ends_with("sequence 1 is empty, expected at least one id"), "{error}");
-        for text in ["", "{}", "[[]]", "[1]", "[[1.5]]", "[[-1]]", "[[3000000000]]", "[[\"1\"]]"] {
+        for text in
+            ["", "{}", "[]", "[[]]", "[1]", "[[1.5]]", "[[-1]]", "[[3000000000]]", "[[\"1\"]]"]
+        {
             let (_dir, path) = file(text);
             assert_eq!(sequences(&path).expect_err(text).code(), "E0617");
         }

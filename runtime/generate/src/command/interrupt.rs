@@ -1,21 +1,24 @@
-//! Ctrl-C, and other signals that ask a process to end: the first stops what is being done, the
-//! second ends the process.
+//! Ctrl-C: the first stops what is being done, the second ends the process. And what is tidied up
+//! before a process ends because it was asked to.
 
+use super::file_error;
+use crate::error::{GenerateError, Result};
 use signal_hook::consts::SIGINT;
-use signal_hook::flag;
+use signal_hook::iterator::Signals;
+use signal_hook::{flag, low_level};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
-/// The state of Ctrl-C and the like.
+/// The state of Ctrl-C.
 #[derive(Clone, Debug)]
 pub struct Interrupt {
     /// Set by Ctrl-C.
     stop: Arc<AtomicBool>,
     /// Whether the next Ctrl-C ends the process.
     deadly: Arc<AtomicBool>,
-    /// The last signal that came, or 0.
-    last: Arc<AtomicUsize>,
 }
 
 /// Exit status of a process that a signal ended, as shells report it.
@@ -28,34 +31,15 @@ impl Interrupt {
     ///
     /// # Errors
     /// If the system refuses the handler.
-    pub fn install() -> io::Result<Self> {
-        Self::install_for(&[SIGINT])
-    }
-
-    /// The same for any signals.
-    ///
-    /// # Errors
-    /// If the system refuses a handler.
-    pub fn install_for(signals: &[i32]) -> io::Result<Self> {
+    pub fn install() -> Result<Self> {
         let this = Self::detached();
-        for &signal in signals {
-            // In this order: the handler that ends the process sees the flag as it was before the
-            // signal.
-            flag::register_conditional_shutdown(signal, status(signal), Arc::clone(&this.deadly))?;
-            flag::register(signal, Arc::clone(&this.deadly))?;
-            flag::register_usize(signal, Arc::clone(&this.last), signal as usize)?;
-            flag::register(signal, Arc::clone(&this.stop))?;
-        }
+        // In this order: the handler that ends the process sees the flag as it was before the
+        // signal.
+        flag::register_conditional_shutdown(SIGINT, status(SIGINT), Arc::clone(&this.deadly))
+            .and_then(|_| flag::register(SIGINT, Arc::clone(&this.deadly)))
+            .and_then(|_| flag::register(SIGINT, Arc::clone(&this.stop)))
+            .map_err(refused)?;
         Ok(this)
-    }
-
-    /// Exit status of a process that ends because it was asked to.
-    pub fn status(&self) -> i32 {
-        match self.last.load(Ordering::Relaxed) {
-            0 => status(SIGINT),
-            // Signals are small numbers.
-            signal => status(signal as i32),
-        }
     }
 
     /// Flags that no signal sets.
@@ -63,7 +47,6 @@ impl Interrupt {
         Interrupt {
             stop: Arc::new(AtomicBool::new(false)),
             deadly: Arc::new(AtomicBool::new(true)),
-            last: Arc::new(AtomicUsize::new(0)),
         }
     }
 
@@ -77,5 +60,64 @@ impl Interrupt {
     /// From here on Ctrl-C ends the process again.
     pub fn idle(&self) {
         self.deadly.store(true, Ordering::Relaxed);
+    }
+}
+
+fn refused(source: io::Error) -> GenerateError {
+    file_error("handle", Path::new("signals"), source)
+}
+
+/// From here on, where the process is asked to end, it first removes what it has begun to write
+/// towards `path`: files beside it whose names begin as [`unfinished`] says, or so for
+/// `path.weights`, and end in `.tmp`.
+///
+/// # Errors
+/// If the system refuses the handlers or a thread.
+pub fn tidy_up_at_end(path: &Path) -> Result<()> {
+    let mut signals = Signals::new(ending_signals()).map_err(refused)?;
+    let path = path.to_path_buf();
+    let tidy = move || {
+        if let Some(signal) = signals.forever().next() {
+            remove_unfinished(&path);
+            low_level::exit(status(signal));
+        }
+    };
+    thread::Builder::new().spawn(tidy).map_err(refused)?;
+    Ok(())
+}
+
+/// How names of files begin that this process has not yet written to the end: they become `path`.
+pub fn unfinished(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    format!(".{name}.{}-", std::process::id())
+}
+
+fn remove_unfinished(path: &Path) {
+    let mut weights = path.as_os_str().to_owned();
+    weights.push(".weights");
+    let begins = [unfinished(path), unfinished(&PathBuf::from(weights))];
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".tmp") && begins.iter().any(|begin| name.starts_with(begin)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Signals that ask this process to end: Ctrl-C, the request to terminate and the loss of the
+/// terminal, but for those that whoever started it had it ignore (`nohup`).
+fn ending_signals() -> Vec<i32> {
+    let all = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+    all.into_iter().filter(|signal| !is_ignored(*signal)).collect()
+}
+
+fn is_ignored(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action the call only asks, and the struct is written before it is
+    // read.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }

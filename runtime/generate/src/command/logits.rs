@@ -1,7 +1,7 @@
 //! `logits`: the logits of every position, as safetensors.
 
 use super::args::LogitsArgs;
-use super::file_error;
+use super::{file_error, interrupt};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::logits::{Feed, Rows, every_position};
@@ -51,9 +51,8 @@ impl<'a> TensorFile<'a> {
     fn create(path: &'a Path, prompts: &[Vec<i32>], vocab: usize) -> Result<Self> {
         let (header, starts) = header(prompts, vocab);
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
         let file = tempfile::Builder::new()
-            .prefix(&format!(".{name}."))
+            .prefix(&interrupt::unfinished(path))
             .suffix(".tmp")
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)

@@ -6,7 +6,7 @@
 //!   far from goldens its precision may take it
 //! - [`inspect`], [`verify`]: what a file holds, and whether it is whole
 //! - [`material`]: tokenizer, template and recommended sampling of an artifact
-//! - [`interrupt`]: what Ctrl-C does
+//! - [`interrupt`]: what Ctrl-C does, and what is tidied up after it
 
 pub mod args;
 pub mod bench;
