@@ -1,4 +1,4 @@
-//! What went wrong, for people: code, what was found and expected, the place, the next step.
+//! What can go wrong on the command line, and whose fault it is.
 
 use compiler::compile::CompileError;
 use compiler::error::{ImportError, ImportErrors};
@@ -6,8 +6,9 @@ use compiler::lower::LowerError;
 use compiler::options::OptionError;
 use generate::GenerateError;
 use generate::command::args::usage;
+use generate::command::diagnostic::{Diagnostic, Text, report};
 use ir::error::{IrError, IrErrorKind, Span};
-use std::fmt::{self, Write};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -30,38 +31,15 @@ const USAGE: u8 = 2;
 /// A limit of the machine is.
 const LIMIT: u8 = 3;
 
-/// One diagnostic.
-struct Problem {
-    code: &'static str,
-    message: String,
-    /// Lines of a text, with the mistake marked.
-    excerpt: Option<String>,
-    help: Option<String>,
-}
-
-impl fmt::Display for Problem {
-    /// In the form of the deployed executable's diagnostics: the code first, help last.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error[{}]: {}", self.code, self.message)?;
-        if let Some(excerpt) = &self.excerpt {
-            f.write_str(excerpt)?;
-        }
-        match &self.help {
-            Some(help) => writeln!(f, "help: {help}"),
-            None => Ok(()),
-        }
-    }
-}
-
 /// Everything wrong, and the exit code that says whose fault it is.
 pub struct Failure {
-    problems: Vec<Problem>,
+    problems: Vec<Diagnostic>,
     exit: u8,
 }
 
 impl Failure {
     fn one(code: &'static str, message: String, help: Option<String>, exit: u8) -> Failure {
-        Failure { problems: vec![Problem { code, message, excerpt: None, help }], exit }
+        Failure { problems: vec![Diagnostic::new(code, message, help)], exit }
     }
 
     /// A wrong use of the command line.
@@ -92,11 +70,13 @@ impl Failure {
 
     /// Mistakes in a text, each with its place.
     pub fn text(name: &str, text: &str, errors: Vec<IrError>) -> Failure {
-        let problem = |e: IrError| Problem {
-            code: e.kind.code(),
-            message: e.to_string(),
-            excerpt: Some(excerpt(name, text, e.span)),
-            help: Some(e.kind.help().into()),
+        let text = Text::new(name, text);
+        let problem = |e: IrError| {
+            let help = Some(e.kind.help().into());
+            match e.span {
+                Some(at) => Diagnostic::new(e.kind.code(), e, help).at(&text, at.start..at.end),
+                None => Diagnostic::new(e.kind.code(), format!("{name}: {e}"), help),
+            }
         };
         Failure { problems: errors.into_iter().map(problem).collect(), exit: INPUT }
     }
@@ -104,11 +84,9 @@ impl Failure {
     /// Kernels of a text that stand for none of the plan's: messages and where in the text.
     pub fn kernels(name: &str, text: &str, found: Vec<(String, Span)>) -> Failure {
         let help = "keep names, parameters, symbols and grid as `--emit kernel` printed them";
-        let problem = |(message, span)| Problem {
-            code: KERNEL_CODE,
-            message,
-            excerpt: Some(excerpt(name, text, Some(span))),
-            help: Some(help.into()),
+        let text = Text::new(name, text);
+        let problem = |(message, at): (String, Span)| {
+            Diagnostic::new(KERNEL_CODE, message, Some(help.into())).at(&text, at.start..at.end)
         };
         Failure { problems: found.into_iter().map(problem).collect(), exit: INPUT }
     }
@@ -121,43 +99,14 @@ impl Failure {
 
     /// Prints everything to standard error.
     pub fn report(self) -> ExitCode {
-        let all: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
-        // Nobody is left to be told where standard error is closed.
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), all.join("\n").as_bytes());
+        report(&self.problems, io::stderr().is_terminal(), &mut io::stderr());
         ExitCode::from(self.exit)
     }
 }
 
-/// The line on which a range of a text begins, with that range underlined.
-fn excerpt(name: &str, text: &str, span: Option<Span>) -> String {
-    let Some(span) = span else { return format!("  --> {name}\n") };
-    let start = (0..=span.start.min(text.len())).rev().find(|i| text.is_char_boundary(*i));
-    let (before, after) = text.split_at(start.unwrap_or(0));
-    let head = before.rsplit('\n').next().unwrap_or("");
-    let tail = after.split('\n').next().unwrap_or("");
-    let line = before.matches('\n').count() + 1;
-    let width = tail.len().min(span.end.saturating_sub(span.start));
-    let marked = tail.char_indices().filter(|(i, _)| *i < width).count().max(1);
-    // Tabs stay tabs, so that the mark stands below what it marks.
-    let blank: String = head.chars().map(|c| if c == '\t' { c } else { ' ' }).collect();
-    let (gutter, marks) = (line.to_string(), "^".repeat(marked));
-    let pad = " ".repeat(gutter.len());
-    let mut out = String::new();
-    let column = head.chars().count() + 1;
-    writeln!(out, "{pad}--> {name}:{line}:{column}\n{pad} |\n{gutter} | {head}{tail}")
-        .and_then(|()| writeln!(out, "{pad} | {blank}{marks}"))
-        .expect("writing to a string cannot fail");
-    out
-}
-
 impl From<ImportErrors> for Failure {
     fn from(errors: ImportErrors) -> Self {
-        let problem = |e: &ImportError| Problem {
-            code: e.code(),
-            message: e.to_string(),
-            excerpt: None,
-            help: Some(e.help().into()),
-        };
+        let problem = |e: &ImportError| Diagnostic::new(e.code(), e, Some(e.help().into()));
         Failure { problems: errors.0.iter().map(problem).collect(), exit: INPUT }
     }
 }
@@ -196,7 +145,7 @@ impl From<CompileError> for Failure {
 
 impl From<GenerateError> for Failure {
     fn from(e: GenerateError) -> Self {
-        Failure::one(e.code(), e.to_string(), e.help(), e.exit_code())
+        Failure { exit: e.exit_code(), problems: vec![(&e).into()] }
     }
 }
 
@@ -209,27 +158,6 @@ impl Failure {
 
     /// Codes of the diagnostics, in order.
     pub fn codes(&self) -> Vec<&'static str> {
-        self.problems.iter().map(|p| p.code).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn excerpts_mark_their_range_and_never_leave_the_text() {
-        let text = "one\n\ttwo größe\n";
-        let at = |start, end| excerpt("t.graph", text, Some(Span { start, end }));
-        assert_eq!(at(5, 8), " --> t.graph:2:2\n  |\n2 | \ttwo größe\n  | \t^^^\n");
-        // `ö` and `ß` are two bytes and one column each.
-        assert!(at(9, 15).ends_with("  | \t    ^^^^\n"), "{}", at(9, 15));
-        assert!(at(12, 13).contains(":2:8\n"), "inside a character: {}", at(12, 13));
-        for start in 0..text.len() + 3 {
-            for end in 0..text.len() + 3 {
-                assert!(at(start, end).contains('^'));
-            }
-        }
-        assert_eq!(excerpt("t", "", Some(Span::default())), " --> t:1:1\n  |\n1 | \n  | ^\n");
+        self.problems.iter().map(Diagnostic::code).collect()
     }
 }

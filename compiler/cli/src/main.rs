@@ -16,7 +16,6 @@ use generate::GenerateError;
 use generate::command::args::{Command, LoadArgs};
 use generate::command::{Streams, dispatch};
 use generate::engine::Model;
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -84,12 +83,7 @@ fn model(command: Command<Source>) -> Result<(), Failure> {
         }
         Model::open(&source.file, &load.options()).map_err(GenerateError::from)
     };
-    let mut input = io::stdin().lock();
-    let mut out = io::stdout();
-    let mut err = io::stderr();
-    let interactive = input.is_terminal() && out.is_terminal();
-    let mut streams = Streams { input: &mut input, out: &mut out, err: &mut err, interactive };
-    match dispatch::execute(command, &open, &mut streams) {
+    match Streams::standard(|streams| dispatch::execute(command, &open, streams)) {
         Err(GenerateError::OutputClosed) => Ok(()),
         other => Ok(other?),
     }

@@ -11,7 +11,7 @@ use generate::command::bounds::Bounds;
 use generate::command::goldens_report::Compared;
 use generate::command::interrupt::Interrupt;
 use generate::command::material::{Files, Material, Recommended};
-use generate::command::{Streams, bench, chat, goldens, ids, logits, report, run};
+use generate::command::{Streams, bench, chat, goldens, ids, logits, run};
 use generate::logits::Feed;
 use generate::{GenerateError, Result};
 use serde_json::{Map, Value, json};
@@ -58,8 +58,13 @@ fn with_streams(
 ) -> (Result<()>, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut input = Cursor::new(input.as_bytes());
-    let mut streams =
-        Streams { input: &mut input, out: &mut out, err: &mut err, interactive: false };
+    let mut streams = Streams {
+        input: &mut input,
+        out: &mut out,
+        err: &mut err,
+        interactive: false,
+        err_is_terminal: false,
+    };
     let result = command(&mut streams);
     let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
     (result, text(out), text(err))
@@ -111,11 +116,12 @@ fn run_without_tokenizer_takes_and_gives_ids() {
     let (result, out, _) = run_line(&["run", "--prompt", "text"], false);
     let error = result.expect_err("there is no tokenizer");
     assert_eq!((error.code(), error.exit_code(), out.as_str()), ("E0601", 2, ""));
-    let mut shown = Vec::new();
-    report(&error, &mut shown);
-    let shown = String::from_utf8(shown).expect("UTF-8");
-    assert!(shown.starts_with("error[E0601]: the model has no tokenizer"), "{shown}");
-    assert!(shown.contains("\nhelp: give token ids with --prompt-ids 1,2,3"), "{shown}");
+    let (_, _, shown) = with_streams("", |streams| {
+        streams.report(&error);
+        Ok(())
+    });
+    assert!(shown.starts_with("E0601\n\n  x the model has no tokenizer"), "{shown}");
+    assert!(shown.contains("\n  help: give token ids with --prompt-ids 1,2,3"), "{shown}");
 }
 
 #[test]
@@ -172,8 +178,13 @@ impl Write for Closed {
 fn a_closed_output_ends_the_command() {
     let Command::Run { args, .. } = parse(&["run", "--prompt-ids", "1,2"]) else { panic!("run") };
     let (mut out, mut err, mut input) = (Closed, Vec::new(), io::empty());
-    let mut streams =
-        Streams { input: &mut input, out: &mut out, err: &mut err, interactive: false };
+    let mut streams = Streams {
+        input: &mut input,
+        out: &mut out,
+        err: &mut err,
+        interactive: false,
+        err_is_terminal: false,
+    };
     let interrupt = Interrupt::detached();
     let (material, about) = (material(false), Map::new());
     let prompt = run::prompt(&material, &args).expect("ids");
@@ -220,7 +231,7 @@ fn a_turn_that_does_not_fit_is_forgotten() {
     let long = "long ".repeat(200);
     let (result, out, err) = chat_with(&format!("{long}\nHello\n"), &["--max-tokens", "3"]);
     result.expect("it goes on");
-    assert!(err.starts_with("error[E0612]: the prompt has "), "{err}");
+    assert!(err.starts_with("E0612\n\n  x the prompt has "), "{err}");
     assert_eq!(out, format!("{}\n", answer(&[Message::new("user", "Hello")], 3)));
     let Command::Chat { args, .. } = parse(&["chat"]) else { panic!("not `chat`") };
     let (none, ..) = with_streams("Hello\n", |streams| {

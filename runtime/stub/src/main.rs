@@ -5,7 +5,8 @@
 
 use clap::{Args, CommandFactory, Parser};
 use generate::command::args::{Command, LoadArgs, usage};
-use generate::command::{Streams, dispatch, report};
+use generate::command::diagnostic::report;
+use generate::command::{Streams, dispatch};
 use generate::engine::Model;
 use generate::{GenerateError, Result};
 use std::io::{self, IsTerminal};
@@ -34,12 +35,7 @@ fn main() -> ExitCode {
         Err(asked) if !asked.use_stderr() => asked.exit(),
         Err(error) => return failed(&GenerateError::Usage { message: usage(&error) }),
     };
-    let mut input = io::stdin().lock();
-    let mut out = io::stdout();
-    let mut err = io::stderr();
-    let interactive = input.is_terminal() && out.is_terminal();
-    let mut streams = Streams { input: &mut input, out: &mut out, err: &mut err, interactive };
-    match run(cli, &mut streams) {
+    match Streams::standard(|streams| run(cli, streams)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(GenerateError::OutputClosed) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
@@ -48,7 +44,7 @@ fn main() -> ExitCode {
 
 /// Reports what went wrong, and says whose fault it is.
 fn failed(error: &GenerateError) -> ExitCode {
-    report(error, &mut io::stderr());
+    report(&[error.into()], io::stderr().is_terminal(), &mut io::stderr());
     ExitCode::from(error.exit_code())
 }
 

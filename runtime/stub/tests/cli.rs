@@ -17,7 +17,8 @@ fn without_a_model_it_says_so() {
         let output = latent_run(arguments);
         let error = error_of(&output);
         assert_eq!(output.status.code(), Some(2), "{error}");
-        assert!(error.starts_with("error[E0620]: this executable carries no model\nhelp: "));
+        let said = "E0620\n\n  x this executable carries no model\n  help: ";
+        assert!(error.starts_with(said), "{error}");
         assert!(output.stdout.is_empty());
     }
 }
@@ -34,8 +35,8 @@ fn usage_is_status_2() {
         let output = latent_run(arguments);
         let error = error_of(&output);
         assert_eq!(output.status.code(), Some(2), "{error}");
-        assert!(error.starts_with("error[E0622]: ") && error.contains(found), "{error}");
-        assert!(error.contains("\nhelp: --help lists") && !error.contains("error: "), "{error}");
+        assert!(error.starts_with("E0622\n") && error.contains(found), "{error}");
+        assert!(error.contains("\n  help: --help lists") && !error.contains("error: "), "{error}");
         assert!(output.stdout.is_empty());
     }
     let help = latent_run(&["--help"]);
@@ -51,8 +52,8 @@ fn a_file_that_is_no_artifact_is_the_inputs_fault() {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     let output = latent_run(&["--artifact", own, "inspect"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(error_of(&output).starts_with("error[E0401]: not an artifact"));
+    assert!(error_of(&output).starts_with("E0401\n\n  x not an artifact"));
     let output = latent_run(&["inspect", "--artifact", "/nowhere/model"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(error_of(&output).starts_with("error[E0501]: cannot open `/nowhere/model`"));
+    assert!(error_of(&output).starts_with("E0501\n\n  x cannot open `/nowhere/model`"));
 }

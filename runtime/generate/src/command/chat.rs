@@ -4,7 +4,7 @@ use super::args::ChatArgs;
 use super::interrupt::Interrupt;
 use super::material::Material;
 use super::run::collect;
-use super::{Streams, report, stats_line};
+use super::{Streams, stats_line};
 use crate::chat::{ChatOptions, ChatTemplate, Message};
 use crate::engine::Engine;
 use crate::error::{GenerateError, Result};
@@ -105,7 +105,7 @@ impl<E: Engine> Conversation<'_, E> {
                 | GenerateError::TemplateFuel { .. }),
             ) => {
                 self.messages.truncate(before);
-                report(&error, streams.err);
+                streams.report(&error);
                 streams.note("this line was forgotten; /reset begins a new conversation");
                 Ok(())
             }

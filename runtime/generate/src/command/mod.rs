@@ -6,13 +6,14 @@
 //!   far from goldens its precision may take it
 //! - [`inspect`], [`verify`]: what a file holds, and whether it is whole
 //! - [`material`]: tokenizer, template and recommended sampling of an artifact
-//! - [`interrupt`]: what Ctrl-C does, and what is tidied up after it
+//! - [`interrupt`]: what Ctrl-C does; [`diagnostic`]: what went wrong, for people
 
 pub mod args;
 pub mod bench;
 pub mod bench_report;
 pub mod bounds;
 pub mod chat;
+pub mod diagnostic;
 pub mod dispatch;
 pub mod goldens;
 pub mod goldens_report;
@@ -28,7 +29,7 @@ use crate::error::{GenerateError, Result};
 use crate::sequence::Stats;
 use runtime::Model;
 use serde_json::{Map, Value, json};
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
 /// Where a command reads and writes.
@@ -41,9 +42,19 @@ pub struct Streams<'a> {
     pub err: &'a mut dyn Write,
     /// Whether a person sits at the input.
     pub interactive: bool,
+    /// Whether standard error is a terminal.
+    pub err_is_terminal: bool,
 }
 
 impl Streams<'_> {
+    /// Does `work` on the process' own streams.
+    pub fn standard<T>(work: impl FnOnce(&mut Streams<'_>) -> T) -> T {
+        let (input, out, err) = (&mut io::stdin().lock(), &mut io::stdout(), &mut io::stderr());
+        let interactive = input.is_terminal() && out.is_terminal();
+        let err_is_terminal = err.is_terminal();
+        work(&mut Streams { input, out, err, interactive, err_is_terminal })
+    }
+
     /// Writes to the output and flushes it, so that text is seen as it comes.
     ///
     /// # Errors
@@ -55,6 +66,11 @@ impl Streams<'_> {
     /// Writes a line to standard error; what cannot be written there is lost.
     pub fn note(&mut self, text: &str) {
         let _ = writeln!(self.err, "{text}");
+    }
+
+    /// Writes what went wrong to standard error.
+    pub fn report(&mut self, error: &GenerateError) {
+        diagnostic::report(&[error.into()], self.err_is_terminal, self.err);
     }
 
     /// Writes one JSON object and a line end to the output.
@@ -85,14 +101,6 @@ fn file_error(action: &'static str, path: &Path, source: io::Error) -> GenerateE
 fn fit(model: &Model, tokens: usize) -> usize {
     let context = model.manifest().model.context_length;
     tokens.min(usize::try_from(context).unwrap_or(usize::MAX))
-}
-
-/// Prints `error[E0601]: message`, and what to do next, to standard error.
-pub fn report(error: &GenerateError, err: &mut dyn Write) {
-    let _ = writeln!(err, "error[{}]: {error}", error.code());
-    if let Some(help) = error.help() {
-        let _ = writeln!(err, "help: {help}");
-    }
 }
 
 /// Statistics of a sequence in one line.
