@@ -8,6 +8,7 @@ use super::tile::{Gather, Kind, Origin, TileRef, View, bytes_of};
 use super::{Expander, Result};
 use crate::dtype::Scale;
 use crate::loops::{Left, MemElem, Nested, Reg, Right, Scales, Stride, Strided, Term, Unit};
+use std::rc::Rc;
 
 /// A left operand whose rows are gathered.
 struct Gathered<'c> {
@@ -21,7 +22,8 @@ struct Gathered<'c> {
 }
 
 /// Scratch for gathered rows: codes, scales, sums.
-struct Copies {
+#[derive(Clone, Copy)]
+pub(super) struct Copies {
     codes: BufferId,
     scales: BufferId,
     sums: Option<BufferId>,
@@ -70,7 +72,16 @@ impl Expander<'_> {
             self.last([origin, right.origin, acc.place.origin]);
             return Ok(true);
         };
-        let copies = self.copy_rows(&g)?;
+        let seen = acc.axes[0].valid;
+        let made = self.copies.iter().find(|c| Rc::ptr_eq(&c.0, left) && c.1 == seen);
+        let copies = match made.map(|c| c.2) {
+            Some(copies) => copies,
+            None => {
+                let copies = self.copy_rows(&g, seen)?;
+                self.copies.push((left.clone(), seen, copies));
+                copies
+            }
+        };
         candidate.left = self.copied_left(&g, &copies);
         self.em.mma(candidate);
         let sums = copies.sums.unwrap_or(copies.codes);
@@ -133,8 +144,9 @@ impl Expander<'_> {
         self.left_at(g, codes, scales, sums)
     }
 
-    /// Copies codes, scales and sums of every row; a row that is masked out has scales of 0.
-    fn copy_rows(&mut self, g: &Gathered<'_>) -> Result<Copies> {
+    /// Copies codes, scales and sums of every row (of those below `seen`, an I64); a row that is
+    /// masked out has scales of 0.
+    fn copy_rows(&mut self, g: &Gathered<'_>, seen: Option<Reg>) -> Result<Copies> {
         let rows = u64::from(g.extents[0]);
         let scales = rows * g.blocks() as u64;
         let copies = Copies {
@@ -143,6 +155,7 @@ impl Expander<'_> {
             sums: g.scale.sum.then(|| self.em.scratch.allocate(scales * 4)),
         };
         let (zero, count) = (self.em.int(0), self.em.int(rows as i64));
+        let count = seen.map_or(count, |s| self.em.min(s, count));
         let (open, _) = self.em.open_for(zero, count, 1, &[]);
         let row = open.var();
         let (position, inside) = self.gathered(g.gather, Ix::of(row))?;

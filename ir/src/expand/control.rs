@@ -79,6 +79,7 @@ impl<'k> Expander<'k> {
     }
 
     pub fn block(&mut self, stmts: &'k [Stmt]) -> Result<()> {
+        let outer = std::mem::take(&mut self.copies);
         for stmt in stmts {
             let remaining = &mut self.remaining;
             operands(stmt, &mut |v| {
@@ -92,6 +93,7 @@ impl<'k> Expander<'k> {
                 Stmt::If(f) => self.choose(f)?,
             }
         }
+        self.copies = outer;
         Ok(())
     }
 

@@ -32,6 +32,7 @@ use crate::error::{IrError, IrErrorKind};
 use crate::kernel::{Fold, Kernel, Op, ParamId, ParamType, ValueId};
 use crate::loops::{Arith, Cmp, Inst, Mma, Program, Reg, Stmt};
 use access::Reshape;
+use coded::Copies;
 use emit::Emitter;
 use layout::Layout;
 use scratch::BufferId;
@@ -113,6 +114,8 @@ struct Expander<'k> {
     owners: HashMap<BufferId, ValueId>,
     /// Buffers that more than one value may speak of.
     shared: HashSet<BufferId>,
+    /// Copies made of gathered tiles of codes in the block at hand, of the rows below a register.
+    copies: Vec<(TileRef, Option<Reg>, Copies)>,
     /// The instance at hand and the worker's range.
     span: Option<prefetch::Span>,
 }
@@ -139,6 +142,7 @@ impl<'k> Expander<'k> {
             hoisted: vec![],
             owners: HashMap::new(),
             shared: HashSet::new(),
+            copies: vec![],
             span: None,
         }
     }
