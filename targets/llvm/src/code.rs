@@ -320,6 +320,11 @@ impl<'c> Code<'c> {
         let c = |v| self.c32(v);
         self.call_void("llvm.prefetch", &[self.ptr()], &[p, c(0), c(2), c(1)]);
     }
+    /// Hint that the line at `p` will be read and written, into the first-level cache.
+    pub fn prefetch_near(&self, p: Val<'c>) {
+        let c = |v| self.c32(v);
+        self.call_void("llvm.prefetch", &[self.ptr()], &[p, c(0), c(3), c(1)]);
+    }
 
     // ---- calls ----
 

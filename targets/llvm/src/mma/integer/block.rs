@@ -43,6 +43,7 @@ impl<'c> Integer<'_, 'c> {
         let (c, f) = (self.c, self.form);
         let floats = c.vec(c.f32(), f.unit.lanes);
         if f.stretches() == 1 {
+            self.near(b);
             let sums = self.stretch(b, c.c64(0), c.c64(0), 0);
             let scales = self.scales(b, c.c64(0), c.c64(0), 0);
             return self.add(b, &sums, Some(&scales));
@@ -255,6 +256,17 @@ impl<'c> Integer<'_, 'c> {
                 c.bits(c.shl(c.zext(half, c.vec(c.i32(), lanes)), 16), floats)
             }
             _ => c.load(floats, at, 1),
+        }
+    }
+
+    /// Asks for the block's part of the accumulator, long before it is needed.
+    fn near(&self, b: &Block<'c>) {
+        let (c, o) = (self.c, &self.base.o);
+        let bytes = i64::from(b.cols * self.form.unit.lanes * 4);
+        for r in 0..b.rows {
+            let row = c.at(o.acc, c.mul(c.add(b.row, c.c64(r.into())), o.acc_pitch));
+            let row = c.index(row, b.col, 4);
+            (0..bytes).step_by(64).for_each(|at| c.prefetch_near(c.off(row, at)));
         }
     }
 
