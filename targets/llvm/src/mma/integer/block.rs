@@ -30,13 +30,6 @@ pub(crate) struct Block<'c> {
     pub right: (Val<'c>, Val<'c>),
 }
 
-impl Block<'_> {
-    /// Whether the high halves of codes are multiplied sixteenfold, in sums of their own.
-    fn shifted(&self) -> bool {
-        self.rows <= SHIFTED_ROWS
-    }
-}
-
 impl<'c> Integer<'_, 'c> {
     /// Adds a block's product to the accumulator.
     pub fn block(&self, b: &Block<'c>) {
@@ -74,6 +67,11 @@ impl<'c> Integer<'_, 'c> {
         self.add(b, &sums, None);
     }
 
+    /// Whether the high halves of codes are multiplied sixteenfold, in sums of their own.
+    fn shifted(&self, b: &Block<'c>) -> bool {
+        self.c.isa.dot_i8 && b.rows <= SHIFTED_ROWS
+    }
+
     /// Sums of codes over stretch `i`, as f32: it is part `phase` of unit `unit`, or begins there.
     fn stretch(&self, b: &Block<'c>, i: Val<'c>, unit: Val<'c>, phase: u32) -> Vec<Val<'c>> {
         let (c, f) = (self.c, self.form);
@@ -82,7 +80,7 @@ impl<'c> Integer<'_, 'c> {
         let each = (b.rows * b.cols) as usize;
         let mut sums: Vec<Val> =
             (0..b.rows).flat_map(|r| vec![start[r as usize]; b.cols as usize]).collect();
-        let apart = b.shifted() && f.lines[0].quads.len() > 1;
+        let apart = self.shifted(b) && f.lines[0].quads.len() > 1;
         if apart {
             sums.extend(vec![c.zero(words); each]);
         }
@@ -137,7 +135,7 @@ impl<'c> Integer<'_, 'c> {
     /// Adds lines of a unit.
     fn lines(&self, b: &Block<'c>, unit: Val<'c>, lines: &[&Line], sums: &mut [Val<'c>]) {
         let (c, f) = (self.c, self.form);
-        let lanes = f.unit.lanes;
+        let (lanes, bits) = (f.unit.lanes, f.code.bits());
         let each = (b.rows * b.cols) as usize;
         let apart = sums.len() > each;
         let rows: Vec<Val> = (0..b.rows)
@@ -156,7 +154,7 @@ impl<'c> Integer<'_, 'c> {
                     let x = c.splat(c.load(c.i32(), c.off(*row, at), 1), lanes);
                     for (col, w) in words.iter().enumerate() {
                         let at = r * b.cols as usize + col + if apart { half * each } else { 0 };
-                        sums[at] = dot(c, lanes, sums[at], w[half], x);
+                        sums[at] = dot(c, (lanes, bits), sums[at], w[half], x);
                     }
                 }
             }
@@ -190,7 +188,7 @@ impl<'c> Integer<'_, 'c> {
             return vec![flip(0x8080_8080)];
         }
         let codes = flip(0x8888_8888);
-        let high = match b.shifted() {
+        let high = match self.shifted(b) {
             true => c.andc(codes, 0xf0f0_f0f0),
             false => c.andc(c.lshr(codes, 4), 0x0f0f_0f0f),
         };

@@ -2,8 +2,15 @@
 
 use crate::code::{Code, Ty, Val};
 
-/// `sum + Σ u·s` of the four bytes in each of `lanes` lanes, `u` unsigned and `s` signed.
-pub(crate) fn dot<'c>(c: &Code<'c>, lanes: u32, sum: Val<'c>, u: Val<'c>, s: Val<'c>) -> Val<'c> {
+/// `sum + Σ u·s` of the four bytes in each of `lanes` lanes, `u` unsigned, of `bits` bits at most,
+/// and `s` signed.
+pub(crate) fn dot<'c>(
+    c: &Code<'c>,
+    (lanes, bits): (u32, u32),
+    sum: Val<'c>,
+    u: Val<'c>,
+    s: Val<'c>,
+) -> Val<'c> {
     if c.isa.dot_i8 {
         let name = match lanes {
             16 => "llvm.x86.avx512.vpdpbusd.512",
@@ -11,25 +18,41 @@ pub(crate) fn dot<'c>(c: &Code<'c>, lanes: u32, sum: Val<'c>, u: Val<'c>, s: Val
         };
         return c.call_as_declared(name, &[sum, u, s]);
     }
-    // Pairs of 16 bits: the even bytes, and the odd ones.
     let pairs = c.vec(c.i16(), 2 * lanes);
+    if bits < 8 {
+        // Two products of bytes stay far within 16 bits.
+        let bytes = c.vec(c.i8(), 4 * lanes);
+        let products = halved(c, lanes, &BYTES, c.bits(u, bytes), c.bits(s, bytes));
+        let sums = halved(c, lanes, &PAIRS, products, c.int(pairs, 1));
+        return c.add(sum, sums);
+    }
+    // Pairs of 16 bits: the even bytes, and the odd ones.
     let (u, s) = (c.bits(u, pairs), c.bits(s, pairs));
-    let even = multiply(c, lanes, c.andc(u, 255), c.ashr(c.shl(s, 8), 8));
-    let odd = multiply(c, lanes, c.lshr(u, 8), c.ashr(s, 8));
+    let even = halved(c, lanes, &PAIRS, c.andc(u, 255), c.ashr(c.shl(s, 8), 8));
+    let odd = halved(c, lanes, &PAIRS, c.lshr(u, 8), c.ashr(s, 8));
     c.add(sum, c.add(even, odd))
 }
 
-/// `a.0·b.0 + a.1·b.1` of the pairs of 16 bits in each of `lanes` lanes.
-fn multiply<'c>(c: &Code<'c>, lanes: u32, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+/// Instructions of vectors of 256 and of 512 bits.
+type Widths = [&'static str; 2];
+
+/// `a.0·b.0 + a.1·b.1` of pairs of 16 bits.
+const PAIRS: Widths = ["llvm.x86.avx2.pmadd.wd", "llvm.x86.avx512.pmaddw.d.512"];
+/// The same of pairs of bytes, those of `a` unsigned.
+const BYTES: Widths = ["llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx512.pmaddubs.w.512"];
+
+/// An instruction on vectors of `lanes` lanes of 32 bits, perhaps in two halves.
+fn halved<'c>(c: &Code<'c>, lanes: u32, by: &Widths, a: Val<'c>, b: Val<'c>) -> Val<'c> {
     if lanes == 8 {
-        return c.call("llvm.x86.avx2.pmadd.wd", &[], &[a, b]);
+        return c.call(by[0], &[], &[a, b]);
     }
     if c.isa.lanes == 16 {
-        return c.call("llvm.x86.avx512.pmaddw.d.512", &[], &[a, b]);
+        return c.call(by[1], &[], &[a, b]);
     }
-    let half = |v: Val<'c>, first: u32| c.shuffle(v, v, &(first..first + 16).collect::<Vec<_>>());
-    let [low, high] = [0, 16].map(|at| multiply(c, 8, half(a, at), half(b, at)));
-    c.shuffle(low, high, &(0..16).collect::<Vec<_>>())
+    let count = a.get_type().into_vector_type().get_size() / 2;
+    let half = |v, first: u32| c.shuffle(v, v, &(first..first + count).collect::<Vec<_>>());
+    let [low, high] = [0, count].map(|at| halved(c, 8, by, half(a, at), half(b, at)));
+    c.shuffle(low, high, &(0..count).collect::<Vec<_>>())
 }
 
 /// Sum of `n` signed bytes at `p`, as i32.

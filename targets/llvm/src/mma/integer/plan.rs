@@ -30,7 +30,8 @@ pub(crate) struct Plan {
 const DIRECT_ROWS: u32 = 8;
 /// Bytes from row to row below which any number of rows is.
 const DIRECT_PITCH: i64 = 512;
-/// Rows up to which high halves are multiplied as they stand, each row's sums shifted in the end.
+/// Rows up to which high halves are multiplied as they stand where an instruction takes such
+/// products, each row's sums shifted in the end.
 pub(crate) const SHIFTED_ROWS: u32 = 2;
 
 impl Plan {
