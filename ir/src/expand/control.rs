@@ -38,15 +38,17 @@ impl<'k> Expander<'k> {
         }
         // A list's length is known here, not to who calls: instances beyond it do nothing.
         let end = self.em.min(end, total);
+        self.counts = counts;
         self.counted(begin, end, 1, None, &mut |x, instance| {
             x.span = Some(Span { instance, begin, end, total });
-            x.bind_grid(instance, &counts)?;
+            x.bind_grid(instance)?;
             x.block(&kernel.body)
         })
     }
 
-    fn bind_grid(&mut self, instance: Reg, counts: &[Reg]) -> Result<()> {
-        let kernel = self.kernel;
+    /// Binds the grid's variables to their values in an instance.
+    pub fn bind_grid(&mut self, instance: Reg) -> Result<()> {
+        let (kernel, counts) = (self.kernel, self.counts.clone());
         let mut rest = instance;
         for (at, axis) in kernel.grid.axes.iter().enumerate().rev() {
             // The slowest axis takes what is left.
@@ -209,6 +211,7 @@ impl<'k> Expander<'k> {
         let var = self.em.convert(Convert::I64ToI32, open.var());
         self.bind(f.var, Tile::scalar(DType::I32, var));
         self.prefetch(f, open.var(), lo, hi)?;
+        self.look_ahead(f, open.var(), hi)?;
         self.block(&f.body)?;
         self.count_reads(&f.yields);
         let next = scalars.iter().map(|(at, _)| self.scalar(f.yields[*at]));

@@ -8,6 +8,7 @@
 //! lie there in a form that a product can read.
 
 mod access;
+mod ahead;
 mod coded;
 mod control;
 mod convert;
@@ -24,18 +25,20 @@ mod prefetch;
 mod product;
 mod scalar;
 mod scratch;
+mod seen;
 mod tile;
 mod uses;
 
 use crate::dim::{Atom, Dim};
 use crate::error::{IrError, IrErrorKind};
 use crate::kernel::{Fold, Kernel, Op, ParamId, ParamType, ValueId};
-use crate::loops::{Arith, Cmp, Inst, Mma, Program, Reg, Stmt};
+use crate::loops::{Ahead, Arith, Cmp, Inst, Mma, Program, Reg, Stmt};
 use access::Reshape;
 use coded::Copies;
 use emit::Emitter;
 use layout::Layout;
 use scratch::BufferId;
+use seen::Seen;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use tile::{Kind, Tile, TileRef};
@@ -96,6 +99,7 @@ struct Expander<'k> {
     /// What values stand for.
     env: Vec<Option<TileRef>>,
     uses: Uses,
+    seen: Seen,
     multiples: Multiples,
     /// Reads of a value that are still to come in the text.
     remaining: Vec<u32>,
@@ -116,6 +120,10 @@ struct Expander<'k> {
     shared: HashSet<BufferId>,
     /// Copies made of gathered tiles of codes in the block at hand, of the rows below a register.
     copies: Vec<(TileRef, Option<Reg>, Copies)>,
+    /// What a product is to ask for.
+    ahead: HashMap<ValueId, Ahead>,
+    /// Positions along each axis of the grid.
+    counts: Vec<Reg>,
     /// The instance at hand and the worker's range.
     span: Option<prefetch::Span>,
 }
@@ -133,6 +141,7 @@ impl<'k> Expander<'k> {
             env: vec![None; kernel.values.len()],
             remaining: (0..values).map(|v| uses.count(ValueId(v))).collect(),
             uses,
+            seen: Seen::of(kernel),
             multiples: Multiples::of_kernel(kernel),
             args: vec![],
             layouts: HashMap::new(),
@@ -143,6 +152,8 @@ impl<'k> Expander<'k> {
             owners: HashMap::new(),
             shared: HashSet::new(),
             copies: vec![],
+            ahead: HashMap::new(),
+            counts: vec![],
             span: None,
         }
     }
@@ -246,7 +257,8 @@ impl<'k> Expander<'k> {
             }
             tile
         } else {
-            let copy = self.copied(&tile)?;
+            let rows = if tile.gathers_rows() { self.seen_rows(result)? } else { None };
+            let copy = self.copied_rows(&tile, rows)?;
             self.own(&copy, result);
             copy
         };

@@ -16,6 +16,12 @@ const UNROLL: u64 = 4;
 /// Greatest weight of an expression whose evaluation is unrolled.
 const UNROLL_WEIGHT: u32 = 12;
 
+/// Bytes of a cache line.
+const LINE: u32 = 64;
+
+/// Bytes of a page: lines so far apart share a set of the first-level cache.
+const PAGE: u32 = 4096;
+
 /// What is done at each point of a nest.
 pub(super) type Body<'b, 'k> = &'b mut dyn FnMut(&mut Expander<'k>, &Point) -> Result<()>;
 
@@ -350,6 +356,20 @@ impl<'k> Expander<'k> {
             return Ok(Tile::scalar(tile.dtype, reg));
         }
         let (_, view) = self.fresh(tile.dtype, &tile.shape);
+        self.write(tile, &view, &tile.shape)?;
+        Ok(Tile::new(tile.dtype, &tile.shape, Kind::View(view)))
+    }
+
+    /// As [`Expander::copied`], of the first `rows` rows (I64) alone; the others are masked out.
+    /// Rows do not meet in the sets of a cache.
+    pub fn copied_rows(&mut self, tile: &TileRef, rows: Option<Reg>) -> Result<TileRef> {
+        let (Some(_), Some((last, before))) = (rows, tile.shape.split_last()) else {
+            return self.copied(tile);
+        };
+        let unit = bytes_of(kept_as(tile.dtype)) as u32;
+        let apart = if last.wrapping_mul(unit) % PAGE == 0 { LINE / unit } else { 0 };
+        let (_, mut view) = self.fresh(tile.dtype, &[before, &[last + apart]].concat());
+        view.axes[0].valid = rows;
         self.write(tile, &view, &tile.shape)?;
         Ok(Tile::new(tile.dtype, &tile.shape, Kind::View(view)))
     }

@@ -7,7 +7,7 @@ use super::tile::{Kind, Origin, Spread, Tile, TileRef, View, kept_as};
 use super::{Expander, Result, generic};
 use crate::dtype::DType;
 use crate::kernel::ValueId;
-use crate::loops::{Arith, Convert, Left, Mma, Reg, Right, Scales, Stride, Strided};
+use crate::loops::{Ahead, Arith, Convert, Left, Mma, Reg, Right, Scales, Stride, Strided};
 
 /// Least number of columns that makes a copy of the left operand worth it.
 const OFTEN: u32 = 8;
@@ -33,20 +33,25 @@ impl Expander<'_> {
         if self.tile(acc)?.dtype == DType::I32 {
             return self.integer_product(result, acc, &left, &right);
         }
-        let (id, view) = self.settle(acc)?;
+        let seen = self.seen_rows(result)?;
+        let (id, mut view) = self.settle(acc)?;
         let shape = self.kernel.ty(acc).shape.clone();
-        self.multiply(&left, &right, &view, &shape)?;
+        view.axes[0].valid = seen;
+        let ahead = self.ahead.get(&result).copied();
+        self.multiply(&left, &right, &view, &shape, ahead)?;
+        view.axes[0].valid = None;
         self.owners.insert(id, result);
         Ok(Tile::new(DType::F32, &shape, Kind::View(view)))
     }
 
-    /// Accumulates a product into a dense `f32` view.
+    /// Accumulates a product into a dense `f32` view, of its valid rows.
     fn multiply(
         &mut self,
         left: &TileRef,
         right: &TileRef,
         acc: &View,
         shape: &[u32],
+        ahead: Option<Ahead>,
     ) -> Result<()> {
         let depth = left.shape[1];
         let extents = [shape[0], shape[1], depth];
@@ -56,16 +61,16 @@ impl Expander<'_> {
         let right = self.right(right)?;
         if let Some(coded) = self.coded_left(left)? {
             let origin = coded.origin;
-            let candidate = self.mma(coded, &right, acc, extents);
+            let candidate = Mma { ahead, ..self.mma(coded, &right, acc, extents) };
             if (self.machine.mma)(&candidate) {
                 self.em.mma(candidate);
                 self.last([origin, right.origin, acc.place.origin]);
                 return Ok(());
             }
         }
-        let plain = self.plain_left(left)?;
+        let plain = self.plain_left(left, acc.axes[0].valid)?;
         let origin = plain.origin;
-        let candidate = self.mma(plain, &right, acc, extents);
+        let candidate = Mma { ahead, ..self.mma(plain, &right, acc, extents) };
         if (self.machine.mma)(&candidate) {
             self.em.mma(candidate);
         } else {
@@ -84,7 +89,7 @@ impl Expander<'_> {
             return Ok((mma.clone(), origin));
         }
         let wide = Tile::new(DType::F32, &left.shape, Kind::Cast(left.clone()));
-        let copy = self.plain_left(&wide)?;
+        let copy = self.plain_left(&wide, None)?;
         Ok((Mma { left: copy.form, ..mma.clone() }, copy.origin))
     }
 
@@ -104,16 +109,19 @@ impl Expander<'_> {
         acc: &View,
         [m, n, k]: [u32; 3],
     ) -> Mma {
-        let depth = match (left.depth, right.depth) {
+        let mut both = |a: Option<Reg>, b: Option<Reg>| match (a, b) {
             (Some(a), Some(b)) => Some(self.em.min(a, b)),
             (a, b) => a.or(b),
         };
+        let depth = both(left.depth, right.depth);
+        let rows = both(left.rows, acc.axes[0].valid);
         let (m_valid, n_valid, k_valid) =
-            (self.count(left.rows, m), self.count(right.rows, n), self.count(depth, k));
+            (self.count(rows, m), self.count(right.rows, n), self.count(depth, k));
         let address = self.place(acc.place);
         let acc = Strided { address, row: acc.axes[0].stride, col: acc.axes[1].stride };
         let right = right.form.clone();
-        Mma { m, n, k, m_valid, n_valid, k_valid, acc, left: left.form, right }
+        let left = left.form;
+        Mma { m, n, k, m_valid, n_valid, k_valid, acc, left, right, ahead: None }
     }
 
     /// A count of valid elements as an I32 within an extent.
@@ -140,8 +148,8 @@ impl Expander<'_> {
     }
 
     /// The tile as strided memory of one of these types; copied to scratch if it is none, or is
-    /// read in bits and pieces.
-    fn as_view(&mut self, tile: &TileRef, types: &[DType]) -> Result<View> {
+    /// read in bits and pieces: of its rows those that are `seen`.
+    fn as_view(&mut self, tile: &TileRef, types: &[DType], seen: Option<Reg>) -> Result<View> {
         if let Kind::View(view) = &tile.kind {
             let gathers = view.axes.iter().any(|a| a.gather.is_some());
             if !gathers && types.contains(&view.store) {
@@ -152,7 +160,7 @@ impl Expander<'_> {
             true => tile.clone(),
             false => Tile::new(DType::F32, &tile.shape, Kind::Cast(tile.clone())),
         };
-        let copy = self.copied(&tile)?;
+        let copy = self.copied_rows(&tile, seen)?;
         match &copy.kind {
             Kind::View(view) => Ok(view.clone()),
             _ => Err(self.cannot("a product of what is no matrix")),
@@ -160,8 +168,8 @@ impl Expander<'_> {
     }
 
     /// The left operand decoded.
-    fn plain_left(&mut self, tile: &TileRef) -> Result<Operand<Left>> {
-        let view = self.as_view(tile, &[DType::F32, DType::BF16, DType::F16])?;
+    fn plain_left(&mut self, tile: &TileRef, seen: Option<Reg>) -> Result<Operand<Left>> {
+        let view = self.as_view(tile, &[DType::F32, DType::BF16, DType::F16], seen)?;
         let at = self.strided(&view, tile.shape[1]);
         let form = Left { encoding: view.store.into(), at: at.form, scales: None };
         Ok(Operand { form, origin: at.origin, rows: at.rows, depth: at.depth })
@@ -235,7 +243,7 @@ impl Expander<'_> {
         {
             return Ok(blocked);
         }
-        let view = self.as_view(tile, &[DType::F32, DType::BF16, DType::F16])?;
+        let view = self.as_view(tile, &[DType::F32, DType::BF16, DType::F16], None)?;
         let at = self.strided(&view, tile.shape[1]);
         let form = Right::Strided { encoding: view.store.into(), at: at.form };
         Ok(Operand { form, origin: at.origin, rows: at.rows, depth: at.depth })
@@ -324,8 +332,8 @@ impl Expander<'_> {
         let (id, view) = self.settle(acc)?;
         let shape = self.kernel.ty(acc).shape.clone();
         let depth = left.shape[1];
-        let left = self.as_view(left, &[DType::I8, DType::U8, DType::I32])?;
-        let right = self.as_view(right, &[DType::I8, DType::U8, DType::I32])?;
+        let left = self.as_view(left, &[DType::I8, DType::U8, DType::I32], None)?;
+        let right = self.as_view(right, &[DType::I8, DType::U8, DType::I32], None)?;
         let (left, right) =
             (view_tile(left, &[shape[0], depth]), view_tile(right, &[shape[1], depth]));
         let (left, right) = (self.smooth(&left, 1)?, self.smooth(&right, 1)?);

@@ -189,6 +189,16 @@ impl Tile {
         own || self.children().iter().any(|c| c.reads(base))
     }
 
+    /// Whether its rows are gathered from memory.
+    pub fn gathers_rows(&self) -> bool {
+        let own = match &self.kind {
+            Kind::View(v) => v.axes.first().is_some_and(|a| a.gather.is_some()),
+            Kind::Coded(c) => c.axes.iter().any(|a| a.tile == Some(0) && a.gather.is_some()),
+            _ => false,
+        };
+        own || self.children().iter().any(|c| c.gathers_rows())
+    }
+
     /// Whether evaluating it reads a buffer.
     pub fn reads_buffer(&self, id: BufferId) -> bool {
         let own = match &self.kind {

@@ -207,6 +207,17 @@ pub struct Grid {
     pub axes: Vec<GridAxis>,
 }
 
+impl Grid {
+    /// The variables of all axes, slowest first.
+    pub fn variables(&self) -> Vec<ValueId> {
+        let of = |axis: &GridAxis| match axis {
+            GridAxis::Range { var, .. } => vec![*var],
+            GridAxis::List { vars, .. } => vars.clone(),
+        };
+        self.axes.iter().flat_map(of).collect()
+    }
+}
+
 /// Where an access begins along an axis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Start {

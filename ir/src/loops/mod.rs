@@ -346,6 +346,20 @@ pub struct Scales {
     pub cols: u32,
 }
 
+/// Memory that will be read soon after a product: `rows` runs of `bytes`. The target may ask for
+/// it while it multiplies; any address is safe.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ahead {
+    /// I64: the first run.
+    pub address: Reg,
+    /// From run to run.
+    pub pitch: Stride,
+    /// Number of runs.
+    pub rows: u32,
+    /// Of a run.
+    pub bytes: u32,
+}
+
 /// `acc[i, j] += Σ_k left[i, k] * right[j, k]` for `i < m_valid`, `j < n_valid`, `k < k_valid`;
 /// other elements of the accumulator stay as they are. Operands do not overlap the accumulator.
 #[derive(Clone, Debug, PartialEq)]
@@ -368,6 +382,8 @@ pub struct Mma {
     pub left: Left,
     /// `[n, k]`
     pub right: Right,
+    /// What is read next; performance only.
+    pub ahead: Option<Ahead>,
 }
 
 /// A statement.

@@ -1,7 +1,8 @@
 //! Loop programs as text, for people: one statement a line, blocks indented. There is no parser.
 
 use super::{
-    Elem, For, Inst, Mma, Nested, Program, Reg, RegType, Right, Scales, Stmt, Stride, Strided, Unit,
+    Ahead, Elem, For, Inst, Mma, Nested, Program, Reg, RegType, Right, Scales, Stmt, Stride,
+    Strided, Unit,
 };
 use std::fmt;
 
@@ -113,6 +114,9 @@ impl fmt::Display for Mma {
         }
         for (name, valid) in [("m", self.m_valid), ("n", self.n_valid), ("k", self.k_valid)] {
             valid.iter().try_for_each(|v| write!(f, " where {name} < {v}"))?;
+        }
+        if let Some(Ahead { address, pitch, rows, bytes }) = self.ahead {
+            write!(f, " ahead {rows} x {bytes} bytes [{address}; {pitch}]")?;
         }
         Ok(())
     }

@@ -2,8 +2,8 @@
 //! them, and types are what instructions take.
 
 use super::{
-    Arith, Cmp, Convert, Elem, For, Func, Inst, MemElem, Mma, Nested, Program, Reg, RegType, Right,
-    Scales, Stmt, Stride, Strided, Unit,
+    Ahead, Arith, Cmp, Convert, Elem, For, Func, Inst, MemElem, Mma, Nested, Program, Reg, RegType,
+    Right, Scales, Stmt, Stride, Strided, Unit,
 };
 use crate::error::{IrError, IrErrorKind};
 
@@ -207,6 +207,9 @@ impl Checker<'_> {
         self.strided(&mma.acc)?;
         self.strided(&mma.left.at)?;
         mma.left.scales.iter().try_for_each(|s| self.scales(s))?;
+        if let Some(Ahead { address, pitch, .. }) = mma.ahead {
+            self.strided(&Strided { address, row: pitch, col: Stride::Bytes(1) })?;
+        }
         match &mma.right {
             Right::Strided { at, .. } => self.strided(at),
             Right::Blocked { address, block_bytes, scales, .. } => {

@@ -91,6 +91,7 @@ pub fn program(name: &str, lanes: u32, c: &Case) -> Program {
             scales: None,
         },
         right,
+        ahead: None,
     };
     // Once for each instance, so that a loop stands around the product.
     let (lo, hi) = (b.set(Elem::I64, 1, Inst::Begin), b.set(Elem::I64, 1, Inst::End));
