@@ -94,6 +94,36 @@ fn rows_of_k() {
     check_all(DType::BF16, DType::F16, Lie::Rows);
 }
 
+/// Few rows against the depth: every remainder of rows, columns and k.
+#[test]
+fn few_rows_of_k() {
+    let mut all = Vec::new();
+    for m in [1, 2, 3, 4, 5, 7, 8, 16] {
+        for n in [1, 3, 4, 15, 16, 18] {
+            for k in [200, 223, 224] {
+                let case = Case {
+                    m,
+                    n,
+                    k,
+                    valid: [None; 3],
+                    left: DType::BF16,
+                    right: DType::BF16,
+                    lie: Lie::Rows,
+                    dense: true,
+                };
+                all.push(case);
+                if n > 2 && m != 1 {
+                    let valid = [Some(m as i32 - 1), Some(n as i32 - 2), Some(k as i32 - 33)];
+                    all.push(Case { valid, ..case });
+                }
+            }
+        }
+    }
+    for level in native::levels() {
+        check(level, lanes(level), &all);
+    }
+}
+
 #[test]
 fn rows_of_n() {
     check_all(DType::BF16, DType::BF16, Lie::Columns { known: true });

@@ -271,6 +271,10 @@ impl<'c> Emitter<'_, 'c> {
             scales: scales.map(grid).transpose()?,
             left_scales: m.left.scales.as_ref().map(grid).transpose()?,
             left_sums: left_sums.map(pointer).transpose()?,
+            ahead: match m.ahead {
+                None => None,
+                Some(a) => Some((pointer(a.address)?, distance(a.pitch)?)),
+            },
             valid: [valid(m.m_valid, m.m)?, valid(m.n_valid, m.n)?, valid(m.k_valid, m.k)?],
         };
         self.products.call(c, m, &o, self.params[3]);

@@ -1,5 +1,6 @@
 //! Register blocks of vectors: rows of broadcast elements by blocks of columns.
 
+use super::along;
 use super::decode;
 use super::lowering::{Block, Lowering};
 use super::plan::Unit;
@@ -37,6 +38,7 @@ impl<'c> Lowering<'_, 'c> {
                 self.step(b, c.add(s, c.c64(u.into())), None, (part, seen));
             }
             self.ask(b, s, split);
+            self.ask_ahead(&b.ahead, s, split);
             now
         });
         let mut width = split as usize;
@@ -89,7 +91,7 @@ impl<'c> Lowering<'_, 'c> {
     /// read once: with more rows the loads of the first block of rows do it.
     fn ask(&self, b: &Block<'c>, s: Val<'c>, split: u32) {
         let (c, p) = (self.c, self.plan);
-        if p.panel || p.rows < self.form.m {
+        if p.panel || p.rows < self.form.m || !b.ahead.is_empty() {
             return;
         }
         let bytes = i64::from(p.right.step_bytes(p.lanes) * split);
@@ -201,9 +203,9 @@ impl<'c> Lowering<'_, 'c> {
     }
 
     /// `sum + a.0 * b.0 + a.1 * b.1` of pairs of bf16.
-    fn dot(&self, sum: Val<'c>, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+    pub fn dot(&self, sum: Val<'c>, a: Val<'c>, b: Val<'c>) -> Val<'c> {
         let c = self.c;
-        let pairs = c.vec(c.cx.bf16_type().into(), 2 * self.plan.lanes);
+        let pairs = c.vec(c.cx.bf16_type().into(), along::STEP);
         let name = "llvm.x86.avx512bf16.dpbf16ps.512";
         c.call(name, &[], &[sum, c.bits(a, pairs), c.bits(b, pairs)])
     }

@@ -6,6 +6,11 @@ use ir::loops::{Mma, Right, Stride};
 /// Greatest extent of a tile that is taken on.
 const MOST: u32 = 1 << 20;
 
+/// Bytes of a cache line.
+const LINE: i64 = 64;
+/// Bytes of a page: rows that far apart share one set of the first-level cache.
+const PAGE: i64 = 4096;
+
 /// A product but for addresses. Products of one form share their code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Form {
@@ -21,8 +26,12 @@ pub(crate) struct Form {
     pub left: DType,
     /// Bytes from k to k of the left operand, if known.
     pub left_step: Option<i64>,
+    /// Whether its rows lie one after another, and so in different sets of the cache.
+    pub left_dense: bool,
     /// The right operand.
     pub right: RightForm,
+    /// Runs, and bytes of a run, of what is to be asked for.
+    pub ahead: Option<[u32; 2]>,
 }
 
 /// A right operand but for addresses.
@@ -99,7 +108,9 @@ impl Form {
             ragged: [m.m_valid.is_some(), m.n_valid.is_some(), m.k_valid.is_some()],
             left: left.code,
             left_step: known(m.left.at.col),
+            left_dense: is_dense(m),
             right,
+            ahead: m.ahead.map(|a| [a.rows, a.bytes]),
         })
     }
 
@@ -122,6 +133,11 @@ impl Form {
             RightForm::Strided { .. } => None,
         }
     }
+}
+
+fn is_dense(m: &Mma) -> bool {
+    let row = i64::from(m.k) * i64::from(m.left.encoding.code.bits() / 8);
+    known(m.left.at.row).is_some_and(|r| (row..=row + LINE).contains(&r) && r % PAGE != 0)
 }
 
 /// Whether elements are floats stored as they are.

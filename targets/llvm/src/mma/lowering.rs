@@ -45,6 +45,8 @@ pub(crate) struct Block<'c> {
     pub from: Val<'c>,
     /// One past the last.
     pub to: Val<'c>,
+    /// Where this block begins to ask for what is ahead: one pointer for each line of a step.
+    pub ahead: Vec<Val<'c>>,
     /// For each block of columns what its sums are multiplied by.
     pub scales: Option<Vec<Val<'c>>>,
 }
@@ -73,6 +75,9 @@ impl<'c> Lowering<'_, 'c> {
         let some = [m, n, k].map(|v| c.icmp(IntPredicate::NE, v, c.c64(0)));
         let all = c.and(c.and(some[0], some[1]), some[2]);
         c.when(all, || {
+            if self.plan.unit == Unit::Along {
+                return self.along();
+            }
             let left = self.left();
             self.columns(left);
         });
@@ -140,11 +145,12 @@ impl<'c> Lowering<'_, 'c> {
                     right,
                     from,
                     to,
+                    ahead: self.ahead(b, row),
                     scales: scales.clone(),
                 };
                 match p.unit {
                     Unit::Tile => self.tile_block(&block),
-                    Unit::Fma | Unit::Dot => self.block(&block),
+                    Unit::Fma | Unit::Dot | Unit::Along => self.block(&block),
                 }
             });
         });

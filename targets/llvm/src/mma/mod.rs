@@ -5,6 +5,8 @@
 //! [`panel`]) and runs register blocks over the rest ([`block`], [`tile`]). Codes by codes are
 //! multiplied as integers ([`integer`]).
 
+mod ahead;
+mod along;
 mod block;
 mod decode;
 mod emulate;
@@ -57,6 +59,8 @@ pub(crate) struct Operands<'c> {
     pub left_scales: Option<[Val<'c>; 4]>,
     /// Pointer: sums of the left operand's codes.
     pub left_sums: Option<Val<'c>>,
+    /// Pointer to what is to be asked for, and as I64 bytes from run to run.
+    pub ahead: Option<(Val<'c>, Val<'c>)>,
     /// I64: valid rows, columns, depth, from 0 to the tile's extents.
     pub valid: [Val<'c>; 3],
 }
@@ -199,6 +203,8 @@ impl<'c> Products<'c> {
         args.extend(scales);
         args.extend(o.valid);
         args.extend([o.left_step, o.right_step]);
+        let (ahead, pitch) = o.ahead.unwrap_or((c.pointer(none), none));
+        args.extend([ahead, pitch]);
         c.call_fn(p.function, &args);
     }
 }
@@ -214,7 +220,7 @@ fn function<'c>(
     tiles: Option<&tile::Registers<'c>>,
 ) -> FunctionValue<'c> {
     let (p, i) = (c.ptr(), c.i64());
-    let types: Vec<Ty> = vec![p, i, p, i, p, i, p, p, p, i, i, i, i, i, i, i, i];
+    let types: Vec<Ty> = vec![p, i, p, i, p, i, p, p, p, i, i, i, i, i, i, i, i, p, i];
     let f = c.function(name, &types, false);
     c.mark(f, AttributeLoc::Function, "noinline");
     for at in ALONE {
@@ -241,6 +247,7 @@ fn function<'c>(
         scales: form.scale().map(|_| [a[8], a[9], a[10], a[11]]),
         left_scales: None,
         left_sums: None,
+        ahead: form.ahead.map(|_| (a[17], a[18])),
         valid: [extent(0, form.m), extent(1, form.n), extent(2, form.k)],
     };
     let lowering = Lowering { c, form, plan, o, scratch: a[6], state: a[7], tiles };

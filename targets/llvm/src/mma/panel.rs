@@ -164,28 +164,51 @@ impl<'c> Lowering<'_, 'c> {
     fn interleave(&self, to: Val<'c>, cols: &Columns<'c>, end: Val<'c>) {
         let (c, p) = (self.c, self.plan);
         let (k, step) = (self.o.valid[2], self.o.right_step);
-        let (half, words) = (c.vec(c.i16(), p.lanes), c.vec(c.i32(), p.lanes));
-        c.for_loop((c.c64(0), end, p.lanes.into()), &[], |j, _| {
-            let from = self.column(cols, j);
-            if p.right.group == 1 {
+        if p.right.group == 1 {
+            let words = c.vec(c.i32(), p.lanes);
+            c.for_loop((c.c64(0), end, p.lanes.into()), &[], |j, _| {
+                let from = self.column(cols, j);
                 c.for_loop((c.c64(0), k, 1), &[], |k, _| {
                     let v = c.load(words, c.at(from, c.mul(k, step)), 4);
                     c.store(v, self.place(to, j, k), 4);
                     vec![]
                 });
-                return vec![];
+                vec![]
+            });
+            return;
+        }
+        // Two blocks at a time: whole vectors of 16-bit elements.
+        let two = c.andc(end, -2 * i64::from(p.lanes));
+        for (lo, hi, blocks) in [(c.c64(0), two, 2), (two, end, 1)] {
+            c.for_loop((lo, hi, (blocks * p.lanes).into()), &[], |j, _| {
+                self.interleave_blocks(to, cols, j, blocks);
+                vec![]
+            });
+        }
+    }
+
+    /// Copies all k's of some blocks from column `j` on, in pairs.
+    fn interleave_blocks(&self, to: Val<'c>, cols: &Columns<'c>, j: Val<'c>, blocks: u32) {
+        let (c, p) = (self.c, self.plan);
+        let (k, step) = (self.o.valid[2], self.o.right_step);
+        let (from, width) = (self.column(cols, j), blocks * p.lanes);
+        let halves = c.vec(c.i16(), width);
+        let row = |k| c.load(halves, c.at(from, c.mul(k, step)), 2);
+        let pairs = |k: Val<'c>, first: Val<'c>, second: Val<'c>| {
+            for b in 0..blocks {
+                let lanes = (0..2 * p.lanes).map(|i| b * p.lanes + i / 2 + i % 2 * width);
+                let v = c.shuffle(first, second, &lanes.collect::<Vec<_>>());
+                let at = self.place(to, c.add(j, c.c64((b * p.lanes).into())), k);
+                c.store(v, at, 4);
             }
-            let wide = |k| c.zext(c.load(half, c.at(from, c.mul(k, step)), 2), words);
-            let even = c.andc(k, -2);
-            c.for_loop((c.c64(0), even, 2), &[], |k, _| {
-                let v = c.or(wide(k), c.shl(wide(c.add(k, c.c64(1))), 16));
-                c.store(v, self.place(to, j, k), 4);
-                vec![]
-            });
-            c.for_loop((even, k, 2), &[], |k, _| {
-                c.store(wide(k), self.place(to, j, k), 4);
-                vec![]
-            });
+        };
+        let even = c.andc(k, -2);
+        c.for_loop((c.c64(0), even, 2), &[], |k, _| {
+            pairs(k, row(k), row(c.add(k, c.c64(1))));
+            vec![]
+        });
+        c.for_loop((even, k, 2), &[], |k, _| {
+            pairs(k, row(k), c.zero(halves));
             vec![]
         });
     }

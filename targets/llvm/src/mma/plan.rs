@@ -1,5 +1,6 @@
 //! How a product of a form is computed at a level: unit, register block, what is copied first.
 
+use super::along;
 use super::form::{Form, RightForm};
 use crate::isa::{Isa, Tiles};
 use ir::dtype::DType;
@@ -11,6 +12,8 @@ pub(crate) enum Unit {
     Fma,
     /// Dot products of pairs of bf16, accumulated in f32.
     Dot,
+    /// The same, of pairs along both operands as they lie: k is in the lanes.
+    Along,
     /// Tile registers: 16 rows by 16 columns by 32 k's of bf16.
     Tile,
 }
@@ -78,6 +81,8 @@ const DECODED_PAIRS: u32 = 8;
 /// Rows up to which the left operand is multiplied where it lies. Beyond, rows a power of two
 /// apart would share few sets of the first-level cache.
 const DIRECT_ROWS: u32 = 8;
+/// A row's lanes are added up in as many instructions as so many k's are transposed in.
+const ADDED: u32 = 12;
 /// Rows from which a tile register is worth its loads.
 const TILE_ROWS: u32 = 5;
 
@@ -85,6 +90,9 @@ impl Plan {
     /// The plan for a form at a level.
     pub fn new(f: &Form, isa: &Isa) -> Plan {
         let (lanes, unit) = (block_lanes(f), unit(f, isa));
+        if unit == Unit::Along {
+            return Plan::along(f);
+        }
         let right = stored(f, unit);
         let panel = match f.right {
             RightForm::Strided { .. } => true,
@@ -96,15 +104,23 @@ impl Plan {
             Unit::Tile => (f.m.div_ceil(16).min(2), blocks.min(2)),
             _ => register_block(f.m, blocks, unit, isa, lanes),
         };
-        let mut plan = Plan {
-            unit,
-            lanes,
+        let mut plan = Plan { unit, lanes, rows, cols, left, right, panel, ..Plan::along(f) };
+        plan.place(f);
+        plan
+    }
+
+    /// Nothing copied, k in the lanes; blocks are of single columns.
+    fn along(f: &Form) -> Plan {
+        let (rows, cols) = along::block_of(f.m);
+        Plan {
+            unit: Unit::Along,
+            lanes: 1,
             rows,
             cols,
             left_pitch: None,
-            left,
-            right,
-            panel,
+            left: DType::BF16,
+            right: Stored { code: DType::BF16, group: along::STEP },
+            panel: false,
             panel_pitch: 0,
             left_at: 0,
             panel_at: 0,
@@ -112,9 +128,7 @@ impl Plan {
             spill_at: 0,
             scales_at: 0,
             scratch: 0,
-        };
-        plan.place(f);
-        plan
+        }
     }
 
     /// Whether the pairs of a step are the elements of its first half each with one of the second.
@@ -135,7 +149,7 @@ impl Plan {
             && !self.mixed()
             && f.left == self.left
             && f.left_step == Some(i64::from(bytes))
-            && f.m <= DIRECT_ROWS
+            && (f.m <= DIRECT_ROWS || f.left_dense)
             && !f.has_tail(self.depth());
         let mut at = 0u64;
         if !in_place {
@@ -193,7 +207,18 @@ fn unit(f: &Form, isa: &Isa) -> Unit {
     if isa.tiles != Tiles::None && f.m >= TILE_ROWS && whole {
         return Unit::Tile;
     }
-    if isa.dot_bf16 { Unit::Dot } else { Unit::Fma }
+    match isa.dot_bf16 {
+        true if lies_along(f) => Unit::Along,
+        true => Unit::Dot,
+        false => Unit::Fma,
+    }
+}
+
+/// Whether both operands lie along k, and adding up the lanes of all sums is less work than
+/// transposing the right one would be.
+fn lies_along(f: &Form) -> bool {
+    let right = matches!(f.right, RightForm::Strided { step: Some(2), .. });
+    right && f.left_step == Some(2) && f.m.saturating_mul(ADDED) <= f.k
 }
 
 fn stored(f: &Form, unit: Unit) -> Stored {
@@ -205,7 +230,7 @@ fn stored(f: &Form, unit: Unit) -> Stored {
         RightForm::Blocked { code, group, .. } => {
             let here = Stored { code, group };
             let few = match unit {
-                Unit::Tile => 0,
+                Unit::Tile | Unit::Along => 0,
                 Unit::Dot if here.makes_pairs() => DECODED_PAIRS,
                 Unit::Dot => 0,
                 Unit::Fma => DECODED_FLOATS,

@@ -120,6 +120,7 @@ impl<'c> Lowering<'_, 'c> {
                 let s = c.add(s, c.c64(u.into()));
                 self.tile_step(b, s, u, |col| right(s, col));
             }
+            self.ask_ahead(&b.ahead, s, split);
             vec![]
         });
         if split > 1 {

@@ -86,6 +86,7 @@ pub(crate) fn function<'c>(
         scales: matches!(form.scale, Scaling::Apart(_)).then_some([a[8], a[9], a[10], a[11]]),
         left_scales: Some(left_scales),
         left_sums: Some(a[16]),
+        ahead: None,
         valid: [extent(0), extent(1), extent(2)],
     };
     let (float, walk) = (as_float(form), as_walk(form, plan));
@@ -110,7 +111,9 @@ fn as_float(f: &Form) -> float::Form {
         ragged: f.ragged,
         left: DType::I8,
         left_step: f.left_dense.then_some(1),
+        left_dense: false,
         right: RightForm::Blocked { code: f.code, lanes: f.unit.lanes, group: 4, scale },
+        ahead: None,
     }
 }
 
