@@ -133,7 +133,8 @@ pub fn kernel(a: &Attention) -> KernelBuilder {
     let total = b.splat(0.0, f32(&[m]));
     let sum = b.splat(0.0, f32(&[m, a.widths.1]));
     let carry = [("most", most), ("total", total), ("sum", sum)];
-    let ends = b.for_loop(0, seen, a.page, &carry, LoopHints::default(), |b, t, carried| {
+    let hints = LoopHints { stages: 2, ..LoopHints::default() };
+    let ends = b.for_loop(0, seen, a.page, &carry, hints, |b, t, carried| {
         page(b, a, &params, [seq, head, seen, q, at], t, carried)
     });
     let mean = b.map("a / b", &[("a", ends[2]), ("b", ends[1])]);

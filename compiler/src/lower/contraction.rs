@@ -1,11 +1,11 @@
 //! Generator of contractions: rows of the step with a packed weight, any encoding, any row count.
 
-use crate::lower::schedule::{ContractionTile, LANES};
+use crate::lower::schedule::{ContractionTile, LANES, staged};
 use ir::attr::Attr;
 use ir::dim::Dim;
 use ir::dtype::{DType, Encoding};
 use ir::kernel::builder::{At, KernelBuilder, packed, tensor};
-use ir::kernel::{LoopHints, PackStep, Packing, ParamId, Role, TileType, ValueId};
+use ir::kernel::{PackStep, Packing, ParamId, Role, TileType, ValueId};
 
 /// `y[i, b, j] = Σ_k x[i, b, k] · w[b, j, k]`
 #[derive(Clone, Debug, PartialEq)]
@@ -100,7 +100,7 @@ pub fn kernel(c: &Contraction) -> KernelBuilder {
         product(&mut b, zero, At::tile(0, tile.depth))
     } else {
         let carry = [("sum", zero)];
-        b.for_loop(0, depth, tile.depth, &carry, LoopHints::default(), |b, k, sum| {
+        b.for_loop(0, depth, tile.depth, &carry, staged(tile.rows), |b, k, sum| {
             vec![product(b, sum[0], part(k, tile.depth, depth))]
         })[0]
     };

@@ -2,7 +2,7 @@
 //! alone. The host never learns the counts: a work list carries them.
 
 use crate::lower::contraction::{part, store_all, weight_packing};
-use crate::lower::schedule::{lane_columns, tile_depth};
+use crate::lower::schedule::{lane_columns, staged, tile_depth};
 use ir::attr::Attr;
 use ir::dim::Dim;
 use ir::dtype::{DType, Encoding};
@@ -154,17 +154,12 @@ pub fn up(e: &Experts) -> KernelBuilder {
     let fields = b.grid_list(work);
     let [expert, slot, end] = fields[..] else { return b };
     let rows = b.load(row_of, &[At::tile(slot, e.rows).bound(end)]);
-    let valid = b.map("a - b", &[("a", end), ("b", slot)]);
     let depth = tile_depth(width);
-    let block = b.alloc(TileType::new(e.left, &[e.rows, depth]));
     let zero = b.splat(0.0, TileType::new(DType::F32, &[e.rows, cols]));
     let carry = [("gate", zero), ("up", zero)];
-    let sums = b.for_loop(0, width, depth, &carry, LoopHints::default(), |b, k, sums| {
-        // Gathered once for both products, and reread with the mask that the slots have.
+    let sums = b.for_loop(0, width, depth, &carry, staged(e.rows), |b, k, sums| {
         let xt = b.load(x, &[At::one(rows), part(k, depth, width)]);
         let xt = b.cast(xt, e.left);
-        b.store(xt, block, &[At::tile(0, e.rows), At::tile(0, depth)]);
-        let xt = b.load(block, &[At::tile(0, e.rows).bound(valid), At::tile(0, depth)]);
         let coords = [At::one(expert), part(j, cols, hidden), part(k, depth, width)];
         let products = [(gate, sums[0]), (up, sums[1])].map(|(w, sum)| {
             let wt = b.load_keep(w, &coords);
@@ -198,7 +193,7 @@ pub fn down(e: &Experts) -> KernelBuilder {
     let depth = tile_depth(hidden);
     let zero = b.splat(0.0, TileType::new(DType::F32, &[e.rows, cols]));
     let carry = [("sum", zero)];
-    let sum = b.for_loop(0, hidden, depth, &carry, LoopHints::default(), |b, k, sum| {
+    let sum = b.for_loop(0, hidden, depth, &carry, staged(e.rows), |b, k, sum| {
         let xt = b.load(x, &[rows.clone(), part(k, depth, hidden)]);
         let wt = b.load_keep(w, &[At::one(expert), part(j, cols, width), part(k, depth, hidden)]);
         vec![b.mma(sum[0], xt, wt)]

@@ -3,6 +3,7 @@
 
 use ir::device::DeviceSpec;
 use ir::dtype::Encoding;
+use ir::kernel::LoopHints;
 
 /// A range of row counts that one set of kernels serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,13 @@ pub fn tile_depth(depth: i64) -> u32 {
     }
     let divisor = (LEAST..=WHOLE).rev().find(|d| depth % d == 0 && d % 4 == 0);
     divisor.unwrap_or(2048) as u32
+}
+
+/// Hints of a loop over the depth, for tiles of `rows` rows: many rows leave time to ask for the
+/// next tile of weights.
+pub fn staged(rows: u32) -> LoopHints {
+    const MANY: u32 = 13;
+    LoopHints { stages: if rows < MANY { 0 } else { 2 }, ..LoopHints::default() }
 }
 
 /// Rows of one expert's tile.
