@@ -15,6 +15,8 @@ use std::time::Instant;
 
 /// Bytes that a rotation of weights passes over.
 const WORKING_SET: usize = 1 << 30;
+/// Bytes of a huge page.
+const HUGE: usize = 2 << 20;
 /// Words of a cache line.
 const LINE_WORDS: usize = 8;
 /// Runs of each measurement.
@@ -48,7 +50,15 @@ fn fill(bytes: usize, seed: u64) -> Vec<u64> {
         // Bytes from 0x30 to 0x3f: small positive numbers in every float format.
         (state & 0x0f0f_0f0f_0f0f_0f0f) | 0x3030_3030_3030_3030
     };
-    (0..bytes.div_ceil(8)).map(word).collect()
+    let mut words = Vec::with_capacity(bytes.div_ceil(8));
+    if bytes >= 2 * HUGE {
+        // As the runtime's own memory lies.
+        let first = (words.as_mut_ptr() as usize).next_multiple_of(HUGE);
+        // SAFETY: a hint for whole pages within the buffer, which says nothing of their contents.
+        unsafe { libc::madvise(first as *mut libc::c_void, bytes - HUGE, libc::MADV_HUGEPAGE) };
+    }
+    words.extend((0..bytes.div_ceil(8)).map(word));
+    words
 }
 
 /// Words that hold integers from the first cache line on.
