@@ -360,4 +360,19 @@ mod tests {
         let stmts = [lets(&[Inst::Begin, Inst::End]), vec![Stmt::For(still)]].concat();
         assert!(check(&[I64; 6], stmts).expect_err("no step").contains("step 0"));
     }
+
+    #[test]
+    fn units_hold_what_their_terms_reach() {
+        let term = |divisor, bits| crate::loops::Term { along_k: true, divisor, extent: 8, bits };
+        let places = |begin, terms| Nested { begin, terms };
+        let unit = |bytes| {
+            let codes = places(32, vec![term(1, 4)]);
+            Unit { lanes: 1, depth: 8, bytes, codes, scales: None }
+        };
+        let check = |bytes, places: &Nested| within(&unit(bytes), places, 4);
+        assert_eq!(check(8, &unit(8).codes), Ok(()));
+        assert!(check(7, &unit(7).codes).expect_err("beyond").contains("at bit 64"));
+        assert!(check(8, &places(30, vec![])).expect_err("odd").contains("multiples"));
+        assert!(check(8, &places(0, vec![term(0, 4)])).expect_err("zero").contains("divisor"));
+    }
 }
