@@ -7,7 +7,9 @@ use super::scratch::BufferId;
 use super::tile::{Gather, Kind, Origin, TileRef, View, bytes_of};
 use super::{Expander, Result};
 use crate::dtype::Scale;
-use crate::loops::{Left, MemElem, Nested, Reg, Right, Scales, Stride, Strided, Term, Unit};
+use crate::loops::{
+    Ahead, Left, MemElem, Mma, Nested, Reg, Right, Scales, Stride, Strided, Term, Unit,
+};
 use std::rc::Rc;
 
 /// A left operand whose rows are gathered.
@@ -50,6 +52,7 @@ impl Expander<'_> {
         right: &TileRef,
         acc: &View,
         extents: [u32; 3],
+        ahead: Option<Ahead>,
     ) -> Result<bool> {
         let (Kind::Coded(l), Kind::Coded(r)) = (&left.kind, &right.kind) else { return Ok(false) };
         let depth = extents[2];
@@ -63,7 +66,7 @@ impl Expander<'_> {
         };
         let Some(operand) = operand else { return Ok(false) };
         let origin = operand.origin;
-        let mut candidate = self.mma(operand, &right, acc, extents);
+        let mut candidate = Mma { ahead, ..self.mma(operand, &right, acc, extents) };
         if !(self.machine.mma)(&candidate) {
             return Ok(false);
         }

@@ -55,7 +55,7 @@ impl Expander<'_> {
     ) -> Result<()> {
         let depth = left.shape[1];
         let extents = [shape[0], shape[1], depth];
-        if self.coded_product(left, right, acc, extents)? {
+        if self.coded_product(left, right, acc, extents, ahead)? {
             return Ok(());
         }
         let right = self.right(right)?;

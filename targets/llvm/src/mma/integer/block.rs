@@ -28,6 +28,8 @@ pub(crate) struct Block<'c> {
     pub left: Rows<'c>,
     /// Right operand, first column: pointer and bytes from block to block.
     pub right: (Val<'c>, Val<'c>),
+    /// Where this block begins to ask for what is ahead: one pointer for each line of a unit.
+    pub ahead: Vec<Val<'c>>,
 }
 
 impl<'c> Integer<'_, 'c> {
@@ -114,6 +116,7 @@ impl<'c> Integer<'_, 'c> {
         if !f.has_tail() && count <= FEW || count == 1 {
             let mut sums = sums;
             (0..count).for_each(|i| add(i.into(), &mut sums, unit));
+            self.base.ask_ahead(&b.ahead, unit, count);
             return sums;
         }
         let end = c.add(unit, c.c64(count.into()));
@@ -128,6 +131,7 @@ impl<'c> Integer<'_, 'c> {
         c.for_loop((unit, end, turn.into()), &sums, |u, now| {
             let mut now = now.to_vec();
             (0..turn).for_each(|i| add(i.into(), &mut now, u));
+            self.base.ask_ahead(&b.ahead, u, turn);
             now
         })
     }

@@ -33,6 +33,8 @@ pub(crate) struct Form {
     pub scale: Scaling,
     /// k's under one scale of either operand, from the first on.
     pub stretch: u32,
+    /// Runs, and bytes of a run, of what is to be asked for.
+    pub ahead: Option<[u32; 2]>,
 }
 
 /// Scales of the right operand.
@@ -95,6 +97,7 @@ impl Form {
             lines,
             scale,
             stretch,
+            ahead: m.ahead.map(|a| [a.rows, a.bytes]),
         };
         form.is_regular().then_some(form)
     }

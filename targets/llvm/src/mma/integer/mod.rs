@@ -52,6 +52,7 @@ pub(crate) fn arguments<'c>(c: &Code<'c>, o: &Operands<'c>, scratch: Val<'c>) ->
     args.extend(o.left_scales.unwrap_or(nowhere));
     args.push(o.left_sums.unwrap_or(nowhere[0]));
     args.extend(o.valid);
+    args.extend(o.ahead.map_or([nowhere[0], none], |(at, pitch)| [at, pitch]));
     args
 }
 
@@ -63,7 +64,7 @@ pub(crate) fn function<'c>(
     plan: &Plan,
 ) -> FunctionValue<'c> {
     let (p, i) = (c.ptr(), c.i64());
-    let types: Vec<Ty> = vec![p, i, p, i, i, p, i, p, p, i, i, i, p, i, i, i, p, i, i, i];
+    let types: Vec<Ty> = vec![p, i, p, i, i, p, i, p, p, i, i, i, p, i, i, i, p, i, i, i, p, i];
     let f = c.function(name, &types, false);
     c.mark(f, AttributeLoc::Function, "noinline");
     for at in ALONE {
@@ -86,7 +87,7 @@ pub(crate) fn function<'c>(
         scales: matches!(form.scale, Scaling::Apart(_)).then_some([a[8], a[9], a[10], a[11]]),
         left_scales: Some(left_scales),
         left_sums: Some(a[16]),
-        ahead: None,
+        ahead: form.ahead.map(|_| (a[20], a[21])),
         valid: [extent(0), extent(1), extent(2)],
     };
     let (float, walk) = (as_float(form), as_walk(form, plan));
@@ -113,7 +114,7 @@ fn as_float(f: &Form) -> float::Form {
         left_step: f.left_dense.then_some(1),
         left_dense: false,
         right: RightForm::Blocked { code: f.code, lanes: f.unit.lanes, group: 4, scale },
-        ahead: None,
+        ahead: f.ahead,
     }
 }
 
@@ -125,7 +126,7 @@ fn as_walk(f: &Form, p: &Plan) -> float_plan::Plan {
         cols: p.cols,
         left_pitch: None,
         left: DType::I8,
-        right: Stored { code: f.code, group: 4 },
+        right: Stored { code: f.code, group: f.unit.depth },
         panel: false,
         panel_pitch: 0,
         left_at: 0,
@@ -157,7 +158,8 @@ impl<'c> Integer<'_, 'c> {
             self.base.scale_panel(col, cols);
         }
         self.base.rows(|row, rows| {
-            self.block(&Block { rows, cols, row, col, left, right });
+            let ahead = self.base.ahead(b, row);
+            self.block(&Block { rows, cols, row, col, left, right, ahead });
         });
     }
 }
