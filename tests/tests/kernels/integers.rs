@@ -1,7 +1,5 @@
 //! Products of codes of eight and of four bits by codes of eight.
 
-use ir::target::{Listing, Target};
-use target_llvm::Llvm;
 use tests::kernel::Case;
 
 /// Rows of the left operand, columns, depth, and the tile's extents along each.
@@ -87,8 +85,11 @@ fn gathered_rows() {
     }
 }
 
+#[cfg(feature = "llvm")]
 #[test]
 fn levels_multiply_bytes_as_they_can() {
+    use ir::target::{Listing, Target};
+    use target_llvm::Llvm;
     let case = Case::new(&text("i8<f32 1x32 sum>", RIGHT[5], &EXTENTS[0], false), &[1]);
     let by = [
         ("x86-64-v3", "vpmaddwd"),

@@ -50,13 +50,14 @@ fn product(left: &str, right: &str, [rows, cols, depth]: [u32; 3], tile: [u32; 3
     }
 }
 
-const SIZES: [([u32; 3], [u32; 3]); 6] = [
+const SIZES: [([u32; 3], [u32; 3]); 7] = [
     ([1, 33, 100], [1, 16, 32]),
     ([3, 33, 100], [4, 16, 32]),
     ([9, 38, 32], [9, 32, 32]),
     ([5, 20, 37], [5, 20, 37]),
     ([9, 32, 48], [3, 3, 7]),
     ([2, 7, 5], [2, 7, 5]),
+    ([19, 40, 96], [16, 32, 48]),
 ];
 
 #[test]
@@ -101,10 +102,35 @@ fn encoded() {
         "i8<f32 1x6> packed [0/16, 1/4, 0:16, 1:4]",
     ] {
         for left in ["f32", "bf16", "i8<f32 1x32 sum>", "fp8_e4m3<f32 1x12>"] {
-            for (size, tile) in [SIZES[1], SIZES[2], SIZES[4]] {
+            for (size, tile) in [SIZES[1], SIZES[2], SIZES[4], SIZES[6]] {
                 product(left, right, size, tile);
             }
         }
+    }
+}
+
+/// A single code that is no number spoils its column, and no other.
+#[test]
+fn codes_that_are_no_numbers() {
+    for (m, left) in [(1, "bf16"), (1, "f32"), (16, "bf16")] {
+        let text = format!(
+            "kernel @product contraction (%x: in {left}[n, 70],
+                 %w: in fp8_e4m3<f32 16x32>[40, 70] packed [0/16, 1/4, 0:16, 1:4],
+                 %y: out f32[n, 40]) where 1 <= n <= 64 {{
+              grid %i in 0..n step {m} {{
+                %zero = splat 0 : f32[{m}, 40]
+                %xt = load %x[%i+{m} where <n, 0+70] : {left}[{m}, 70]
+                %wt = load %w[0+40, 0+70] keep : fp8_e4m3<f32 16x32>[40, 70]
+                %b = mma %zero, %xt, %wt : f32[{m}, 40]
+                store %b, %y[%i+{m} where <n, 0+40]
+              }}
+            }}"
+        );
+        let value = |p: &[u64]| match (p[0], p[1]) {
+            (3, 5) | (39, 69) => f64::NAN,
+            (j, k) => ((j * 7 + k * 3) % 13) as f64 * 0.25 - 1.5,
+        };
+        Case::new(&text, &[m]).set("w", value).check();
     }
 }
 

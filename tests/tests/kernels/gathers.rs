@@ -1,0 +1,96 @@
+//! Products of gathered rows: what is seen of their sums, and what is not.
+
+use tests::kernel::Case;
+
+/// Rows gathered by a masked list, as experts gather theirs: what is done with the sums decides
+/// whether rows that the mask leaves out, which read row 0, are seen.
+fn gathered(m: u32, items: &[[i32; 2]], left: &str, finish: &str) {
+    let text = format!(
+        "kernel @gathered grouped_gemm (%x: in {left}[n, 37], %perm: in i32[3*n],
+             %w: in bf16[2, 21, 37] packed [0/1, 1/16, 2/2, 1:16, 2:2],
+             %y: out f32[3*n, 21], %z: out f32[{m}, 21],
+             %work: in list(m, end) max 8) where 1 <= n <= 16 {{
+          grid (%m, %end) in %work {{
+            %rows = load %perm[%m+{m} where <%end] : i32[{m}]
+            %zero = splat 0.25 : f32[{m}, 21]
+            %g, %u = for %k in 0..37 step 16 carry %g0 = %zero, %u0 = %zero stages=2 {{
+              %a = load %x[%rows, %k+16 where <37] : {left}[{m}, 16]
+              %v = load %w[0, 0+21, %k+16 where <37] keep : bf16[21, 16]
+              %w1 = load %w[1, 0+21, %k+16 where <37] keep : bf16[21, 16]
+              %g1 = mma %g0, %a, %v : f32[{m}, 21]
+              %u1 = mma %u0, %a, %w1 : f32[{m}, 21]
+              yield %g1, %u1
+            }}
+            {finish}
+          }}
+        }}"
+    );
+    let list: Vec<Vec<i32>> = items.iter().map(|i| i.to_vec()).collect();
+    Case::new(&text, &[7])
+        .set("perm", |p| ((p[0] * 5 + 3) % 7) as f64)
+        .list("work", &list)
+        .tolerance(1e-3)
+        .check();
+}
+
+#[test]
+fn gathered_rows() {
+    // Full and partial tiles, one row, none, fewer than any block of rows, beyond the end.
+    let items = [[0, 5], [5, 6], [6, 6], [7, 19], [9, 8], [19, 21]];
+    for m in [1, 3, 4, 7, 16, 37] {
+        for left in ["bf16", "f32"] {
+            let masked = format!(
+                "%h = map {{ %g * sigmoid(%u) }} : f32[{m}, 21]
+                 store %h, %y[%m+{m} where <%end, 0+21]"
+            );
+            gathered(m, &items, left, &masked);
+        }
+    }
+}
+
+#[test]
+fn gathered_rows_that_are_seen() {
+    for m in [4, 7] {
+        // All rows of one of the sums are stored, or looked at, or moved to other rows.
+        let stored = format!(
+            "store %g, %y[%m+{m} where <%end, 0+21]
+             store %u, %z[0+{m}, 0+21]"
+        );
+        let reduced = format!(
+            "%top = reduce max %u over 0 : f32[21]
+             %wide = broadcast %top over 0 : f32[{m}, 21]
+             %h = map {{ %g + %wide }} : f32[{m}, 21]
+             store %h, %y[%m+{m} where <%end, 0+21]"
+        );
+        let other_end = format!(
+            "%less = map {{ %end - 1 }} : i32
+             store %g, %y[%m+{m} where <%end, 0+21]
+             %h = map {{ %g + %u }} : f32[{m}, 21]
+             store %h, %y[%m+{m} where <%less, 0+21]"
+        );
+        for finish in [stored, reduced, other_end] {
+            gathered(m, &[[4, 6]], "bf16", &finish);
+        }
+    }
+}
+
+/// A bound that changes from one iteration to the next says nothing about sums that go on.
+#[test]
+fn rows_seen_later() {
+    let text = "kernel @later row (%x: in bf16[8, 16], %perm: in i32[8], %w: in bf16[16, 16],
+             %y: out f32[4, 8, 16]) where 1 <= n <= 4 {
+          grid %i in 0..n step 1 {
+            %zero = splat 0 : f32[8, 16]
+            %last = for %t in 0..4 step 1 carry %s = %zero stages=2 {
+              %end = map { (%t + 1) * 2 } : i32
+              store %s, %y[%t, 0+8 where <%end, 0+16]
+              %rows = load %perm[0+8] : i32[8]
+              %a = load %x[%rows, 0+16] : bf16[8, 16]
+              %b = load %w[0+16, 0+16] : bf16[16, 16]
+              %next = mma %s, %a, %b : f32[8, 16]
+              yield %next
+            }
+          }
+        }";
+    Case::new(text, &[1]).set("perm", |p| (7 - p[0]) as f64).tolerance(1e-3).check();
+}
