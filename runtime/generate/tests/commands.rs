@@ -410,6 +410,8 @@ fn bench_feeds_what_was_asked_for() {
     let measured = &fake.steps[fake.steps.len() - 11..];
     let expected = [4, 4, 2, 4, 4, 2, 1, 1, 1, 1, 1].map(|n| vec![n]);
     assert_eq!(measured, expected);
+    // A prompt's logits are wanted at its end, those of generated tokens at each.
+    assert_eq!(fake.given[fake.given.len() - 11..], [0, 0, 1, 0, 0, 1, 1, 1, 1, 1, 1]);
     let mut small = FakeEngine::new(VOCAB, 24, 4, 20);
     assert_eq!(bench::measure(&mut small, &args).expect_err("25 > 24").code(), "E0612");
     let mut few = FakeEngine::new(VOCAB, 64, 4, 6);

@@ -6,6 +6,7 @@ use super::bench_report::{self, Measured};
 use crate::engine::{Engine, ModelEngine, Part, Want, checked_step};
 use crate::error::{GenerateError, Result};
 use runtime::{KernelTime, Limits, RuntimeError};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Times of one measurement.
@@ -46,26 +47,47 @@ impl Feeder {
         Ok(Feeder { tokens, pages: (0..needed as u32).collect() })
     }
 
-    /// Feeds positions `from..to` in chunks; only the last has logits.
+    /// Feeds positions as a prompt, in chunks: only the last has logits.
     ///
     /// # Errors
     /// What the engine reports.
-    pub fn feed<E: Engine>(
+    pub fn prefill<E: Engine>(
         &self,
         engine: &mut E,
-        from: usize,
-        to: usize,
+        positions: Range<usize>,
         chunk: usize,
     ) -> Result<Duration> {
+        let end = positions.end;
+        let want = |next| if next == end { Want::Last } else { Want::None };
+        self.feed(engine, positions, chunk, want)
+    }
+
+    /// Feeds positions as generated tokens, one by one: each has logits, as the next token is
+    /// chosen by them.
+    ///
+    /// # Errors
+    /// What the engine reports.
+    pub fn decode<E: Engine>(&self, engine: &mut E, positions: Range<usize>) -> Result<Duration> {
+        self.feed(engine, positions, 1, |_| Want::Last)
+    }
+
+    /// Feeds chunks, of which `want` says by their ends what is asked for.
+    fn feed<E: Engine>(
+        &self,
+        engine: &mut E,
+        positions: Range<usize>,
+        chunk: usize,
+        want: impl Fn(usize) -> Want,
+    ) -> Result<Duration> {
         let start = Instant::now();
-        let mut past = from;
-        while past < to {
-            let next = to.min(past.saturating_add(chunk));
+        let mut past = positions.start;
+        while past < positions.end {
+            let next = positions.end.min(past.saturating_add(chunk));
             let part = Part {
                 tokens: &self.tokens[past..next],
                 past,
                 pages: &self.pages[..next.div_ceil(engine.page_tokens())],
-                want: if next == to { Want::Last } else { Want::None },
+                want: want(next),
             };
             checked_step(engine, &[part])?;
             past = next;
@@ -79,10 +101,10 @@ impl Feeder {
 /// # Errors
 /// What the engine reports.
 pub fn once<E: Engine>(engine: &mut E, feeder: &Feeder, args: &BenchArgs) -> Result<Times> {
-    let prefill = feeder.feed(engine, 0, args.prompt_tokens, args.chunk)?;
+    let prefill = feeder.prefill(engine, 0..args.prompt_tokens, args.chunk)?;
     let start = args.context.unwrap_or(args.prompt_tokens);
-    feeder.feed(engine, args.prompt_tokens, start, args.chunk)?;
-    let decode = feeder.feed(engine, start, start + args.gen_tokens, 1)?;
+    feeder.prefill(engine, args.prompt_tokens..start, args.chunk)?;
+    let decode = feeder.decode(engine, start..start + args.gen_tokens)?;
     Ok(Times { prefill, decode })
 }
 
@@ -118,9 +140,11 @@ pub fn bench(engine: &mut ModelEngine, args: &BenchArgs, streams: &mut Streams<'
     // The times above are without profiling, which slows steps down.
     let feeder = Feeder::new(engine, args)?;
     let start = args.context.unwrap_or(args.prompt_tokens);
-    let prefill = profile(engine, limits, |e| feeder.feed(e, 0, args.prompt_tokens, args.chunk))?;
-    feeder.feed(engine, args.prompt_tokens, start, args.chunk)?;
-    let decode = profile(engine, limits, |e| feeder.feed(e, start, start + args.gen_tokens, 1))?;
+    let prompt = 0..args.prompt_tokens;
+    let prefill = profile(engine, limits, |e| feeder.prefill(e, prompt, args.chunk))?;
+    feeder.prefill(engine, args.prompt_tokens..start, args.chunk)?;
+    let generated = start..start + args.gen_tokens;
+    let decode = profile(engine, limits, |e| feeder.decode(e, generated))?;
     let model = engine.session().model();
     let measured = Measured { times, before, after, limits, prefill, decode };
     if args.json {

@@ -15,6 +15,8 @@ pub struct FakeEngine {
     logits: Vec<f32>,
     /// Token counts of the parts of each step.
     pub steps: Vec<Vec<usize>>,
+    /// Rows of logits that each step gave.
+    pub given: Vec<usize>,
     /// Step (from 0) that fails.
     pub fail_at: Option<usize>,
     /// Positions at which one logit is NaN.
@@ -31,6 +33,7 @@ impl FakeEngine {
             pages,
             logits: Vec::new(),
             steps: Vec::new(),
+            given: Vec::new(),
             fail_at: None,
             nan_at: None,
         }
@@ -105,6 +108,7 @@ impl Engine for FakeEngine {
                 self.logits.extend(row);
             }
         }
+        self.given.push(self.logits.len() / self.vocab);
         Ok(&self.logits)
     }
 }
