@@ -241,7 +241,7 @@ fn experts(threads: usize, file: &str) {
     case.copies = 1;
     let seconds = case.median(threads);
     let flops = 2.0 * 3072.0 * 2.0 * 1408.0 * 2048.0;
-    println!("{file}: {:.1} ms, {:.2} TFLOP/s", seconds * 1e3, flops / seconds / 1e12);
+    println!("{file}: {:.1} ms, {:.2} T operations/s", seconds * 1e3, flops / seconds / 1e12);
 }
 
 fn attention(threads: usize) {
