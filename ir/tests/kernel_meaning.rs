@@ -1,7 +1,7 @@
 //! The worked kernels of `tests/files/kernel`, at small shapes, against plain loops.
 
 use ir::kernel::interp::{Buffer, Real, run};
-use ir::kernel::layout::Layout;
+use ir::kernel::layout::{Layout, for_each_position};
 use ir::kernel::{Kernel, Role, parse};
 use std::path::Path;
 
@@ -45,25 +45,15 @@ impl Tensor {
 
     fn fill(&mut self, mut code: impl FnMut(&[u64]) -> f64) {
         let dims = self.layout.dims().to_vec();
-        for_each(&dims, |p| self.layout.write_code(&mut self.bytes, p, code(p)));
+        for_each_position(&dims, &mut |p| self.layout.write_code(&mut self.bytes, p, code(p)));
     }
 
     fn fill_scales(&mut self, noise: &mut Noise) {
         let dims = self.layout.dims().to_vec();
-        for_each(&dims, |p| {
+        for_each_position(&dims, &mut |p| {
             let scale = (noise.below(63) + 1) as f64 / 64.0;
             self.layout.write_scale(&mut self.bytes, p, scale);
         });
-    }
-}
-
-fn for_each(dims: &[u64], mut visit: impl FnMut(&[u64])) {
-    let count: u64 = dims.iter().product();
-    for index in 0..count {
-        let mut rest = index;
-        let mut position: Vec<u64> = dims.iter().rev().map(|d| (rest % d, rest /= d).0).collect();
-        position.reverse();
-        visit(&position);
     }
 }
 
@@ -101,7 +91,7 @@ fn gemv<T: Real>(n: i64, tolerance: f64) {
     t[0].fill_scales(&mut noise);
     t[1].fill_scales(&mut noise);
     execute::<T>(&kernel, &mut t, &[n]);
-    for_each(&[n as u64, 20], |p| {
+    for_each_position(&[n as u64, 20], &mut |p| {
         let (i, j) = (p[0], p[1]);
         let sum: f64 = (0..96).map(|k| t[0].get(&[i, k]) * t[1].get(&[j, k])).sum();
         close(t[3].get(p), sum, tolerance);
@@ -154,11 +144,11 @@ fn experts<T: Real>(file: &str, tolerance: f64) {
         for at in [0, 2] {
             let dims = t[at].layout.dims().to_vec();
             let Tensor { layout, bytes } = &mut t[at];
-            for_each(&dims, |p| layout.write_scale(bytes, p, 1.0 / 256.0));
+            for_each_position(&dims, &mut |p| layout.write_scale(bytes, p, 1.0 / 256.0));
         }
     }
     execute::<T>(&kernel, &mut t, &[n]);
-    for_each(&[48, 10], |p| {
+    for_each_position(&[48, 10], &mut |p| {
         let (row, j) = (p[0], p[1]);
         let token = t[1].get(&[row]) as u64;
         let dot = |half: u64| -> f64 {

@@ -502,7 +502,7 @@ impl<'p, 'a> Walk<'p, 'a> {
                 Arg::Weight(self.planner.pack(Packed { from, encoding, dims, packing })?)
             }
             BlockArg::Numbers(from) => {
-                let dims = vec![from.extents(self.planner.program).iter().product()];
+                let dims = from.extents(self.planner.program).to_vec();
                 let (from, encoding, packing) = (from.clone(), DType::F32.into(), None);
                 Arg::Weight(self.planner.pack(Packed { from, encoding, dims, packing })?)
             }

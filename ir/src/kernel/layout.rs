@@ -428,7 +428,7 @@ pub(crate) fn set_nibble(bytes: &mut [u8], bit: u64, code: u8) {
 }
 
 /// Calls `visit` with every position within the extents, the last axis fastest.
-pub(crate) fn for_each_position(dims: &[u64], visit: &mut dyn FnMut(&[u64])) {
+pub fn for_each_position(dims: &[u64], visit: &mut dyn FnMut(&[u64])) {
     if dims.contains(&0) {
         return;
     }

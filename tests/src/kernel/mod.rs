@@ -15,7 +15,7 @@ use ir::dtype::{Class, DType};
 use ir::expand::{Machine, expand, lower_mma};
 use ir::kernel::code as codes;
 use ir::kernel::interp::{Buffer, run};
-use ir::kernel::layout::Layout;
+use ir::kernel::layout::{Layout, for_each_position};
 use ir::kernel::{GridAxis, Kernel, ParamType, Role, parse};
 use ir::loops::interp::{self, Memory};
 use ir::loops::verify::verify;
@@ -106,7 +106,7 @@ impl Tensor {
     /// Sets every code.
     pub fn fill(&mut self, mut code: impl FnMut(&[u64]) -> f64) {
         let dims = self.layout.dims().to_vec();
-        for_each(&dims, |p| self.layout.write_code(&mut self.bytes, p, code(p)));
+        for_each_position(&dims, &mut |p| self.layout.write_code(&mut self.bytes, p, code(p)));
     }
 
     fn fill_random(&mut self, noise: &mut Noise) {
@@ -124,7 +124,7 @@ impl Tensor {
         });
         let Some(scale) = encoding.scale else { return };
         let dims = self.layout.dims().to_vec();
-        for_each(&dims, |p| {
+        for_each_position(&dims, &mut |p| {
             let value = match scale.dtype {
                 DType::E8M0 => 2f64.powi(noise.below(5) as i32 - 4),
                 _ => (noise.below(63) + 1) as f64 / 64.0,
@@ -137,7 +137,7 @@ impl Tensor {
     /// Sums of the codes of each block, where the encoding keeps them.
     fn fill_sums(&mut self) {
         let (layout, mut sums) = (&self.layout, HashMap::new());
-        for_each(layout.dims(), |p| {
+        for_each_position(layout.dims(), &mut |p| {
             let number = codes::read(&self.bytes, layout.encoding().code, layout.code_bit(p));
             if let Some(at) = layout.sum_byte(p) {
                 *sums.entry(at).or_insert(0) += number as i32;
@@ -146,17 +146,6 @@ impl Tensor {
         for (at, sum) in sums {
             self.bytes[at as usize..][..4].copy_from_slice(&i32::to_le_bytes(sum));
         }
-    }
-}
-
-/// Every position within extents.
-pub fn for_each(dims: &[u64], mut visit: impl FnMut(&[u64])) {
-    let count: u64 = dims.iter().product();
-    for index in 0..count {
-        let mut rest = index;
-        let mut position: Vec<u64> = dims.iter().rev().map(|d| (rest % d, rest /= d).0).collect();
-        position.reverse();
-        visit(&position);
     }
 }
 
@@ -281,22 +270,9 @@ impl Case {
 
     /// Compiles by every target at every level, runs, and compares with the interpreter.
     pub fn check(&self) {
-        self.check_at(usize::MAX);
-    }
-
-    /// As [`Case::check`], at one level of each target, which differs from case to case; at all of
-    /// them if LATENTC_LONG_TESTS is set. For cases of which there are many alike.
-    pub fn check_one_level(&self) {
-        let all = std::env::var_os("LATENTC_LONG_TESTS").is_some();
-        self.check_at(if all { usize::MAX } else { 1 });
-    }
-
-    fn check_at(&self, most_levels: usize) {
         let expected = self.interpreted();
         for target in targets() {
-            let levels = levels(&*target);
-            let first = self.any() % levels.len();
-            for level in levels.iter().cycle().skip(first).take(most_levels.min(levels.len())) {
+            for level in levels(&*target) {
                 let native = Native::new(&self.kernel, &*target, level);
                 let way = format!("{level}/{}", target.name());
                 self.compare_all(&self.native(&native), &expected, &way);
@@ -312,15 +288,11 @@ impl Case {
         }
     }
 
-    /// A number that differs from case to case.
-    fn any(&self) -> usize {
-        self.kernel.to_string().bytes().map(usize::from).sum()
-    }
-
     /// Contents as the interpreter of loop programs leaves them, at a width that differs from case
     /// to case; with products kept whole, or spelt out.
     fn simulated(&self, whole: bool) -> Vec<Vec<u8>> {
-        let lanes = [1, 8, 16][self.any() % 3];
+        let text = self.kernel.to_string();
+        let lanes = [1, 8, 16][text.bytes().map(usize::from).sum::<usize>() % 3];
         let program = expand(&self.kernel, &Machine { lanes, mma: &|_| whole }).expect("loops");
         let mut memory = Memory::default();
         let mut args: Vec<u64> = self.tensors.iter().map(|t| memory.add(t.bytes.clone())).collect();
@@ -351,7 +323,7 @@ impl Case {
     fn compare(&self, name: &str, at: usize, [found, expected]: [&[u8]; 2], way: &str) {
         let layout = &self.tensors[at].layout;
         let mut wrong = vec![];
-        for_each(layout.dims(), |p| {
+        for_each_position(layout.dims(), &mut |p| {
             let (f, e) = (layout.read(found, p), layout.read(expected, p));
             let same = f == e || (f.is_nan() && e.is_nan());
             let far = (f - e).abs() > self.tolerance * e.abs().max(1.0);
