@@ -220,7 +220,11 @@ impl<'c> Integer<'_, 'c> {
     fn scales(&self, b: &Block<'c>, i: Val<'c>, unit: Val<'c>, phase: u32) -> Vec<Val<'c>> {
         let (c, f) = (self.c, self.form);
         let lanes = f.unit.lanes;
-        let from = c.mul(i, c.c64(f.stretch.into()));
+        let mut from = c.mul(i, c.c64(f.stretch.into()));
+        if phase > 0 && f.has_tail() {
+            // Behind the last valid k there may be no scales.
+            from = c.smin(from, c.sub(self.base.o.valid[2], c.c64(1)));
+        }
         let right = match f.scale {
             Scaling::None => None,
             Scaling::Within(code) => {

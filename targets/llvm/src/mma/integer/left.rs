@@ -67,7 +67,8 @@ impl<'c> Integer<'_, 'c> {
         let strip = c.vec(c.i8(), STRIP);
         let whole = c.andc(k, -i64::from(STRIP));
         if f.has_tail() {
-            let end = c.add(k, c.c64(f.step().into()));
+            let step = i64::from(f.step());
+            let end = c.mul(self.base.div(c.add(k, c.c64(step - 1)), step), c.c64(step));
             c.for_loop((whole, end, STRIP.into()), &[], |at, _| {
                 c.store(c.zero(strip), c.at(to, at), 1);
                 vec![]
