@@ -2,7 +2,7 @@
 
 use ir::expand::{Machine, expand};
 use ir::kernel::parse::kernel;
-use ir::loops::{Mma, Stmt, Stride};
+use ir::loops::{Mma, Right, Stmt, Stride};
 
 /// The products of a kernel, for a target that takes them all.
 fn products(text: &str) -> Vec<Mma> {
@@ -96,4 +96,35 @@ fn a_tile_read_twice_is_divided() {
     assert!(ahead.iter().all(|a| (a.rows, a.bytes) == (1, 512)), "{ahead:?}");
     assert_ne!(ahead[0].address, ahead[1].address);
     assert!(matches!(ahead[0].pitch, Stride::Bytes(64)));
+}
+
+/// Blocks larger than any memory have no form that counts their bits.
+#[test]
+fn absurd_blocks_are_no_blocks() {
+    for packing in [
+        "[0/268435456, 1/2, 0:268435456, 1:2]",
+        "[0/16, 1/4294967292, 0:16, 1:4294967292]",
+        "[0/4294967295, 1/4294967295, 0:4294967295, 1:4294967295]",
+        "[0/65536, 1/65536, 1/2:32768, 0:65536, 1:2]",
+    ] {
+        let text = format!(
+            "kernel @absurd contraction (%x: in bf16[4, 64], %w: in bf16[48, 64] packed {packing},
+                 %y: out f32[4, 48]) where 1 <= n <= 16 {{
+              grid %i in 0..1 step 1 {{
+                %zero = splat 0 : f32[4, 48]
+                %sum = for %k in 0..2 step 1 carry %a = %zero stages=2 {{
+                  %x0 = load %x[0+4, 0+64] : bf16[4, 64]
+                  %w0 = load %w[0+48, 0+64] keep : bf16[48, 64]
+                  %b = mma %a, %x0, %w0 : f32[4, 48]
+                  yield %b
+                }}
+                store %sum, %y[0+4, 0+48]
+              }}
+            }}"
+        );
+        let plain = |m: &Mma| matches!(m.right, Right::Strided { .. });
+        assert!(products(&text).iter().all(plain), "{packing}");
+        let kernel = kernel(&text).expect("a kernel");
+        expand(&kernel, &Machine { lanes: 8, mma: &|_| false }).expect("loops");
+    }
 }

@@ -4,14 +4,11 @@
 //! product of the loop is given a part of them.
 
 use super::tile::{Kind, Tile, View, bytes_of};
-use super::{Expander, Result};
+use super::{Expander, LINE, Result};
 use crate::dtype::DType;
 use crate::kernel::{Access, Base, Bound, For, If, Op, Role, Start, Stmt, ValueId};
 use crate::loops::{Ahead, Cmp, Convert, Reg, Right, Stride};
 use std::collections::HashSet;
-
-/// Bytes of a cache line.
-const LINE: u32 = 64;
 
 /// Memory of a tile: runs of bytes.
 struct Region {
@@ -192,7 +189,8 @@ impl<'k> Expander<'k> {
                 else {
                     return Ok(None);
                 };
-                let bits = u64::from(tile.shape[1]) * u64::from(lanes * encoding.code.bits());
+                let column = u64::from(tile.shape[1]) * u64::from(encoding.code.bits());
+                let bits = column.saturating_mul(lanes.into());
                 let Ok(bytes) = u32::try_from(bits.div_ceil(8)) else { return Ok(None) };
                 let rows = tile.shape[0].div_ceil(lanes);
                 let ahead = Ahead { address, pitch: Stride::Reg(block_bytes), rows, bytes };

@@ -5,7 +5,7 @@ use super::layout::{Coded, Digit};
 use super::product::{Operand, axis_of};
 use super::scratch::BufferId;
 use super::tile::{Gather, Kind, Origin, TileRef, View, bytes_of};
-use super::{Expander, Result};
+use super::{Expander, LINE, Result};
 use crate::dtype::Scale;
 use crate::loops::{
     Ahead, Left, MemElem, Mma, Nested, Reg, Right, Scales, Stride, Strided, Term, Unit,
@@ -34,7 +34,7 @@ pub(super) struct Copies {
 impl Gathered<'_> {
     /// Bytes from row to row of the copy, such that rows do not meet in the sets of a cache.
     fn pitch(&self) -> i64 {
-        i64::from(self.extents[1].next_multiple_of(64)) + 64
+        i64::from(self.extents[1].next_multiple_of(LINE)) + i64::from(LINE)
     }
 
     /// Scales of a row.
@@ -271,19 +271,21 @@ impl Expander<'_> {
             Some(_) => (None, Some(self.scales(coded, rows, cols)?)),
             None => (Some(inner(&grid.digits, 8, self.em.constant(grid.offset)? * 8)?), None),
         };
-        let whole = size * code_bits % 8 == 0
+        // Places in a unit are counted in bits.
+        let bits = u32::try_from(size.checked_mul(code_bits)?).ok()?;
+        let whole = bits % 8 == 0
             && coded.axes[rows].multiple % block.divisor == 0
             && coded.axes[cols].multiple % step.divisor == 0;
         let unit = Unit {
             lanes: u32::try_from(block.divisor).ok()?,
             depth: u32::try_from(step.divisor).ok()?,
-            bytes: u32::try_from(size * code_bits / 8).ok()?,
+            bytes: bits / 8,
             codes,
             scales: within,
         };
         // Whatever else is in the order would lie between the units of a row.
         let code = (i64::from(coded.encoding.code.bits()) / 8).max(1);
-        let filled = i64::from(unit.lanes) * i64::from(unit.depth) * code;
+        let filled = i64::from(unit.lanes).checked_mul(unit.depth.into())?.checked_mul(code)?;
         if !whole || filled + coded.layout.header != size {
             return None;
         }
@@ -303,7 +305,7 @@ fn nested(digits: &[Digit], [rows, cols]: [usize; 2], bits: i64, begin: i64) -> 
             along_k: d.axis == cols,
             divisor: u32::try_from(d.divisor).ok()?,
             extent: u32::try_from(d.extent?).ok()?,
-            bits: u32::try_from(stride * bits).ok()?,
+            bits: u32::try_from(stride.checked_mul(bits)?).ok()?,
         })
     };
     let within: Vec<&Digit> = digits.iter().filter(|d| d.extent.is_some()).collect();

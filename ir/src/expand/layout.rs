@@ -7,6 +7,7 @@ use super::emit::Emitter;
 use super::tile::{Gather, Place, Spread};
 use crate::dim::Dim;
 use crate::dtype::{Encoding, Scale};
+use crate::kernel::layout::GRID_ALIGN;
 use crate::kernel::{Base, PackStep, Packing};
 use crate::loops::{Arith, Convert, MemElem, Reg, Stride};
 use std::rc::Rc;
@@ -203,7 +204,7 @@ impl Expander<'_> {
             true => self.ceil_div(code_units, 2),
             false => code_units,
         };
-        let offset = self.round_up(bytes, 64);
+        let offset = self.round_up(bytes, GRID_ALIGN as i64);
         let last = extents.len() - 1;
         let blocks: Vec<PackStep> = (0..=last)
             .map(|axis| PackStep::Outer {
@@ -221,7 +222,7 @@ impl Expander<'_> {
         let per_row = self.ceil_div(extents[last], scale.cols.into());
         let sums = scale.sum.then(|| {
             let end = self.em.add(offset, total);
-            let offset = self.round_up(end, 64);
+            let offset = self.round_up(end, GRID_ALIGN as i64);
             let mut digits = vec![];
             self.digits(&blocks, extents, 4, &mut digits);
             SumGrid { digits, offset }

@@ -46,6 +46,12 @@ use uses::{Multiples, Uses};
 
 type Result<T> = std::result::Result<T, IrError>;
 
+/// Bytes of a cache line.
+const LINE: u32 = 64;
+
+/// Bytes of a page: lines so far apart share a set of the first-level cache.
+const PAGE: u32 = 4096;
+
 /// What a program is expanded for.
 #[derive(Clone, Copy)]
 pub struct Machine<'m> {

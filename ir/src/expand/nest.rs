@@ -5,7 +5,7 @@ use super::scratch::BufferId;
 use super::tile::{
     Kind, Origin, Place, Spread, Tile, TileRef, View, ViewAxis, bytes_of, kept_as, row_major,
 };
-use super::{Expander, Result};
+use super::{Expander, LINE, PAGE, Result};
 use crate::dtype::DType;
 use crate::loops::{Arith, Cmp, Reg, Stride};
 use std::rc::Rc;
@@ -15,12 +15,6 @@ const UNROLL: u64 = 4;
 
 /// Greatest weight of an expression whose evaluation is unrolled.
 const UNROLL_WEIGHT: u32 = 12;
-
-/// Bytes of a cache line.
-const LINE: u32 = 64;
-
-/// Bytes of a page: lines so far apart share a set of the first-level cache.
-const PAGE: u32 = 4096;
 
 /// What is done at each point of a nest.
 pub(super) type Body<'b, 'k> = &'b mut dyn FnMut(&mut Expander<'k>, &Point) -> Result<()>;

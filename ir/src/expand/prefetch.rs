@@ -8,13 +8,10 @@
 
 use super::layout::Coded;
 use super::tile::Kind;
-use super::{Expander, Result};
+use super::{Expander, LINE, PAGE, Result};
 use crate::kernel::{Access, Base, Bound, For, Op, ParamId, ParamType, Start, Stmt, ValueId};
 use crate::loops::{Arith, Cmp, Reg, Stmt as LoopStmt, Stride};
 
-/// Bytes of a cache line and of a page.
-const LINE: i64 = 64;
-const PAGE: i64 = 4096;
 /// Greatest number of pages worth prefetching at once.
 const FAN: u32 = 32;
 
@@ -110,7 +107,7 @@ impl<'k> Expander<'k> {
     }
 
     fn fan(&mut self, consumed: &Consumed, fan: i64, then: Option<ParamId>) -> Result<()> {
-        let unit = fan * LINE;
+        let unit = fan * i64::from(LINE);
         let from = self.em.arith_imm(Arith::Div, consumed.offset, unit);
         let end = self.em.add_imm(consumed.offset, consumed.bytes);
         let to = self.em.arith_imm(Arith::Div, end, unit);
@@ -120,11 +117,11 @@ impl<'k> Expander<'k> {
             let block = x.em.arith_imm(Arith::ShrS, at, 6);
             let line = x.em.arith_imm(Arith::And, at, 63);
             let next = x.em.add_imm(block, 1);
-            let pages = x.em.mul_imm(next, fan * PAGE);
-            let lines = x.em.mul_imm(line, LINE);
+            let pages = x.em.mul_imm(next, fan * i64::from(PAGE));
+            let lines = x.em.mul_imm(line, LINE.into());
             let offset = x.em.add(pages, lines);
             for page in 0..fan {
-                let offset = x.em.add_imm(offset, page * PAGE);
+                let offset = x.em.add_imm(offset, page * i64::from(PAGE));
                 let mut address = x.em.add(base, offset);
                 if let Some((limit, by)) = jump {
                     let over = x.em.cmp(Cmp::Ge, offset, limit);

@@ -266,13 +266,16 @@ impl Expander<'_> {
         let in_group = group == 1
             || inner(cols).is_some_and(|d| d.divisor == 1 && d.stride == Stride::Bytes(unit));
         let (block, step) = (outer(rows)?, outer(cols)?);
+        let size = lanes.checked_mul(group)?.checked_mul(unit)?;
+        // Targets count places within a block in bits.
+        u32::try_from(size.checked_mul(8)?).ok()?;
         let fits = counts
             && in_group
             && lane.divisor == 1
             && lane.stride == Stride::Bytes(group * unit)
             && block.divisor == lanes
             && step.divisor == group
-            && step.stride == Stride::Bytes(lanes * group * unit);
+            && step.stride == Stride::Bytes(size);
         let whole =
             coded.axes[rows].multiple % lanes == 0 && coded.axes[cols].multiple % group == 0;
         let nibbles = coded.encoding.code.bits() == 4;

@@ -7,9 +7,9 @@
 //! - *within* the codes, where its packing has a `{..}` step: each block begins with its scales,
 //!   in the order of the nested steps, then (if the encoding keeps sums) the sums as `i32` in the
 //!   same order, then its codes;
-//! - *apart* otherwise: the codes, then from the next multiple of 64 bytes ([`GRID_ALIGN`]) the whole grid of
-//!   scales, row-major: one scale, of the encoding's scale type, for each block of the last two
-//!   axes, for each position of the axes before them; then, from the next multiple of 64 bytes, the
+//! - *apart* otherwise: the codes, then from the next multiple of [`GRID_ALIGN`] bytes the whole
+//!   grid of scales, row-major: one scale, of the encoding's scale type, for each block of the last
+//!   two axes, for each position of the axes before them; then, from the next such multiple, the
 //!   sums in the same order as `i32`.
 //!
 //! Codes of four bits fill a byte from its low half. Padding is zeros everywhere.
