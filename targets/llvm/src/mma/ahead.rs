@@ -1,11 +1,12 @@
 //! Prefetches of what is read after a product, spread over its steps.
 
+use super::LINE;
 use super::lowering::Lowering;
 use super::plan::Unit;
 use crate::code::Val;
 
-/// Bytes of a cache line.
-const LINE: u32 = 64;
+/// Most lines that a step asks for.
+const MOST: u32 = 4;
 
 /// How a product's blocks divide what is to be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,3 @@ impl<'c> Lowering<'_, 'c> {
         }
     }
 }
-
-/// Most lines that a step asks for.
-const MOST: u32 = 4;

@@ -4,14 +4,13 @@ use super::along;
 use super::decode;
 use super::lowering::{Block, Lowering};
 use super::plan::Unit;
+use super::{LINE, PAGE};
 use crate::code::Val;
 use inkwell::values::InstructionOpcode;
 use ir::dtype::DType;
 
 /// Bytes ahead of their use at which weights in several streams are asked for.
 const AHEAD: i64 = 1024;
-/// Bytes of a page: prefetchers of the hardware do not look beyond.
-const PAGE: i64 = 4096;
 
 impl<'c> Lowering<'_, 'c> {
     /// Sums of products over the block's k's, added to the accumulator.
@@ -100,7 +99,7 @@ impl<'c> Lowering<'_, 'c> {
         }
         for col in 0..b.cols {
             let at = c.off(self.right_at(b, col, s), AHEAD);
-            for line in (0..bytes).step_by(64) {
+            for line in (0..bytes).step_by(LINE as usize) {
                 c.prefetch(c.off(at, line));
             }
         }
@@ -110,18 +109,19 @@ impl<'c> Lowering<'_, 'c> {
     /// page of the next span is asked for, so that the memory sees as many streams as pages.
     fn fan(&self, at: Val<'c>, bytes: i64) {
         let c = self.c;
-        let pages = i64::from(c.isa.fan);
-        let (span, unit) = (pages * PAGE, pages * 64);
+        let (pages, page_bytes, line_bytes) =
+            (i64::from(c.isa.fan), i64::from(PAGE), i64::from(LINE));
+        let (span, unit) = (pages * page_bytes, pages * line_bytes);
         let at = c.address(at);
         let next = c.add(c.andc(at, -span), c.c64(span));
-        let line = c.add(next, c.shl(self.div(c.andc(at, span - 1), unit), 6));
+        let line = c.add(next, c.mul(self.div(c.andc(at, span - 1), unit), c.c64(line_bytes)));
         // Each line is asked for four times over: under load the memory forgets some.
-        let count = (4 * bytes / 64).clamp(1, pages);
+        let count = (4 * bytes / line_bytes).clamp(1, pages);
         let turn = c.andc(self.div(at, bytes.max(16)), pages / count - 1);
-        let first = c.index(c.pointer(line), turn, count * PAGE);
+        let first = c.index(c.pointer(line), turn, count * page_bytes);
         for i in 0..(bytes / unit).max(1) {
             for page in 0..count {
-                c.prefetch(c.off(first, page * PAGE + i * 64));
+                c.prefetch(c.off(first, page * page_bytes + i * line_bytes));
             }
         }
     }

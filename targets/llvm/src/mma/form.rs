@@ -1,15 +1,11 @@
 //! What is known of a product when code is made: extents, encodings, strides.
 
+use super::{LINE, PAGE};
 use ir::dtype::{DType, Encoding};
 use ir::loops::{Mma, Right, Stride};
 
 /// Greatest extent of a tile that is taken on.
 const MOST: u32 = 1 << 20;
-
-/// Bytes of a cache line.
-const LINE: i64 = 64;
-/// Bytes of a page: rows that far apart share one set of the first-level cache.
-const PAGE: i64 = 4096;
 
 /// A product but for addresses. Products of one form share their code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +133,8 @@ impl Form {
 
 fn is_dense(m: &Mma) -> bool {
     let row = i64::from(m.k) * i64::from(m.left.encoding.code.bits() / 8);
-    known(m.left.at.row).is_some_and(|r| (row..=row + LINE).contains(&r) && r % PAGE != 0)
+    let apart = row + i64::from(LINE);
+    known(m.left.at.row).is_some_and(|r| (row..=apart).contains(&r) && r % i64::from(PAGE) != 0)
 }
 
 /// Whether elements are floats stored as they are.

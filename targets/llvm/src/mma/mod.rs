@@ -29,6 +29,12 @@ use ir::loops::{Mma, Program};
 use lowering::Lowering;
 use plan::{Plan, Unit};
 
+/// Bytes of a cache line.
+const LINE: u32 = 64;
+/// Bytes of a page: rows that far apart share one set of the first-level cache, and prefetchers of
+/// the hardware do not look beyond.
+const PAGE: u32 = 4096;
+
 /// Whether a product has a lowering here: for `expand`, which spells out all others.
 pub(crate) fn claims(m: &Mma, isa: &Isa) -> bool {
     Planned::of(m, isa).is_some()
@@ -188,8 +194,9 @@ impl<'c> Products<'c> {
 
     /// Calls the function of a product.
     pub fn call(&self, c: &Code<'c>, m: &Mma, o: &Operands<'c>, scratch: Val<'c>) {
-        let Some(planned) = Planned::of(m, c.isa) else { return };
-        let Some(p) = self.list.iter().find(|p| p.planned.shares(&planned)) else { return };
+        let planned = Planned::of(m, c.isa).expect("`new` refuses products without a plan");
+        let p = self.list.iter().find(|p| p.planned.shares(&planned));
+        let p = p.expect("`new` is given every product of the program");
         let own = c.off(scratch, (self.scratch_at + self.state) as i64);
         if let Planned::Integers(..) = planned {
             c.call_fn(p.function, &integer::arguments(c, o, own));

@@ -6,6 +6,7 @@ use super::left::Rows;
 use super::plan::SHIFTED_ROWS;
 use super::{Integer, dot::dot};
 use crate::code::Val;
+use crate::mma::LINE;
 use inkwell::values::InstructionOpcode as Opcode;
 use ir::dtype::DType;
 
@@ -272,7 +273,7 @@ impl<'c> Integer<'_, 'c> {
         for r in 0..b.rows {
             let row = c.at(o.acc, c.mul(c.add(b.row, c.c64(r.into())), o.acc_pitch));
             let row = c.index(row, b.col, 4);
-            (0..bytes).step_by(64).for_each(|at| c.prefetch_near(c.off(row, at)));
+            (0..bytes).step_by(LINE as usize).for_each(|at| c.prefetch_near(c.off(row, at)));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::form::{Form, Scaling};
 use crate::isa::Isa;
+use crate::mma::LINE;
 
 /// Everything decided about a product.
 #[derive(Clone, Debug)]
@@ -42,11 +43,11 @@ impl Plan {
         let near = m <= DIRECT_ROWS || f.left_pitch.is_some_and(|p| p <= DIRECT_PITCH);
         let ready = f.left_dense && f.left_sums && f.left_scale.code == ir::dtype::DType::F32;
         let copies = !(near && ready && f.in_order() && !f.has_tail());
-        let pitch = k.next_multiple_of(f.step()).next_multiple_of(64) + 64;
+        let pitch = k.next_multiple_of(f.step()).next_multiple_of(LINE) + LINE;
         let mut at = 0u64;
         let mut place = |bytes: u64| {
             let here = at;
-            at += bytes.next_multiple_of(64);
+            at += bytes.next_multiple_of(LINE.into());
             here
         };
         let tables = 4 * u64::from(m) * u64::from(f.stretches());
