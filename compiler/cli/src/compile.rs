@@ -136,7 +136,9 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
     if let Some((name, text)) = read_text(args, "kernel")? {
         replace_kernels(&mut lowered, &name, &text)?;
     }
-    match (&result, args.emit) {
+    // What stops after a phase has kernels at most.
+    let emit = if args.stop_after.is_some() { Emit::Kernel } else { args.emit };
+    match (&result, emit) {
         (Some(result), _) => package(args, &imported, lowered, &targets, &options, result),
         (None, Emit::LlvmIr) => listing(args, &lowered, &targets, &options, Listing::Ir),
         (None, Emit::Asm) => listing(args, &lowered, &targets, &options, Listing::Asm),

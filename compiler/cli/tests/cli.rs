@@ -334,6 +334,21 @@ fn mistakes_in_texts_are_shown_where_they_are_all_at_once() {
 }
 
 #[test]
+fn a_compilation_stops_where_it_is_told_to() {
+    let scene = Scene::new("rand-llama");
+    let stopped = |phase: &str, emit: &str| {
+        let args = ["compile", &scene.model, "-C", "backend=cranelift"];
+        let ran = latentc(&[&args[..], &["--stop-after", phase, "--emit", emit]].concat());
+        assert_eq!(ran.exit, 0, "{}", ran.err);
+        ran.out
+    };
+    for emit in ["exe", "asm", "llvm-ir"] {
+        assert!(stopped("import", emit).contains("graph @"), "{emit}");
+        assert!(stopped("lower", emit).starts_with("kernel @"), "{emit}");
+    }
+}
+
+#[test]
 fn a_model_without_tokenizer_runs_on_ids() {
     let scene = Scene::new("rand-llama");
     let ran = scene.compile(&[]);
