@@ -379,13 +379,32 @@ fn damaged_goldens_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let json = write_goldens(folder.path(), 0.0);
     let text = std::fs::read_to_string(&json).expect("it was written");
-    for (from, to) in
-        [("[0,3]", "[0,2]"), ("[0,3]", "[0,9]"), ("\"index\":1", "\"index\":5"), ("{", "[")]
-    {
+    for (from, to) in [
+        ("[0,3]", "[0,2]"),
+        ("[0,3]", "[0,9]"),
+        ("[0,3]", "[3,3]"),
+        ("\"index\":1", "\"index\":5"),
+        ("{", "["),
+    ] {
         assert!(text.contains(from));
         std::fs::write(&json, text.replace(from, to)).expect("writable");
         assert_eq!(goldens::read(&json).expect_err(to).code(), "E0618");
     }
+    // Margins that are there are of the type that is read.
+    let tensors = folder.path().join("g.safetensors");
+    let bytes = std::fs::read(&tensors).expect("it was written");
+    let views = safetensors::SafeTensors::deserialize(&bytes).expect("well formed");
+    let ids = views.tensor("p0.input_ids").expect("it was written");
+    let margins = views.iter().chain([("p0.greedy_margin", ids)]);
+    let more = safetensors::serialize(margins, None).expect("serializable");
+    std::fs::write(&tensors, more).expect("writable");
+    std::fs::write(&json, &text).expect("writable");
+    let error = goldens::read(&json).expect_err("margins as integers").to_string();
+    assert!(error.contains("p0.greedy_margin is I64, expected F32"), "{error}");
+    // Nothing to compare is no success.
+    std::fs::write(&json, json!({"prompts": []}).to_string()).expect("writable");
+    let error = goldens::read(&json).expect_err("no prompts");
+    assert!(error.to_string().contains("found no prompts"), "{error}");
     std::fs::remove_file(folder.path().join("g.safetensors")).expect("it was there");
     std::fs::write(&json, text).expect("writable");
     assert_eq!(goldens::read(&json).expect_err("no tensors").code(), "E0615");

@@ -120,6 +120,9 @@ pub fn read(path: &Path) -> Result<Vec<Golden>> {
     let data_path = path.with_extension("safetensors");
     let data = std::fs::read(&data_path).map_err(|e| file_error("read", &data_path, e))?;
     let tensors = SafeTensors::deserialize(&data).map_err(|e| bad(e.to_string()))?;
+    if file.prompts.is_empty() {
+        return Err(bad("found no prompts, expected at least one".to_owned()));
+    }
     let golden = |d: Described| read_one(d, &tensors).map_err(&bad);
     file.prompts.into_iter().map(golden).collect()
 }
@@ -145,7 +148,7 @@ fn read_one(d: Described, tensors: &SafeTensors<'_>) -> std::result::Result<Gold
     let [count, vocab] = *rows.shape() else {
         return Err(format!("p{}.logits has shape {:?}", d.index, rows.shape()));
     };
-    if first > end || end > input.len() || end - first != count || vocab == 0 {
+    if first >= end || end > input.len() || end - first != count || vocab == 0 {
         return Err(format!(
             "p{}: {count} rows for positions {first} to {end} of {} tokens",
             d.index,
@@ -156,7 +159,8 @@ fn read_one(d: Described, tensors: &SafeTensors<'_>) -> std::result::Result<Gold
     greedy.truncate(d.first_small_margin_step.unwrap_or(usize::MAX));
     let floats =
         |data: &[u8]| data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    let margins = tensor("greedy_margin", Dtype::F32).ok().map(|t| floats(t.data()));
+    let has_margins = tensors.tensor(&format!("p{}.greedy_margin", d.index)).is_ok();
+    let margins = has_margins.then(|| tensor("greedy_margin", Dtype::F32)).transpose()?;
     let least =
         |gaps: &BTreeMap<String, Option<f64>>| gaps.values().copied().flatten().reduce(f64::min);
     Ok(Golden {
@@ -167,7 +171,7 @@ fn read_one(d: Described, tensors: &SafeTensors<'_>) -> std::result::Result<Gold
         logits: floats(rows.data()),
         vocab,
         greedy,
-        margins,
+        margins: margins.map(|t| floats(t.data())),
         gap: least(&d.choice_gaps_prompt),
         greedy_gap: least(&d.choice_gaps_with_greedy),
     })

@@ -31,7 +31,7 @@ impl Compared {
         let by = |a: &&Comparison, b: &&Comparison| {
             a.max_relative_error.total_cmp(&b.max_relative_error)
         };
-        self.prompts.iter().filter(|c| !c.relative_errors.is_empty()).max_by(by)
+        self.prompts.iter().max_by(by)
     }
 
     /// Nothing, or what is beyond the bounds.
