@@ -287,7 +287,8 @@ impl Access {
 /// Hints of a loop; none changes the meaning.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoopHints {
-    /// Copies or decodes in flight.
+    /// Iterations in flight: from 2 on, the body's products ask for memory that the next iteration
+    /// reads while they multiply.
     pub stages: u32,
     /// Pages over which the next block is prefetched (0: none).
     pub fan: u32,

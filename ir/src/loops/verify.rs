@@ -212,7 +212,10 @@ impl Checker<'_> {
         }
         match &mma.right {
             Right::Strided { at, .. } => self.strided(at),
-            Right::Blocked { address, block_bytes, scales, .. } => {
+            Right::Blocked { address, block_bytes, lanes, group, scales, .. } => {
+                if *lanes == 0 || *group == 0 {
+                    return Err(format!("a product of blocks of {lanes} columns by {group}"));
+                }
                 self.is(*address, scalar(Elem::I64))?;
                 self.is(*block_bytes, scalar(Elem::I64))?;
                 scales.iter().try_for_each(|s| self.scales(s))
@@ -243,6 +246,9 @@ impl Checker<'_> {
     }
 
     fn scales(&self, s: &Scales) -> Check {
+        if s.rows == 0 || s.cols == 0 {
+            return Err(format!("scales of blocks of {} by {}", s.rows, s.cols));
+        }
         self.is(s.address, scalar(Elem::I64))?;
         self.is(s.per_row, scalar(Elem::I64))?;
         self.is(s.first_row, scalar(Elem::I32))?;
@@ -252,7 +258,7 @@ impl Checker<'_> {
 }
 
 /// Whether what the terms reach, and is so many bits wide, lies within a unit, at multiples of its
-/// width.
+/// width, and at bits that [`Nested::bit`] can count.
 fn within(unit: &Unit, places: &Nested, width: u32) -> Check {
     let mut end = u64::from(places.begin) + u64::from(width);
     let distances = places.terms.iter().map(|t| t.bits).chain([places.begin]);
@@ -265,7 +271,7 @@ fn within(unit: &Unit, places: &Nested, width: u32) -> Check {
         }
         end = end.saturating_add(u64::from(t.extent - 1) * u64::from(t.bits));
     }
-    match end <= u64::from(unit.bytes) * 8 {
+    match end <= (u64::from(unit.bytes) * 8).min(u32::MAX.into()) {
         true => Ok(()),
         false => Err(format!("a unit of {} bytes is reached beyond, at bit {end}", unit.bytes)),
     }
@@ -305,7 +311,8 @@ fn ends(c: Convert) -> (Elem, Elem) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loops::Carry;
+    use crate::dtype::DType;
+    use crate::loops::{Carry, Left};
 
     const I64: RegType = RegType { elem: Elem::I64, lanes: 1 };
     const F32: RegType = RegType { elem: Elem::F32, lanes: 1 };
@@ -374,5 +381,33 @@ mod tests {
         assert!(check(7, &unit(7).codes).expect_err("beyond").contains("at bit 64"));
         assert!(check(8, &places(30, vec![])).expect_err("odd").contains("multiples"));
         assert!(check(8, &places(0, vec![term(0, 4)])).expect_err("zero").contains("divisor"));
+        let wide = places(0, vec![term(1, 1 << 31)]);
+        assert!(check(u32::MAX, &wide).expect_err("not counted").contains("beyond"));
+    }
+
+    #[test]
+    fn blocks_of_nothing_are_refused() {
+        let product = |lanes, group, cols| {
+            let step = Stride::Bytes(4);
+            let at = Strided { address: Reg(0), row: step, col: step };
+            let (address, per_row, first) = (Reg(0), Reg(0), Reg(1));
+            let (first_row, first_col, multiple, sums) = (first, first, 1, None);
+            let scales =
+                Scales { address, per_row, first_row, first_col, multiple, sums, rows: 1, cols };
+            let encoding = DType::F32.into();
+            let (block_bytes, scales) = (Reg(0), Some(scales));
+            let right = Right::Blocked { encoding, address, block_bytes, lanes, group, scales };
+            let left = Left { encoding, at, scales: None };
+            let (m_valid, n_valid, k_valid) = (None, None, None);
+            let (m, n, k, acc, ahead) = (1, 1, 1, at, None);
+            let mma = Mma { m, n, k, m_valid, n_valid, k_valid, acc, left, right, ahead };
+            let mut stmts = lets(&[Inst::Begin, Inst::Int(0)]);
+            stmts.push(Stmt::Mma(Box::new(mma)));
+            check(&[I64, RegType { elem: Elem::I32, lanes: 1 }], stmts)
+        };
+        assert_eq!(product(16, 2, 8), Ok(()));
+        for (lanes, group, cols) in [(0, 2, 8), (16, 0, 8), (16, 2, 0)] {
+            assert!(product(lanes, group, cols).expect_err("nothing").contains("blocks of"));
+        }
     }
 }
