@@ -1,13 +1,14 @@
 //! The target: many programs at once, one context for each.
 
+use crate::emit::walk;
 use crate::error::LlvmError;
 use crate::isa::{self, Isa};
 use crate::join::join;
-use crate::mma::claims;
+use crate::mma::{claims, is_tiled};
 use crate::module::{Product, compile};
 use ir::expand::{Machine, expand};
 use ir::kernel::Kernel;
-use ir::loops::Program;
+use ir::loops::{Program, Stmt};
 use ir::target::{CodeObject, Listing, Support, Target, TargetError};
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -85,6 +86,20 @@ impl Llvm {
         let made = self.each(programs, isa, product)?;
         let texts = made.into_iter().map(|(b, _)| String::from_utf8_lossy(&b).into_owned());
         Ok(texts.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Whether products of a kernel go to tile registers at a level: without any, its code for
+    /// [`isa::EMULATED`] is its code for x86-64-v3.
+    ///
+    /// # Errors
+    /// E0330 for a level that no architecture here has; E0337.
+    pub fn uses_tiles(&self, kernel: &Kernel, isa: &str) -> Result<bool, LlvmError> {
+        let isa = Isa::named(isa)?;
+        let mut tiled = false;
+        walk(&expanded(kernel, isa)?.body, &mut |s| {
+            tiled |= matches!(s, Stmt::Mma(m) if is_tiled(m, isa));
+        });
+        Ok(tiled)
     }
 
     /// Compiles every program, in parallel; results in the programs' order. The first program

@@ -23,21 +23,35 @@ use ir::loops::{Program, Stmt};
 use ir::target::Target;
 use runtime::load::Image;
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use target_cranelift::{Cranelift, compile_programs};
 
-/// Levels of a target that this machine runs, those among them that only tests ask for.
-pub fn levels(target: &dyn Target) -> Vec<&'static str> {
+/// Levels of a target that this machine runs and that a kernel has code of its own for, those
+/// among them that only tests ask for.
+pub fn levels(target: &dyn Target, kernel: &Kernel) -> Vec<&'static str> {
     let runs = runtime::isa::supported();
     let mut levels: Vec<_> =
         target.isa_levels().iter().copied().filter(|l| runs.contains(l)).collect();
     if target.name() == "llvm" && runs.contains(&"x86-64-v3") {
-        levels.push(EMULATED);
+        levels.extend(emulated(kernel));
     }
     levels
 }
 
-/// Tile registers emulated, so that their lowering is checked where there are none.
-const EMULATED: &str = "amx-soft";
+/// The level of emulated tile registers, if a kernel uses them: without, its code for that level
+/// is that of x86-64-v3.
+#[cfg(feature = "llvm")]
+fn emulated(kernel: &Kernel) -> Option<&'static str> {
+    use target_llvm::{Llvm, isa::EMULATED};
+    let tiled = Llvm::host().uses_tiles(kernel, EMULATED);
+    tiled.unwrap_or_else(|e| panic!("{}: {e}", kernel.name)).then_some(EMULATED)
+}
+
+/// None without LLVM.
+#[cfg(not(feature = "llvm"))]
+fn emulated(_: &Kernel) -> Option<&'static str> {
+    None
+}
 
 /// Code of a kernel in executable memory.
 pub struct Native {
@@ -270,22 +284,26 @@ impl Case {
 
     /// Compiles by every target at every level, runs, and compares with the interpreter.
     pub fn check(&self) {
-        let expected = self.interpreted();
-        for target in targets() {
-            for level in levels(&*target) {
-                let native = Native::new(&self.kernel, &*target, level);
-                let way = format!("{level}/{}", target.name());
-                self.compare_all(&self.native(&native), &expected, &way);
+        let (expected, targets) = (self.interpreted(), targets());
+        // The compilers take nearly all of the time, so they run beside each other.
+        std::thread::scope(|scope| {
+            let mut compiling = vec![];
+            for target in &targets {
+                for level in levels(&**target, &self.kernel) {
+                    let way = format!("{level}/{}", target.name());
+                    let code = move || Some(Native::new(&self.kernel, &**target, level));
+                    compiling.push((way, scope.spawn(code)));
+                }
             }
-        }
-        self.compare_all(&self.simulated(false), &expected, "simulated");
-        self.compare_all(&self.simulated(true), &expected, "simulated with whole products");
-        if let (Some(program), Some(level)) = (self.claimed(), levels(&Cranelift).last()) {
-            let object = compile_programs(&[program], level);
-            let object = object.unwrap_or_else(|e| panic!("{}: {e}", self.kernel.name));
-            let linked = Code::of(object, Cranelift.name(), level).expect("an image");
-            self.compare_all(&self.native(&Native::of(&linked)), &expected, "claimed");
-        }
+            compiling.push(("claimed".into(), scope.spawn(|| self.claimed())));
+            self.compare_all(&self.simulated(false), &expected, "simulated");
+            self.compare_all(&self.simulated(true), &expected, "simulated with whole products");
+            for (way, native) in compiling {
+                if let Some(native) = native.join().unwrap_or_else(|e| resume_unwind(e)) {
+                    self.compare_all(&self.native(&native), &expected, &way);
+                }
+            }
+        });
     }
 
     /// Contents as the interpreter of loop programs leaves them, at a width that differs from case
@@ -302,16 +320,20 @@ impl Case {
         memory.regions
     }
 
-    /// The program of a target that claims every product and then takes its generic form, if
-    /// there are any.
-    fn claimed(&self) -> Option<Program> {
+    /// Cranelift's code of the program of a target that claims every product and then takes its
+    /// generic form, if there are any.
+    fn claimed(&self) -> Option<Native> {
         let machine = Machine { lanes: 4, mma: &|_| true };
         let mut program = expand(&self.kernel, &machine).expect("loops");
         let mut body = std::mem::take(&mut program.body);
         let any = lower_all(&mut body, &mut program);
         program.body = body;
         verify(&program).expect("a program without products that verifies");
-        any.then_some(program)
+        let level = levels(&Cranelift, &self.kernel).last().copied().filter(|_| any)?;
+        let object = compile_programs(&[program], level);
+        let object = object.unwrap_or_else(|e| panic!("{}: {e}", self.kernel.name));
+        let linked = Code::of(object, Cranelift.name(), level).expect("an image");
+        Some(Native::of(&linked))
     }
 
     fn compare_all(&self, found: &[Vec<u8>], expected: &[Vec<u8>], way: &str) {

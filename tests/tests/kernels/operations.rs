@@ -185,7 +185,7 @@ fn accuracy() {
         let case =
             case.set("x", |_| lo + (hi - lo) * (noise.below(1 << 30) as f64 / f64::from(1 << 30)));
         for target in targets() {
-            for level in levels(&*target) {
+            for level in levels(&*target, &case.kernel) {
                 let worst = worst_ulps(&case, f, &*target, level);
                 assert!(worst <= 3.0, "{f} ({level}/{}) is off by {worst} ulp", target.name());
             }

@@ -110,6 +110,23 @@ fn encoded() {
     }
 }
 
+/// Code for the emulated level is left out of the checks where it is that of x86-64-v3.
+#[cfg(feature = "llvm")]
+#[test]
+fn tile_registers_are_checked_where_they_are_used() {
+    use ir::target::{Listing, Target};
+    use target_llvm::{Llvm, isa::EMULATED};
+    let runs = runtime::isa::supported().contains(&"x86-64-v3");
+    for (left, m, tiled) in [("bf16", 16, true), ("bf16", 4, false), ("f32", 16, false)] {
+        let (right, tile) = ("bf16", [m, 32, 32]);
+        let kernel = Product { left, right, cols: 32, depth: 64, tile, keep: false }.case(9).kernel;
+        let asm = |level| Llvm::x86_64().listing(&[&kernel], level, Listing::Asm).expect("code");
+        assert_eq!(asm(EMULATED) != asm("x86-64-v3"), tiled, "{left}, {m} rows");
+        let checked = tests::kernel::levels(&Llvm::host(), &kernel).contains(&EMULATED);
+        assert_eq!(checked, tiled && runs, "{left}, {m} rows");
+    }
+}
+
 /// A single code that is no number spoils its column, and no other.
 #[test]
 fn codes_that_are_no_numbers() {

@@ -45,7 +45,7 @@ pub(crate) fn emit(code: &Code<'_>, program: &Program) -> Result<u64, LlvmError>
 }
 
 /// Calls `f` on every statement, outer before inner.
-fn walk<'p>(stmts: &'p [Stmt], f: &mut impl FnMut(&'p Stmt)) {
+pub(crate) fn walk<'p>(stmts: &'p [Stmt], f: &mut impl FnMut(&'p Stmt)) {
     for s in stmts {
         f(s);
         match s {

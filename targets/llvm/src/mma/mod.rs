@@ -40,6 +40,11 @@ pub(crate) fn claims(m: &Mma, isa: &Isa) -> bool {
     Planned::of(m, isa).is_some()
 }
 
+/// Whether a product goes to tile registers.
+pub(crate) fn is_tiled(m: &Mma, isa: &Isa) -> bool {
+    Planned::of(m, isa).is_some_and(|p| p.is_tiled())
+}
+
 /// Addresses, distances and valid extents of a product, as values.
 #[derive(Clone, Debug)]
 pub(crate) struct Operands<'c> {
