@@ -16,7 +16,7 @@ use generate::logits::Feed;
 use generate::{GenerateError, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::io::{self, Cursor, Write};
+use std::io::{self, BufRead, Write};
 use std::path::Path;
 
 const VOCAB: usize = 4096;
@@ -51,21 +51,22 @@ fn engine() -> FakeEngine {
     FakeEngine::new(VOCAB, 64, 4, 20)
 }
 
+/// Streams of which none is a terminal.
+fn streams<'s>(
+    input: &'s mut dyn BufRead,
+    out: &'s mut dyn Write,
+    err: &'s mut dyn Write,
+) -> Streams<'s> {
+    Streams { input, out, err, interactive: false, err_is_terminal: false }
+}
+
 /// Runs `command` on streams; gives its result, output and error output.
 fn with_streams(
     input: &str,
     command: impl FnOnce(&mut Streams<'_>) -> Result<()>,
 ) -> (Result<()>, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let mut input = Cursor::new(input.as_bytes());
-    let mut streams = Streams {
-        input: &mut input,
-        out: &mut out,
-        err: &mut err,
-        interactive: false,
-        err_is_terminal: false,
-    };
-    let result = command(&mut streams);
+    let result = command(&mut streams(&mut input.as_bytes(), &mut out, &mut err));
     let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
     (result, text(out), text(err))
 }
@@ -177,14 +178,8 @@ impl Write for Closed {
 #[test]
 fn a_closed_output_ends_the_command() {
     let Command::Run { args, .. } = parse(&["run", "--prompt-ids", "1,2"]) else { panic!("run") };
-    let (mut out, mut err, mut input) = (Closed, Vec::new(), io::empty());
-    let mut streams = Streams {
-        input: &mut input,
-        out: &mut out,
-        err: &mut err,
-        interactive: false,
-        err_is_terminal: false,
-    };
+    let (mut input, mut out, mut err) = (io::empty(), Closed, Vec::new());
+    let mut streams = streams(&mut input, &mut out, &mut err);
     let interrupt = Interrupt::detached();
     let (material, about) = (material(false), Map::new());
     let prompt = run::prompt(&material, &args).expect("ids");

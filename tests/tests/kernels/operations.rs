@@ -434,6 +434,12 @@ fn encoding() {
     }
 }
 
+/// What a tile of a tensor consists of: its numbers, decoded if they are encoded.
+fn plain(ty: &str) -> &str {
+    let element = ty.split('[').next().unwrap_or(ty);
+    if element.contains('<') { "f32" } else { element }
+}
+
 #[test]
 fn encoded_and_packed_loads() {
     for ty in [
@@ -447,8 +453,7 @@ fn encoded_and_packed_loads() {
         "i4<f16 1x8>[n, 40] packed [0/4, 1/16, {1:2, 0:4}, 1/8:2, 0:4, 1:8]",
         "i8<f32 1x8 sum>[n, 40] packed [0/4, 1/8, {0:4}, 1/4:2, 0:4, 1:4]",
     ] {
-        let plain = if ty.starts_with("bf16") { "bf16" } else { "f32" };
-        let plain = if ty.starts_with("i4[") { "i4" } else { plain };
+        let plain = plain(ty);
         rows(
             &format!("%x: in {ty}, %o: out f32[n, 40]"),
             &format!(
@@ -469,7 +474,7 @@ fn packed_stores() {
         "i4[n, 40]",
         "i4[n, 40] packed [1/8, 0/4, 0:4, 1:8]",
     ] {
-        let plain = if ty.starts_with("bf16") { "bf16" } else { "i4" };
+        let plain = plain(ty);
         rows(
             &format!("%x: in f32[n, 40], %o: inout {ty}"),
             &format!(

@@ -50,6 +50,17 @@ fn product(left: &str, right: &str, [rows, cols, depth]: [u32; 3], tile: [u32; 3
     }
 }
 
+/// Every pair of operands, in every size.
+fn products(lefts: &[&str], rights: &[&str], sizes: &[([u32; 3], [u32; 3])]) {
+    for right in rights {
+        for left in lefts {
+            for (size, tile) in sizes {
+                product(left, right, *size, *tile);
+            }
+        }
+    }
+}
+
 const SIZES: [([u32; 3], [u32; 3]); 8] = [
     ([1, 33, 100], [1, 16, 32]),
     ([3, 33, 100], [4, 16, 32]),
@@ -63,35 +74,24 @@ const SIZES: [([u32; 3], [u32; 3]); 8] = [
 
 #[test]
 fn row_major() {
-    for left in ["f32", "bf16", "f16"] {
-        for right in ["f32", "bf16", "f16", "fp8_e4m3"] {
-            for (size, tile) in SIZES {
-                product(left, right, size, tile);
-            }
-        }
-    }
+    products(&["f32", "bf16", "f16"], &["f32", "bf16", "f16", "fp8_e4m3"], &SIZES);
 }
 
 #[test]
 fn blocked() {
-    for right in [
+    let rights = [
         "bf16 packed [0/16, 1/2, 0:16, 1:2]",
         "f32 packed [0/8, 1/1, 0:8]",
         "f16 packed [0/4, 1/2, 0:4, 1:2]",
         "bf16 packed [0/4, 1/8, 0:4, 1:8]",
         "bf16 packed [1/2, 0/16, 0:16, 1:2]",
-    ] {
-        for left in ["f32", "bf16"] {
-            for (size, tile) in SIZES {
-                product(left, right, size, tile);
-            }
-        }
-    }
+    ];
+    products(&["f32", "bf16"], &rights, &SIZES);
 }
 
 #[test]
 fn encoded() {
-    for right in [
+    let rights = [
         "fp8_e4m3<f32 16x32>",
         "fp8_e4m3<f32 128x128> packed [0/16, 1/4, 0:16, 1:4]",
         "fp8_e4m3<f32 5x12> packed [0/16, 1/4, 0:16, 1:4]",
@@ -101,13 +101,9 @@ fn encoded() {
         "i4<bf16 1x32> packed [0/16, 1/64, {1:2, 0:16}, 1/32:2, 1/8:4, 0:16, 1/4:2, 1:4]",
         "fp4_e2m1<e8m0 1x32> packed [0/8, 1/8, 0:8, 1:8]",
         "i8<f32 1x6> packed [0/16, 1/4, 0:16, 1:4]",
-    ] {
-        for left in ["f32", "bf16", "i8<f32 1x32 sum>", "fp8_e4m3<f32 1x12>"] {
-            for (size, tile) in [0, 1, 2, 4, 6, 7].map(|i| SIZES[i]) {
-                product(left, right, size, tile);
-            }
-        }
-    }
+    ];
+    let lefts = ["f32", "bf16", "i8<f32 1x32 sum>", "fp8_e4m3<f32 1x12>"];
+    products(&lefts, &rights, &[0, 1, 2, 4, 6, 7].map(|i| SIZES[i]));
 }
 
 /// Code for the emulated level is left out of the checks where it is that of x86-64-v3.

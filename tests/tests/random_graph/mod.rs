@@ -6,6 +6,7 @@ use ir::graph::builder::GraphBuilder;
 use ir::graph::{Graph, ValueId};
 use ir::ops::attention::AttentionAttrs;
 use ir::tensor::Tensor;
+use tests::kernel::Noise;
 
 /// A graph and what it is given.
 pub struct Drawn {
@@ -71,7 +72,7 @@ const STEPS: &[Step] = &[
 /// A graph under construction: pools of values grow by ops on their members.
 struct Maker {
     b: GraphBuilder,
-    noise: u64,
+    noise: Noise,
     floats: Vec<ValueId>,
     bools: Vec<ValueId>,
     inputs: Vec<Tensor<f32>>,
@@ -83,7 +84,7 @@ pub fn draw(seed: u64) -> Drawn {
     for (name, extent) in INDICES {
         b.index(name, extent);
     }
-    let (noise, empty) = (seed.wrapping_mul(0x9e37_79b9) + 1, vec![]);
+    let (noise, empty) = (Noise(seed.wrapping_mul(0x9e37_79b9) + 1), vec![]);
     let mut m = Maker { b, noise, floats: vec![], bools: empty, inputs: vec![] };
     m.fresh(&["s", "d"]);
     m.fresh(&["s", "f", "h"]);
@@ -107,15 +108,8 @@ pub fn draw(seed: u64) -> Drawn {
 }
 
 impl Maker {
-    fn next(&mut self) -> u64 {
-        self.noise = self.noise.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.noise ^ (self.noise >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        self.noise.below(n as u64) as usize
     }
 
     fn choose<T: Clone>(&mut self, from: &[T]) -> T {
@@ -490,7 +484,7 @@ impl Maker {
 
     fn iota(&mut self) -> Result<(), IrError> {
         let index = self.choose(&["s", "o", "l"]);
-        let p = self.b.iota(self.noise as i64 & 7, index)?;
+        let p = self.b.iota(self.noise.0 as i64 & 7, index)?;
         let r = self.b.map("float(p) * 0.125", &[("p", p)], &[index])?;
         self.keep(r)
     }
