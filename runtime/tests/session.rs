@@ -187,7 +187,7 @@ fn what_cannot_be_run_is_refused_when_opening() {
     assert_eq!(code(&|s| s.plan.entries[0].inputs[2].name = "mystery".into()), Err("E0506"));
     assert_eq!(code(&|s| s.plan.entries[0].inputs[2].dtype = "i64".into()), Err("E0506"));
     assert_eq!(code(&|s| s.plan.entries[0].outputs[0].name = "hidden".into()), Err("E0506"));
-    assert_eq!(code(&|s| s.plan.version.0 += 1), Err("E0412"));
+    assert_eq!(code(&|s| s.plan.version.0 += 1), Err("E0403"));
     assert_eq!(code(&|s| s.code.clear()), Err("E0502"));
     assert_eq!(code(&|s| s.code[0].2.truncate(100)), Err("E0504"));
     assert_eq!(code(&|s| s.weights.truncate(70)), Err("E0412"));

@@ -1,7 +1,7 @@
 //! What must hold of a plan before anyone walks it.
 
 use crate::error::ArtifactError;
-use crate::plan::{Arg, Bucket, Entry, Grid, Launch, PLAN_VERSION, Plan, Step, Tensor};
+use crate::plan::{Arg, Bucket, Entry, Grid, Launch, Plan, Step, Tensor, check_version};
 use crate::size::SizeExpr;
 use std::collections::BTreeSet;
 
@@ -37,13 +37,10 @@ impl Plan {
     /// the length of the weights section.
     ///
     /// # Errors
-    /// [`ArtifactError::Plan`] names the first row that contradicts another.
+    /// [`ArtifactError::Version`]; [`ArtifactError::Plan`] names the first row that contradicts
+    /// another.
     pub fn check(&self, weights_bytes: u64) -> Checked {
-        if self.version.0 != PLAN_VERSION.0 {
-            let (major, minor) = self.version;
-            let expected = format!("{}.x", PLAN_VERSION.0);
-            return Err(fault("version", format!("{major}.{minor}"), expected));
-        }
+        check_version(self.version)?;
         unique("symbols", self.symbols.iter().map(String::as_str))?;
         unique("places", self.places.iter().map(|place| place.name.as_str()))?;
         unique("kernels", self.kernels.iter().map(|kernel| kernel.name.as_str()))?;

@@ -23,8 +23,10 @@ pub enum ArtifactError {
         found: u64,
     },
     /// Written by an incompatible release.
-    #[error("format version {}.{} cannot be read, expected {}.x", found.0, found.1, expected.0)]
+    #[error("{what} version {}.{} cannot be read, expected {}.x", found.0, found.1, expected.0)]
     Version {
+        /// Whose version: `format` or `plan`.
+        what: &'static str,
         /// Version in the file.
         found: (u16, u16),
         /// Version that this crate writes.

@@ -175,7 +175,7 @@ fn check_version(cursor: &mut Cursor<'_>) -> Result<(u16, u16), ArtifactError> {
     }
     let found = (cursor.u16()?, cursor.u16()?);
     if found.0 != FORMAT_VERSION.0 {
-        return Err(ArtifactError::Version { found, expected: FORMAT_VERSION });
+        return Err(ArtifactError::Version { what: "format", found, expected: FORMAT_VERSION });
     }
     Ok(found)
 }

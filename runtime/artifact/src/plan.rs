@@ -1,13 +1,16 @@
 //! The launch plan: what the compiler decided and the runtime walks.
 //!
 //! The plan is plain data. New notions (another place, MTP, hybrid placement, more shape buckets)
-//! add rows to its tables; they do not add fields.
+//! add rows to its tables rather than fields. A field that every plan has to have makes a new major
+//! version, which readers look at before anything else ([`Plan::parse`]).
 
+use crate::error::ArtifactError;
+use crate::format::PLAN;
 use crate::size::SizeExpr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the plan's schema: a reader accepts its own major and any minor.
-pub const PLAN_VERSION: (u16, u16) = (1, 0);
+pub const PLAN_VERSION: (u16, u16) = (2, 0);
 
 /// Everything the runtime needs to execute a model, beside code and weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +31,38 @@ pub struct Plan {
     pub entries: Vec<Entry>,
     /// Kernels that measure the machine's limits.
     pub probes: Vec<Probe>,
+}
+
+/// What every version of the schema has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: (u16, u16),
+}
+
+impl Plan {
+    /// Reads a plan's JSON, its version first: what else a plan of another version has is not
+    /// looked at.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Version`], [`ArtifactError::Schema`].
+    pub fn parse(json: &[u8]) -> Result<Plan, ArtifactError> {
+        let schema = |error: serde_json::Error| ArtifactError::Schema {
+            section: PLAN,
+            message: error.to_string(),
+        };
+        let Versioned { version } = serde_json::from_slice(json).map_err(schema)?;
+        check_version(version)?;
+        serde_json::from_slice(json).map_err(schema)
+    }
+}
+
+/// Whether this crate reads plans of that version.
+pub(crate) fn check_version(found: (u16, u16)) -> Result<(), ArtifactError> {
+    let expected = PLAN_VERSION;
+    match found.0 == expected.0 {
+        true => Ok(()),
+        false => Err(ArtifactError::Version { what: "plan", found, expected }),
+    }
 }
 
 /// A device: memory and workers.

@@ -92,9 +92,10 @@ impl<'a> Reader<'a> {
     /// The plan, checked against itself and the length of the weights.
     ///
     /// # Errors
-    /// [`ArtifactError::MissingSection`], [`ArtifactError::Schema`], [`ArtifactError::Plan`].
+    /// [`ArtifactError::MissingSection`], [`ArtifactError::Version`], [`ArtifactError::Schema`],
+    /// [`ArtifactError::Plan`].
     pub fn plan(&self) -> Result<Plan, ArtifactError> {
-        let plan: Plan = parse(PLAN, self.section(PLAN)?)?;
+        let plan = Plan::parse(self.section(PLAN)?)?;
         let weights = self.sections.iter().find(|s| s.name == WEIGHTS);
         plan.check(weights.map_or(0, |section| section.bytes))?;
         Ok(plan)

@@ -4,9 +4,11 @@
 
 mod support;
 
+use artifact::plan::PLAN_VERSION;
 use artifact::reader::Weights;
-use artifact::{ArtifactError, Reader, WeightsPlace};
+use artifact::{ArtifactError, Plan, Reader, WeightsPlace};
 use proptest::prelude::*;
+use serde_json::Value;
 use std::sync::OnceLock;
 use support::{bytes, plan, write};
 
@@ -84,8 +86,7 @@ fn plans_that_contradict_themselves_are_refused() {
     use artifact::plan::{Arg, Step};
     use artifact::size::SizeExpr;
     type Damage = fn(&mut artifact::Plan);
-    let damages: [(&str, Damage); 14] = [
-        ("version", |p| p.version.0 += 1),
+    let damages: [(&str, Damage); 13] = [
         ("kernel's symbol", |p| p.kernels[0].symbols[0] = 1),
         ("parameter count", |p| p.kernels[0].params = 3),
         ("weight's range", |p| p.weights[0].bytes = u64::MAX),
@@ -125,8 +126,36 @@ fn plans_that_contradict_themselves_are_refused() {
     }
 }
 
+#[test]
+fn plans_of_another_version_are_refused_before_their_fields_are_looked_at() {
+    let (major, minor) = PLAN_VERSION;
+    let read = |version: (u16, u16), kept: &dyn Fn(&mut Value)| {
+        let mut json = serde_json::to_value(Plan { version, ..plan() }).unwrap();
+        kept(&mut json);
+        Plan::parse(json.to_string().as_bytes()).map_err(|error| (error.code(), error.to_string()))
+    };
+    let first = |json: &mut Value| {
+        let launch = &mut json["entries"][0]["buckets"][0]["steps"][0]["launch"];
+        launch.as_object_mut().unwrap().remove("work").unwrap();
+    };
+    let told = format!("plan version 1.0 cannot be read, expected {major}.x");
+    assert_eq!(read((1, 0), &first), Err(("E0403", told)));
+    assert_eq!(read((major + 1, 0), &|_| {}).unwrap_err().0, "E0403");
+    assert_eq!(read(PLAN_VERSION, &first).unwrap_err().0, "E0411");
+    assert_eq!(read(PLAN_VERSION, &|json| *json = Value::Null).unwrap_err().0, "E0411");
+    let newer = (major, minor + 1);
+    let more = |json: &mut Value| json["later"] = Value::Bool(true);
+    assert_eq!(read(newer, &more).unwrap(), Plan { version: newer, ..plan() });
+    let other = Plan { version: (major + 1, 0), ..plan() };
+    assert_eq!(other.check(WEIGHTS_BYTES as u64).unwrap_err().code(), "E0403");
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
     fn flipped_bytes_are_refused(at in any::<prop::sample::Index>(), mask in 1u8..) {
