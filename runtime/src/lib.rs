@@ -5,6 +5,7 @@
 //! - [`state`]: pages of state rows
 //! - [`isa`]: what this machine can run. [`load`]: code images into memory
 //! - [`probe`]: this machine's limits. [`profile`]: time per kernel
+//! - [`unfinished`]: names of files on their way out
 //!
 //! ```no_run
 //! # use runtime::{Batch, LoadOptions, Model, Sequence, Session, Want};
@@ -37,6 +38,7 @@ pub mod state;
 pub mod step;
 mod walk;
 
+pub use artifact::unfinished;
 pub use error::RuntimeError;
 pub use model::{LoadOptions, Memory, Model};
 pub use probe::Limits;

@@ -2,6 +2,7 @@
 
 use crate::diagnostic::Failure;
 use crate::machine;
+use artifact::unfinished;
 use generate::command::interrupt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -59,9 +60,9 @@ pub fn write(path: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
     if std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
         return std::fs::write(path, bytes).map_err(failed);
     }
-    let place = Place::check(path)?;
+    Place::check(path)?;
     interrupt::tidy_up_at_end(path)?;
-    let temporary = place.folder.join(interrupt::unfinished(path) + "0.tmp");
+    let temporary = unfinished::name(path, 0);
     let done = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
     done.map_err(|e| {
         let _ = std::fs::remove_file(&temporary);

@@ -4,7 +4,7 @@
 //! - [`size`]: sizes evaluated per step
 //! - [`manifest`]: what a file holds, for people and tools
 //! - [`mod@format`]: the bytes of header, section table and footer
-//! - [`writer`] and [`reader`]: files out and in
+//! - [`writer`] and [`reader`]: files out and in; [`unfinished`]: names of files on their way out
 
 pub mod check;
 pub mod error;
@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod plan;
 pub mod reader;
 pub mod size;
+pub mod unfinished;
 pub mod writer;
 
 pub use error::ArtifactError;

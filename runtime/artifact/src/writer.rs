@@ -4,6 +4,7 @@ use crate::error::ArtifactError;
 use crate::format::{
     self, CHUNK, Chunks, FORMAT_VERSION, Footer, Hash, Location, PAGE, STUB, Section, WEIGHTS,
 };
+use crate::unfinished;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -171,7 +172,7 @@ impl Writer {
     pub fn begin_weights(&mut self) -> Result<(), ArtifactError> {
         let external = self.weights_place == WeightsPlace::External;
         if external && self.weights.is_none() {
-            let mut output = Output::create(&self.weights_path()?)?;
+            let mut output = Output::create(&weights_path(&self.path))?;
             // Length and hash are known at the end only: `finish` writes over this page.
             output.put(&[0; PAGE as usize])?;
             self.weights = Some(output);
@@ -253,7 +254,7 @@ impl Writer {
             return Err(order("end_section".into(), "begin_section first"));
         };
         let location = match open.external {
-            true => Location::External { file: file_name(&self.weights_path()?)? },
+            true => Location::External { file: file_name(&weights_path(&self.path))? },
             false => Location::Here { offset: open.offset },
         };
         self.sections.push(open.close(location));
@@ -272,7 +273,7 @@ impl Writer {
         if let Some(output) = self.weights.take() {
             let external = |s: &&Section| matches!(s.location, Location::External { .. });
             if let Some(section) = self.sections.iter().find(external) {
-                let path = self.weights_path()?;
+                let path = weights_path(&self.path);
                 output.finish(&path, Some(&format::weights_header(section, FORMAT_VERSION)))?;
                 weights_file = Some(path);
             }
@@ -291,11 +292,13 @@ impl Writer {
         self.main.finish(&self.path, None)?;
         Ok(Summary { sections: self.sections, file_bytes: footer.file_bytes, weights_file })
     }
+}
 
-    fn weights_path(&self) -> Result<PathBuf, ArtifactError> {
-        let name = format!("{}.weights", file_name(&self.path)?);
-        Ok(self.path.with_file_name(name))
-    }
+/// The weights file of the artifact `path`, where it has one.
+pub(crate) fn weights_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".weights");
+    path.with_file_name(name)
 }
 
 impl std::io::Write for Writer {
@@ -369,10 +372,9 @@ struct Output {
 
 impl Output {
     fn create(path: &Path) -> Result<Output, ArtifactError> {
-        let name = file_name(path)?;
+        file_name(path)?;
         for attempt in 0u32.. {
-            let temporary =
-                path.with_file_name(format!(".{name}.{}-{attempt}.tmp", std::process::id()));
+            let temporary = unfinished::name(path, attempt);
             match OpenOptions::new().write(true).create_new(true).open(&temporary) {
                 Ok(file) => {
                     let file = BufWriter::with_capacity(1 << 20, file);

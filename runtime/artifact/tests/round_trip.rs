@@ -5,6 +5,7 @@
 mod support;
 
 use artifact::reader::Weights;
+use artifact::unfinished::{self, SUFFIX};
 use artifact::{ArtifactError, Reader, WeightsPlace, Writer};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -156,4 +157,24 @@ fn folder_that_is_not_there_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("absent").join("model.latent");
     assert_eq!(Writer::create(&path, None, WeightsPlace::Inline).unwrap_err().code(), "E0414");
+}
+
+#[test]
+fn what_is_begun_is_removed_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.latent");
+    let mut writer = Writer::create(&path, None, WeightsPlace::External).unwrap();
+    writer.begin_weights().unwrap();
+    let names = || -> Vec<String> {
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!(names().len(), 2);
+    assert!(names().iter().all(|name| name.starts_with('.') && name.ends_with(SUFFIX)));
+    let kept = [".model.latent.1x-0.tmp", "model.latent", "model.latent.tmp"];
+    kept.iter().for_each(|name| std::fs::write(folder.path().join(name), "").unwrap());
+    unfinished::remove(&path);
+    let mut left = names();
+    left.sort();
+    assert_eq!(left, kept);
 }

@@ -3,11 +3,12 @@
 
 use super::file_error;
 use crate::error::{GenerateError, Result};
+use runtime::unfinished;
 use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -68,8 +69,7 @@ fn refused(source: io::Error) -> GenerateError {
 }
 
 /// From here on, where the process is asked to end, it first removes what it has begun to write
-/// towards `path`: files beside it whose names begin as [`unfinished`] says, or so for
-/// `path.weights`, and end in `.tmp`.
+/// towards `path` ([`unfinished::remove`]).
 ///
 /// # Errors
 /// If the system refuses the handlers or a thread.
@@ -78,31 +78,12 @@ pub fn tidy_up_at_end(path: &Path) -> Result<()> {
     let path = path.to_path_buf();
     let tidy = move || {
         if let Some(signal) = signals.forever().next() {
-            remove_unfinished(&path);
+            unfinished::remove(&path);
             low_level::exit(status(signal));
         }
     };
     thread::Builder::new().spawn(tidy).map_err(refused)?;
     Ok(())
-}
-
-/// How names of files begin that this process has not yet written to the end: they become `path`.
-pub fn unfinished(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    format!(".{name}.{}-", std::process::id())
-}
-
-fn remove_unfinished(path: &Path) {
-    let mut weights = path.as_os_str().to_owned();
-    weights.push(".weights");
-    let begins = [unfinished(path), unfinished(&PathBuf::from(weights))];
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".tmp") && begins.iter().any(|begin| name.starts_with(begin)) {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
 }
 
 /// Signals that ask this process to end: Ctrl-C, the request to terminate and the loss of the

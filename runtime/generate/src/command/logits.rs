@@ -1,10 +1,11 @@
 //! `logits`: the logits of every position, as safetensors.
 
 use super::args::LogitsArgs;
-use super::{file_error, interrupt};
+use super::file_error;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::logits::{Feed, Rows, every_position};
+use runtime::unfinished;
 use serde_json::{Map, json};
 use std::fs::Permissions;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -52,8 +53,8 @@ impl<'a> TensorFile<'a> {
         let (header, starts) = header(prompts, vocab);
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new()
-            .prefix(&interrupt::unfinished(path))
-            .suffix(".tmp")
+            .prefix(&unfinished::prefix(path))
+            .suffix(unfinished::SUFFIX)
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)
             .map_err(|e| file_error("create a file beside", path, e))?;
