@@ -77,7 +77,8 @@ pub enum InterpError {
     },
     /// An encoded tile stored across blocks of scales.
     #[error(
-        "encoded tile stored at position {position} of axis {axis} of {base}, expected a multiple of {block}"
+        "encoded tile stored at position {position} of axis {axis} of {base}, \
+         expected a multiple of {block}"
     )]
     Block {
         /// What is accessed.
