@@ -59,6 +59,30 @@ impl Image {
     }
 
     pub fn build(&self) -> Vec<u8> {
+        let mut file = vec![0; 64 + 4 * 56];
+        let rows = self.dynamic_rows(&mut file);
+        let front = file.len() as u64;
+        file.resize(PAGE, 0);
+        for (_, code) in &self.functions {
+            file.extend(code);
+            file.resize(file.len().next_multiple_of(16), 0);
+        }
+        let code_bytes = (file.len() - PAGE) as u64;
+        file.resize(self.data_at() as usize, 0);
+        file.extend(&self.data);
+        let data = (self.data_at(), self.data.len() as u64);
+        let segments = [
+            (1, 4, 0, front),
+            (1, self.code_flags, PAGE as u64, code_bytes),
+            (1, self.data_flags, data.0, data.1),
+            (2, 4, rows.0, rows.1),
+        ];
+        self.headers(&mut file, segments);
+        file
+    }
+
+    /// Names of all symbols, and their table.
+    fn symbols(&self) -> [Vec<u8>; 2] {
         let mut names = vec![0u8];
         let mut symbols = vec![0u8; 24];
         let all = self.functions.iter().map(|(n, code)| (n, self.address(n), code.len(), 1u16));
@@ -72,7 +96,12 @@ impl Image {
             names.extend(name.bytes());
             names.push(0);
         }
-        let words = |words: &[u64]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
+        [names, symbols]
+    }
+
+    /// Appends the dynamic table and what it points to; gives its place and bytes.
+    fn dynamic_rows(&self, file: &mut Vec<u8>) -> (u64, u64) {
+        let [names, symbols] = self.symbols();
         let count = (symbols.len() / 24) as u32;
         let mut hash = [1, count, 0].iter().flat_map(|w: &u32| w.to_le_bytes()).collect::<Vec<_>>();
         hash.resize(hash.len() + 4 * count as usize, 0);
@@ -81,7 +110,6 @@ impl Image {
             .iter()
             .flat_map(|(at, kind, add)| words(&[*at, *kind, *add]))
             .collect();
-        let mut file = vec![0; 64 + 4 * 56];
         let mut place = |bytes: &[u8]| {
             file.resize(file.len().next_multiple_of(8), 0);
             let at = file.len() as u64;
@@ -100,23 +128,11 @@ impl Image {
         dynamic.push((0, 0));
         let rows: Vec<u8> =
             dynamic.iter().flat_map(|(tag, value)| words(&[*tag, *value])).collect();
-        let rows = (place(&rows), rows.len() as u64);
-        let front = file.len() as u64;
-        file.resize(PAGE, 0);
-        for (_, code) in &self.functions {
-            file.extend(code);
-            file.resize(file.len().next_multiple_of(16), 0);
-        }
-        let code_bytes = (file.len() - PAGE) as u64;
-        file.resize(self.data_at() as usize, 0);
-        file.extend(&self.data);
-        let data = (self.data_at(), self.data.len() as u64);
-        let segments = [
-            (1u32, 4u32, 0, front),
-            (1, self.code_flags, PAGE as u64, code_bytes),
-            (1, self.data_flags, data.0, data.1),
-            (2, 4, rows.0, rows.1),
-        ];
+        (place(&rows), rows.len() as u64)
+    }
+
+    /// Fills in the file's header and those of its segments: kind, flags, place, bytes.
+    fn headers(&self, file: &mut [u8], segments: [(u32, u32, u64, u64); 4]) {
         for (i, (kind, flags, at, bytes)) in segments.into_iter().enumerate() {
             let mut header = kind.to_le_bytes().to_vec();
             header.extend(flags.to_le_bytes());
@@ -124,14 +140,13 @@ impl Image {
             file[64 + 56 * i..][..56].copy_from_slice(&header);
         }
         file[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
-        let half = |file: &mut Vec<u8>, at: usize, value: u16| {
+        for (at, value) in [(16, self.kind), (18, self.machine), (54, 56), (56, 4)] {
             file[at..at + 2].copy_from_slice(&value.to_le_bytes());
-        };
-        half(&mut file, 16, self.kind);
-        half(&mut file, 18, self.machine);
-        half(&mut file, 54, 56);
-        half(&mut file, 56, 4);
+        }
         file[32] = 64;
-        file
     }
+}
+
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|w| w.to_le_bytes()).collect()
 }

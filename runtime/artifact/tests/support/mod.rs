@@ -9,28 +9,12 @@ use artifact::size::{SizeExpr, SizeOp};
 use artifact::{Manifest, Summary, WeightsPlace, Writer};
 use std::path::Path;
 
+/// Four bytes for each row.
+fn four_each() -> SizeExpr {
+    SizeExpr::symbol(0).then(SizeExpr::constant(4), SizeOp::Mul)
+}
+
 pub fn plan() -> Plan {
-    let n = SizeExpr::symbol(0);
-    let bytes = n.clone().then(SizeExpr::constant(4), SizeOp::Mul);
-    let tensor = |name: &str| Tensor {
-        name: name.into(),
-        dtype: "i32".into(),
-        dims: vec![n.clone()],
-        bytes: bytes.clone(),
-    };
-    let launch = Launch {
-        kernel: 0,
-        place: 0,
-        args: vec![
-            Arg::Input(0),
-            Arg::Weight(0),
-            Arg::State { state: 0, layer: 1 },
-            Arg::Buffer(0),
-        ],
-        grid: Grid::Dense(n.clone()),
-        origin: "%y".into(),
-        work: Work { bytes: bytes.clone(), flops: SizeExpr::constant(0) },
-    };
     Plan {
         version: PLAN_VERSION,
         symbols: vec!["n".into()],
@@ -61,24 +45,51 @@ pub fn plan() -> Plan {
             row: "f32[2]".into(),
             place: 0,
         }],
-        entries: vec![Entry {
-            name: "forward".into(),
-            inputs: vec![tensor("ids")],
-            outputs: vec![tensor("logits")],
-            buckets: vec![Bucket {
-                name: "all".into(),
-                when: vec![Condition { expr: n.clone(), lo: 1, hi: 64 }],
-                arenas: vec![bytes.clone()],
-                buffers: vec![Buffer {
-                    name: "x".into(),
-                    place: 0,
-                    offset: SizeExpr::constant(0),
-                    bytes,
-                }],
-                steps: vec![Step::Launch(launch), Step::Barrier],
-            }],
-        }],
+        entries: vec![entry()],
         probes: vec![],
+    }
+}
+
+fn entry() -> Entry {
+    let n = SizeExpr::symbol(0);
+    let tensor = |name: &str| Tensor {
+        name: name.into(),
+        dtype: "i32".into(),
+        dims: vec![n.clone()],
+        bytes: four_each(),
+    };
+    Entry {
+        name: "forward".into(),
+        inputs: vec![tensor("ids")],
+        outputs: vec![tensor("logits")],
+        buckets: vec![Bucket {
+            name: "all".into(),
+            when: vec![Condition { expr: n.clone(), lo: 1, hi: 64 }],
+            arenas: vec![four_each()],
+            buffers: vec![Buffer {
+                name: "x".into(),
+                place: 0,
+                offset: SizeExpr::constant(0),
+                bytes: four_each(),
+            }],
+            steps: vec![Step::Launch(launch()), Step::Barrier],
+        }],
+    }
+}
+
+fn launch() -> Launch {
+    Launch {
+        kernel: 0,
+        place: 0,
+        args: vec![
+            Arg::Input(0),
+            Arg::Weight(0),
+            Arg::State { state: 0, layer: 1 },
+            Arg::Buffer(0),
+        ],
+        grid: Grid::Dense(SizeExpr::symbol(0)),
+        origin: "%y".into(),
+        work: Work { bytes: four_each(), flops: SizeExpr::constant(0) },
     }
 }
 
