@@ -203,13 +203,13 @@ fn read_text(args: &CompileArgs, kind: &str) -> Result<Option<(String, String)>,
 
 /// Puts kernels of a text in the place of those of the same names.
 fn replace_kernels(lowered: &mut Lowered, name: &str, text: &str) -> Result<(), Failure> {
-    let parsed = ir::kernel::parse::kernels(text);
+    let parsed = ir::kernel::parse::kernels_named(text);
     let kernels = parsed.map_err(|errors| Failure::text(name, text, errors))?;
     let mut wrong = vec![];
     if kernels.is_empty() {
         wrong.push(("found no kernel, expected at least one".to_string(), Span::default()));
     }
-    for kernel in kernels {
+    for (kernel, span) in kernels {
         let place = lowered.kernels.iter_mut().find(|k| k.name == kernel.name);
         let expected = match &place {
             None => "expected the name of one of the plan's",
@@ -219,10 +219,7 @@ fn replace_kernels(lowered: &mut Lowered, name: &str, text: &str) -> Result<(), 
         match place.filter(|_| expected.is_empty()) {
             Some(place) => *place = kernel,
             None => {
-                let word = format!("@{}", kernel.name);
-                let start = text.find(&format!("{word} ")).unwrap_or(0);
-                let span = Span { start, end: start + word.len() };
-                wrong.push((format!("found kernel {word}, {expected}"), span));
+                wrong.push((format!("found kernel @{}, {expected}", kernel.name), span));
             }
         }
     }

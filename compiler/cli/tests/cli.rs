@@ -325,6 +325,12 @@ fn mistakes_in_texts_are_shown_where_they_are_all_at_once() {
         fs::write(&kernel, content).unwrap();
         scene.refused(&["--from", &kernel], 1, &[code]);
     }
+    // A name is shown where a kernel has it, not where a comment does.
+    let name = whole.split(['@', ' ']).nth(2).unwrap();
+    let renamed = format!("// @renamed was @{name}\nkernel @renamed ");
+    fs::write(&kernel, whole.replacen(&format!("kernel @{name} "), &renamed, 1)).unwrap();
+    let err = scene.refused(&["--from", &kernel], 1, &["E0294"]);
+    assert!(err.contains("m.kernel:2:8"), "{err}");
     fs::write(&graph, [0xff, 0xfe, 0]).unwrap();
     scene.refused(&["--from", &graph], 1, &["E0292"]);
     scene.refused(&["--from", "/nowhere/m.graph"], 1, &["E0292"]);

@@ -21,7 +21,7 @@ use std::collections::{HashMap, HashSet};
 /// The one kernel of a text.
 pub fn kernel(source: &str) -> Result<Kernel, Vec<IrError>> {
     let mut p = Parser::new(source);
-    let kernel = one(&mut p);
+    let kernel = one(&mut p).map(|(kernel, _)| kernel);
     if kernel.is_ok() && !p.at_end() {
         let _ = p.unexpected::<()>("the end");
     }
@@ -30,6 +30,12 @@ pub fn kernel(source: &str) -> Result<Kernel, Vec<IrError>> {
 
 /// All kernels of a text.
 pub fn kernels(source: &str) -> Result<Vec<Kernel>, Vec<IrError>> {
+    let named = kernels_named(source)?;
+    Ok(named.into_iter().map(|(kernel, _)| kernel).collect())
+}
+
+/// All kernels of a text, each with where its name stands.
+pub fn kernels_named(source: &str) -> Result<Vec<(Kernel, Span)>, Vec<IrError>> {
     let mut p = Parser::new(source);
     let mut all = Vec::new();
     while !p.at_end() {
@@ -70,8 +76,8 @@ pub(super) fn is_family_value(attr: &Attr) -> bool {
     family_value(&mut p).is_ok_and(|read| read == *attr) && p.at_end()
 }
 
-/// Parses and verifies the next kernel.
-fn one(p: &mut Parser<'_>) -> Parse<Kernel> {
+/// Parses and verifies the next kernel; gives also where its name stands.
+fn one(p: &mut Parser<'_>) -> Parse<(Kernel, Span)> {
     let before = p.error_count();
     let start = p.peek().span;
     let mut reader = Reader {
@@ -104,7 +110,7 @@ fn one(p: &mut Parser<'_>) -> Parse<Kernel> {
         };
         let _ = p.error::<()>(span, error.into());
     }
-    if p.error_count() > before { Err(Bad) } else { Ok(kernel) }
+    if p.error_count() > before { Err(Bad) } else { Ok((kernel, head)) }
 }
 
 #[derive(Clone, Copy)]
