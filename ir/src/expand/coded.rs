@@ -6,7 +6,7 @@ use super::product::{Operand, axis_of};
 use super::scratch::BufferId;
 use super::tile::{Gather, Kind, Origin, TileRef, View, bytes_of};
 use super::{Expander, LINE, Result};
-use crate::dtype::Scale;
+use crate::dtype::{Class, Scale};
 use crate::loops::{
     Ahead, Left, MemElem, Mma, Nested, Reg, Right, Scales, Stride, Strided, Term, Unit,
 };
@@ -94,7 +94,8 @@ impl Expander<'_> {
     }
 
     /// A tile of bytes whose rows are gathered, and whose columns lie together and begin with a
-    /// block of scales.
+    /// block of scales. The bytes are integers: a row that is masked out has codes of another and
+    /// scales of 0, which make zeros of anything but NaN.
     fn gathered_rows<'c>(&self, coded: &'c Coded, extents: [u32; 2]) -> Option<Gathered<'c>> {
         let (rows, cols) = (axis_of(coded, 0)?, axis_of(coded, 1)?);
         let gather = coded.axes[rows].gather.as_ref()?;
@@ -102,7 +103,8 @@ impl Expander<'_> {
         let grid = coded.layout.scales.as_ref()?;
         let mut along = coded.layout.codes.iter().filter(|d| d.axis == cols);
         let adjacent = |d: &Digit| d.divisor == 1 && d.stride == Stride::Bytes(1);
-        let whole = coded.encoding.code.bits() == 8
+        let whole = coded.encoding.code.class() == Class::Int
+            && coded.encoding.code.bits() == 8
             && coded.axes.iter().filter(|a| a.gather.is_some()).count() == 1
             && coded.axes[cols].multiple % i64::from(scale.cols) == 0
             && (rows + 2, cols + 1) == (coded.axes.len(), coded.axes.len())
