@@ -10,6 +10,7 @@ use compiler::compile::code;
 use ir::kernel::parse::kernel as parse;
 use ir::kernel::{Kernel, ParamType};
 use runtime::load::{Image, KernelFn};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -19,6 +20,8 @@ const WORKING_SET: usize = 1 << 30;
 const HUGE: usize = 2 << 20;
 /// Words of a cache line.
 const LINE_WORDS: usize = 8;
+/// Threads at most: each has a part of the working set to read.
+const MOST_THREADS: usize = 1024;
 /// Runs of each measurement.
 const RUNS: usize = 9;
 
@@ -172,7 +175,7 @@ fn read_limit(threads: usize) -> f64 {
         .map(|_| {
             let begin = Instant::now();
             std::thread::scope(|scope| {
-                for part in data.chunks(data.len() / threads) {
+                for part in data.chunks(data.len().div_ceil(threads)) {
                     scope.spawn(move || std::hint::black_box(read(part)));
                 }
             });
@@ -254,8 +257,13 @@ fn attention(threads: usize) {
     println!("absorbed attention, 16 heads, 4096 tokens: {:.3} ms", case.median(threads) * 1e3);
 }
 
-fn main() {
+fn main() -> ExitCode {
     let threads = std::env::args().filter_map(|a| a.parse().ok()).next_back().unwrap_or(2);
+    if !(1..=MOST_THREADS).contains(&threads) {
+        eprintln!("found {threads} threads, expected 1 to {MOST_THREADS}");
+        eprintln!("usage: cargo bench -p tests --bench texts -- [THREADS] [NAME]");
+        return ExitCode::from(2);
+    }
     let isa = runtime::isa::supported();
     let limit = read_limit(threads);
     println!("{threads} threads, {}, reader {:.1} GB/s", isa[0], limit / 1e9);
@@ -272,4 +280,5 @@ fn main() {
     if wanted("int4_gemv.kernel") {
         gemv(threads, limit);
     }
+    ExitCode::SUCCESS
 }
