@@ -54,7 +54,8 @@ pub struct Packed {
     pub from: From,
     /// Encoding in the artifact: the stored one, or a plain float.
     pub encoding: Encoding,
-    /// Extents as the kernel's parameter declares them.
+    /// Extents as the kernel's parameter declares them; of numbers always `[1, 1, n]`, since they
+    /// lie in a row whatever the parameter's rank.
     pub dims: Vec<u64>,
     /// Physical order, if not row-major.
     pub packing: Option<Packing>,
