@@ -126,3 +126,20 @@ fn orders_without_whole_rows_are_refused() {
     let error = packed.layout(&program).unwrap_err();
     assert!(error.to_string().contains("[1, 4, 6]"), "{error}");
 }
+
+#[test]
+fn stored_codes_of_less_than_a_byte_are_refused() {
+    for stored in ["i4", "fp4_e2m1", "i4<f32 1x4>"] {
+        let stored: Encoding = stored.parse().unwrap();
+        let program = program(stored, [1, 4, 8]);
+        let source = Tensors { codes: vec![0; 16], scales: vec![0; 32] };
+        let from = From::Weight { weight: "w".into(), axes: [vec![0], vec![1], vec![2]] };
+        for encoding in [stored, DType::F32.into()] {
+            let from = from.clone();
+            let packed = Packed { from, encoding, dims: vec![1, 4, 8], packing: None };
+            let error = pack(&packed, &program, &source, 1, &mut |_| Ok(())).unwrap_err();
+            assert!(matches!(error, ImportError::Misfit { .. }), "{error}");
+            assert_eq!(error.code(), "E0213");
+        }
+    }
+}

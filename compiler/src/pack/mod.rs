@@ -140,7 +140,7 @@ impl Panel {
 
 /// Makes a packed weight and hands its bytes on in order.
 ///
-/// Errors: whatever the source or `write` reports.
+/// Errors: as [`Rows::new`], and whatever the source or `write` reports.
 pub fn pack<E: std::convert::From<ImportError>>(
     packed: &Packed,
     program: &Program,
@@ -155,7 +155,7 @@ pub fn pack<E: std::convert::From<ImportError>>(
         }
         From::Weight { weight, axes } => (program.weight(weight).expect("lowering found it"), axes),
     };
-    let rows = Rows::new(weight, source, [&axes[0], &axes[1], &axes[2]]);
+    let rows = Rows::new(weight, source, [&axes[0], &axes[1], &axes[2]])?;
     let keeps_scales = !packed.encoding.is_plain();
     let grid = if keeps_scales { rows.scale_grid()? } else { None };
     let job = Job::new(packed, &rows, grid.as_ref());

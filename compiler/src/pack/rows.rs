@@ -110,23 +110,33 @@ pub fn keeps_blocks(weight: &Weight, [batch, rows, cols]: [&[usize]; 3]) -> bool
 
 impl<'a> Rows<'a> {
     /// Groups a weight's logical axes (by position) into batch, rows and columns.
+    ///
+    /// Errors: [`ImportError::Misfit`] where stored codes do not begin at whole bytes.
     pub fn new(
         weight: &'a Weight,
         source: &'a dyn WeightSource,
         [batch, rows, cols]: [&[usize]; 3],
-    ) -> Self {
+    ) -> Result<Self, ImportError> {
+        let code = weight.encoding.code;
+        if !code.bits().is_multiple_of(8) {
+            return Err(ImportError::Misfit {
+                key: weight.source.tensors.first().unwrap_or(&weight.name).to_string(),
+                found: format!("{code} codes of {} bits", code.bits()),
+                expected: "codes of whole bytes".into(),
+            });
+        }
         let col_axes = Axes::new(weight, cols);
         let offsets: Vec<i64> = (0..col_axes.extent()).map(|c| col_axes.at(c).0).collect();
         let dense = offsets.iter().enumerate().all(|(i, o)| i as i64 == *o);
-        Rows {
+        Ok(Rows {
             weight,
             source,
             batch: Axes::new(weight, batch),
             rows: Axes::new(weight, rows),
             cols: offsets,
             dense,
-            code_bytes: weight.encoding.code.bits() as usize / 8,
-        }
+            code_bytes: code.bits() as usize / 8,
+        })
     }
 
     /// Number of batches, rows and columns.
