@@ -39,15 +39,18 @@ pub(crate) struct Integer<'a, 'c> {
     sums: Val<'c>,
 }
 
-/// Parameters that are pointers to what only this function touches while it runs, or only reads.
+/// Parameters that are pointers to what only this function touches while it runs, or only reads:
+/// accumulator, left and right operand, scratch.
 const ALONE: [u32; 4] = [0, 2, 5, 7];
 
-/// Arguments of a product's function.
+/// Arguments of a product's function, in the order in which [`function`] takes them.
 pub(crate) fn arguments<'c>(c: &Code<'c>, o: &Operands<'c>, scratch: Val<'c>) -> Vec<Val<'c>> {
     let none = c.c64(0);
     let nowhere = [c.pointer(none), none, none, none];
-    let mut args = vec![o.acc, o.acc_pitch, o.left, o.left_pitch, o.left_step];
-    args.extend([o.right, o.right_pitch, scratch]);
+    let mut args = vec![o.acc, o.acc_pitch];
+    args.extend([o.left, o.left_pitch, o.left_step]);
+    args.extend([o.right, o.right_pitch]);
+    args.push(scratch);
     args.extend(o.scales.unwrap_or(nowhere));
     args.extend(o.left_scales.unwrap_or(nowhere));
     args.push(o.left_sums.unwrap_or(nowhere[0]));
@@ -64,38 +67,50 @@ pub(crate) fn function<'c>(
     plan: &Plan,
 ) -> FunctionValue<'c> {
     let (p, i) = (c.ptr(), c.i64());
-    let types: Vec<Ty> = vec![p, i, p, i, i, p, i, p, p, i, i, i, p, i, i, i, p, i, i, i, p, i];
-    let f = c.function(name, &types, false);
+    let (two, three, four) = ([p, i], [p, i, i], [p, i, i, i]);
+    let types: [&[Ty]; 9] = [&two, &three, &two, &[p], &four, &four, &[p], &[i, i, i], &two];
+    let f = c.function(name, &types.concat(), false);
     c.mark(f, AttributeLoc::Function, "noinline");
     for at in ALONE {
         c.mark(f, AttributeLoc::Param(at), "noalias");
     }
-    let a: Vec<Val> = f.get_param_iter().collect();
-    let extent = |axis: usize| {
-        if form.ragged[axis] { a[17 + axis] } else { c.c64(form.extents[axis].into()) }
-    };
-    let left_scales = [a[12], a[13], a[14], a[15]];
+    let mut params = f.get_param_iter();
+    let [acc, acc_pitch] = next(&mut params);
+    let [left, left_pitch, left_step] = next(&mut params);
+    let [right, right_pitch] = next(&mut params);
+    let [scratch] = next(&mut params);
+    let (scales, left_scales) = (next(&mut params), next(&mut params));
+    let [sums] = next(&mut params);
+    let mut valid = next(&mut params);
+    let [ahead, ahead_pitch] = next(&mut params);
+    for (axis, valid) in valid.iter_mut().enumerate().filter(|(axis, _)| !form.ragged[*axis]) {
+        *valid = c.c64(form.extents[axis].into());
+    }
     let o = Operands {
-        acc: a[0],
-        acc_pitch: a[1],
-        left: a[2],
-        left_pitch: a[3],
-        left_step: if form.left_dense { c.c64(1) } else { a[4] },
-        right: a[5],
-        right_pitch: a[6],
+        acc,
+        acc_pitch,
+        left,
+        left_pitch,
+        left_step: if form.left_dense { c.c64(1) } else { left_step },
+        right,
+        right_pitch,
         right_step: c.c64(0),
-        scales: matches!(form.scale, Scaling::Apart(_)).then_some([a[8], a[9], a[10], a[11]]),
+        scales: matches!(form.scale, Scaling::Apart(_)).then_some(scales),
         left_scales: Some(left_scales),
-        left_sums: Some(a[16]),
-        ahead: form.ahead.map(|_| (a[20], a[21])),
-        valid: [extent(0), extent(1), extent(2)],
+        left_sums: Some(sums),
+        ahead: form.ahead.map(|_| (ahead, ahead_pitch)),
+        valid,
     };
     let (float, walk) = (as_float(form), as_walk(form, plan));
-    let base =
-        Lowering { c, form: &float, plan: &walk, o, scratch: a[7], state: a[7], tiles: None };
-    Integer { c, form, plan, base, left_scales, sums: a[16] }.run();
+    let base = Lowering { c, form: &float, plan: &walk, o, scratch, state: scratch, tiles: None };
+    Integer { c, form, plan, base, left_scales, sums }.run();
     c.ret();
     f
+}
+
+/// The next parameters of a function.
+fn next<'c, const N: usize>(params: &mut impl Iterator<Item = Val<'c>>) -> [Val<'c>; N] {
+    std::array::from_fn(|_| params.next().expect("a function has a parameter for each type"))
 }
 
 /// The form as those of floats are described.
