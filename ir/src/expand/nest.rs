@@ -357,15 +357,21 @@ impl<'k> Expander<'k> {
     /// As [`Expander::copied`], of the first `rows` rows (I64) alone; the others are masked out.
     /// Rows do not meet in the sets of a cache.
     pub fn copied_rows(&mut self, tile: &TileRef, rows: Option<Reg>) -> Result<TileRef> {
-        let (Some(_), Some((last, before))) = (rows, tile.shape.split_last()) else {
+        if rows.is_none() || tile.shape.is_empty() {
             return self.copied(tile);
-        };
-        let unit = bytes_of(kept_as(tile.dtype)) as u32;
-        let apart = if last.wrapping_mul(unit) % PAGE == 0 { LINE / unit } else { 0 };
-        let (_, mut view) = self.fresh(tile.dtype, &[before, &[last + apart]].concat());
+        }
+        let (_, mut view) = self.fresh_apart(tile.dtype, &tile.shape);
         view.axes[0].valid = rows;
         self.write(tile, &view, &tile.shape)?;
         Ok(Tile::new(tile.dtype, &tile.shape, Kind::View(view)))
+    }
+
+    /// A buffer for a tile, the rows of which do not all lie in the same sets of the cache.
+    pub fn fresh_apart(&mut self, dtype: DType, shape: &[u32]) -> (BufferId, View) {
+        let Some((last, before)) = shape.split_last() else { return self.fresh(dtype, shape) };
+        let unit = bytes_of(kept_as(dtype)) as u32;
+        let apart = if last.wrapping_mul(unit) % PAGE == 0 { LINE / unit } else { 0 };
+        self.fresh(dtype, &[before, &[last + apart]].concat())
     }
 }
 

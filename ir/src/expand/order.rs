@@ -113,7 +113,10 @@ impl<'k> Expander<'k> {
 
     pub fn concat(&mut self, result: ValueId, args: &[ValueId], axis: usize) -> Result<TileRef> {
         let ty = self.kernel.ty(result);
-        let (id, view) = self.fresh(ty.encoding.code, &ty.shape);
+        let (id, mut view) = self.fresh_apart(ty.encoding.code, &ty.shape);
+        if axis > 0 {
+            view.axes[0].valid = self.seen_rows(result)?;
+        }
         let mut start = 0;
         for arg in args {
             let tile = self.tile(*arg)?;
@@ -124,6 +127,7 @@ impl<'k> Expander<'k> {
             self.write(&tile, &part, &tile.shape.clone())?;
             start += i64::from(tile.shape[axis]);
         }
+        view.axes[0].valid = None;
         self.owners.insert(id, result);
         Ok(Tile::new(ty.encoding.code, &ty.shape, Kind::View(view)))
     }

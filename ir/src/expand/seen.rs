@@ -20,8 +20,8 @@ pub(super) struct Seen {
 enum Rows {
     /// None so far.
     None,
-    /// Those where `start + row < bound`.
-    Below(Start, Bound),
+    /// Those where `start + row / each < bound`.
+    Below { start: Start, bound: Bound, each: u32 },
     /// All.
     All,
 }
@@ -36,10 +36,32 @@ impl Rows {
         }
     }
 
+    /// Rows of a tile each of whose rows became `by` of these.
+    fn split(&self, by: u32) -> Rows {
+        match self {
+            Rows::Below { start, bound, each } => match each.checked_mul(by) {
+                Some(each) => Rows::Below { start: start.clone(), bound: bound.clone(), each },
+                None => Rows::All,
+            },
+            rows => rows.clone(),
+        }
+    }
+
+    /// Rows of a tile each of whose rows holds `by` of these.
+    fn merged(&self, by: u32) -> Rows {
+        match self {
+            Rows::Below { start, bound, each } if by > 0 && each.is_multiple_of(by) => {
+                Rows::Below { start: start.clone(), bound: bound.clone(), each: each / by }
+            }
+            Rows::None => Rows::None,
+            _ => Rows::All,
+        }
+    }
+
     /// Values that a limit speaks of.
     fn values(&self) -> impl Iterator<Item = ValueId> {
         let (start, bound) = match self {
-            Rows::Below(start, bound) => (Some(start), Some(bound)),
+            Rows::Below { start, bound, .. } => (Some(start), Some(bound)),
             _ => (None, None),
         };
         let start = start.and_then(|s| if let Start::Value(v) = s { Some(*v) } else { None });
@@ -154,6 +176,16 @@ impl Seen {
     /// What an operation's operands must have for what is seen of its result.
     fn operation(&mut self, kernel: &Kernel, result: ValueId, op: &Op) -> bool {
         let rows = self.rows[result.0 as usize].clone();
+        match op {
+            Op::Split { arg, axis: 0, extents } => {
+                return self.see(*arg, &rows.split(extents[1..].iter().product()));
+            }
+            Op::Merge { arg, axis: 0, count } => {
+                let inner = kernel.ty(*arg).shape[1..*count as usize].iter().product();
+                return self.see(*arg, &rows.merged(inner));
+            }
+            _ => {}
+        }
         let rank = |v: &ValueId| kernel.ty(*v).shape.len();
         // Operands whose rows are the result's.
         let alike: Vec<ValueId> = match op {
@@ -161,7 +193,14 @@ impl Seen {
             Op::Where { cond, a, b } => vec![*cond, *a, *b],
             Op::Cast(a) => vec![*a],
             Op::Reduce { axis, arg, .. } | Op::Scan { axis, arg, .. } if *axis > 0 => vec![*arg],
-            Op::Broadcast { arg, axis } if *axis > 0 => vec![*arg],
+            Op::Broadcast { arg, axis }
+            | Op::Split { arg, axis, .. }
+            | Op::Merge { arg, axis, .. }
+                if *axis > 0 =>
+            {
+                vec![*arg]
+            }
+            Op::Concat { args, axis } if *axis > 0 => args.clone(),
             Op::Mma { acc, a, .. } => vec![*acc, *a],
             _ => vec![],
         };
@@ -185,7 +224,10 @@ fn stored_rows(kernel: &Kernel, access: &Access) -> Rows {
     let first = access.coords.iter().find(|c| c.extent.is_some() || is_tile(&c.start));
     match first {
         Some(c) if !is_tile(&c.start) => match &c.bound {
-            Some(bound) => Rows::Below(c.start.clone(), bound.clone()),
+            Some(bound) => {
+                let (start, bound) = (c.start.clone(), bound.clone());
+                Rows::Below { start, bound, each: 1 }
+            }
             None => Rows::All,
         },
         _ => Rows::All,
@@ -197,7 +239,7 @@ impl Expander<'_> {
     /// known here and not simply all.
     pub fn seen_rows(&mut self, v: ValueId) -> Result<Option<Reg>> {
         let rows = self.seen.rows[v.0 as usize].clone();
-        let Rows::Below(start, bound) = &rows else { return Ok(None) };
+        let Rows::Below { start, bound, each } = &rows else { return Ok(None) };
         if rows.values().any(|v| self.env[v.0 as usize].is_none()) {
             return Ok(None);
         }
@@ -209,6 +251,7 @@ impl Expander<'_> {
             }
         };
         let bound = self.bound(bound)?;
-        Ok(Some(self.em.sub(bound, start)))
+        let rows = self.em.sub(bound, start);
+        Ok(Some(self.em.mul_imm(rows, i64::from(*each))))
     }
 }

@@ -74,6 +74,52 @@ fn gathered_rows_that_are_seen() {
     }
 }
 
+/// Rows that enter a product twice over, as a sum of two terms: as many sums are seen.
+#[test]
+fn gathered_rows_in_terms() {
+    let items = [[0, 5], [5, 6], [6, 6], [7, 19], [19, 21]];
+    for m in [1, 3, 8, 17] {
+        let text = format!(
+            "kernel @terms grouped_gemm (%x: in f32[n, 37], %perm: in i32[3*n],
+                 %w: in bf16[21, 37] packed [0/16, 1/2, 0:16, 1:2],
+                 %y: out f32[3*n, 21], %z: out f32[3*n, 21],
+                 %work: in list(m, end) max 8) where 1 <= n <= 16 {{
+              grid (%m, %end) in %work {{
+                %rows = load %perm[%m+{m} where <%end] : i32[{m}]
+                %zero = splat 0 : f32[{twice}, 21]
+                %v = load %w[0+21, 0+37] keep : bf16[21, 37]
+                %a = load %x[%rows, 0+37] : f32[{m}, 37]
+                %h = cast %a : bf16[{m}, 37]
+                %r = map {{ %a * 0.25 }} : f32[{m}, 37]
+                %r1 = cast %r : bf16[{m}, 37]
+                %h1 = split %h over 0 [{m}, 1] : bf16[{m}, 1, 37]
+                %r2 = split %r1 over 0 [{m}, 1] : bf16[{m}, 1, 37]
+                %both = concat %h1, %r2 over 1 : bf16[{m}, 2, 37]
+                %left = merge %both over 0+2 : bf16[{twice}, 37]
+                %sums = mma %zero, %left, %v : f32[{twice}, 21]
+                %terms = split %sums over 0 [{m}, 2] : f32[{m}, 2, 21]
+                %sum = reduce add %terms over 1 : f32[{m}, 21]
+                store %sum, %y[%m+{m} where <%end, 0+21]
+                %flat = merge %terms over 0+2 : f32[{twice}, 21]
+                %first = slice %flat [0, 0] : f32[{m}, 21]
+                store %first, %z[%m+{m} where <%end, 0+21]
+              }}
+            }}",
+            twice = 2 * m,
+        );
+        for with_slice in [false, true] {
+            let stored = |line: &&str| with_slice || !line.contains("%z[");
+            let text: Vec<&str> = text.lines().filter(stored).collect();
+            let list: Vec<Vec<i32>> = items.iter().map(|i| i.to_vec()).collect();
+            Case::new(&text.join("\n"), &[7])
+                .set("perm", |p| ((p[0] * 5 + 3) % 7) as f64)
+                .list("work", &list)
+                .tolerance(1e-3)
+                .check();
+        }
+    }
+}
+
 /// A bound that changes from one iteration to the next says nothing about sums that go on.
 #[test]
 fn rows_seen_later() {
