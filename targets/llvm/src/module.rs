@@ -25,6 +25,15 @@ pub(crate) enum Product {
     Asm,
 }
 
+/// What is left to simplify once vectors, register blocks and copies are chosen: addresses, what
+/// does not change in a loop, loops of few iterations, the same load twice. The passes of an
+/// optimisation level beyond these find next to nothing here, and take as long again.
+const PASSES: &str = concat!(
+    "function(sroa,early-cse<memssa>,instcombine<no-verify-fixpoint>,simplifycfg,",
+    "loop-mssa(loop-rotate,licm),loop(indvars,loop-unroll-full),",
+    "early-cse<memssa>,instcombine<no-verify-fixpoint>,gvn,simplifycfg)"
+);
+
 /// Compiles one program in a context of its own; gives the bytes, and the scratch it needs.
 ///
 /// # Errors
@@ -46,7 +55,7 @@ pub(crate) fn compile(
     };
     code.module.verify().map_err(|e| refused(&e.to_string()))?;
     code.module
-        .run_passes("default<O2>", &machine, PassBuilderOptions::create())
+        .run_passes(PASSES, &machine, PassBuilderOptions::create())
         .map_err(|e| refused(&e.to_string()))?;
     let bytes = match what {
         Product::Ir => code.module.print_to_string().to_string().into_bytes(),
