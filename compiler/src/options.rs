@@ -23,6 +23,18 @@ impl Compute {
     }
 }
 
+/// Above which choices of experts products take activations as the sum of two bf16 numbers, where
+/// activations are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Above {
+    /// Above none.
+    None,
+    /// Above the first: an error there reaches all of them.
+    First,
+    /// Above all, at twice the operations of nearly every product.
+    All,
+}
+
 /// Which target makes the CPU's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Backend {
@@ -41,6 +53,8 @@ pub enum Backend {
 pub struct Options {
     /// Precision of tile products.
     pub compute: Compute,
+    /// Where activations enter tile products in two parts.
+    pub bf16x2: Above,
     /// Dtype of the KV cache; `None`: that of `compute`.
     pub kv: Option<DType>,
     /// Rows of a page of state.
@@ -57,6 +71,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             compute: Compute::Bf16,
+            bf16x2: Above::First,
             kv: None,
             page_tokens: 64,
             isa: vec![],
@@ -91,13 +106,19 @@ pub const KEYS: &[Key] = &[
         name: "compute",
         values: "bf16|f32",
         help: "precision in which activations enter tile products",
-        get: |o| o.compute.dtype().to_string(),
+        get: |o| word(&COMPUTE, o.compute),
         set: |o, v| {
-            o.compute = match v {
-                "bf16" => Compute::Bf16,
-                "f32" => Compute::F32,
-                _ => return None,
-            };
+            o.compute = meaning(&COMPUTE, v)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "bf16x2",
+        values: "none|first|all",
+        help: "above which choices of experts activations enter products as two bf16 numbers",
+        get: |o| word(&ABOVE, o.bf16x2),
+        set: |o, v| {
+            o.bf16x2 = meaning(&ABOVE, v)?;
             Some(())
         },
     },
@@ -153,13 +174,28 @@ pub const KEYS: &[Key] = &[
         name: "backend",
         values: "auto|llvm|cranelift|all",
         help: "which target makes the CPU's code (auto: llvm where this build has it)",
-        get: |o| BACKENDS.iter().find(|b| b.1 == o.backend).map_or("", |b| b.0).into(),
+        get: |o| word(&BACKENDS, o.backend),
         set: |o, v| {
-            o.backend = BACKENDS.iter().find(|b| b.0 == v)?.1;
+            o.backend = meaning(&BACKENDS, v)?;
             Some(())
         },
     },
 ];
+
+/// What a word of the command line stands for.
+fn meaning<T: Copy>(words: &[(&str, T)], word: &str) -> Option<T> {
+    Some(words.iter().find(|w| w.0 == word)?.1)
+}
+
+/// The word that stands for a choice.
+fn word<T: PartialEq>(words: &[(&str, T)], choice: T) -> String {
+    words.iter().find(|w| w.1 == choice).map_or("", |w| w.0).into()
+}
+
+const COMPUTE: [(&str, Compute); 2] = [("bf16", Compute::Bf16), ("f32", Compute::F32)];
+
+const ABOVE: [(&str, Above); 3] =
+    [("none", Above::None), ("first", Above::First), ("all", Above::All)];
 
 const BACKENDS: [(&str, Backend); 4] = [
     ("auto", Backend::Auto),

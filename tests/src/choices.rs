@@ -10,6 +10,7 @@ use crate::rebuild::{Routing, open_choices, round_operands};
 use crate::reference::Reference;
 use compiler::import::Imported;
 use compiler::lower::Lowered;
+use generate::command::bounds::SPREAD;
 use ir::graph::program::Program;
 use ir::tensor::Tensor;
 use std::collections::{BTreeSet, HashMap};
@@ -57,10 +58,9 @@ pub struct ScoreError {
 }
 
 impl ScoreError {
-    /// Least gap that an error of this size does not close: four standard deviations of the
-    /// difference of two scores.
+    /// Least gap that an error of this size does not close.
     pub fn closes(&self, flip: &Flip) -> f64 {
-        4.0 * 2f64.sqrt() * if flip.of_groups { self.groups } else { self.experts }
+        SPREAD * if flip.of_groups { self.groups } else { self.experts }
     }
 }
 

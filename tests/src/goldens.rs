@@ -19,6 +19,18 @@ pub struct Prompt {
     pub sure_steps: usize,
 }
 
+impl Prompt {
+    /// Relative error of a row of logits at each stored position, given those of every position.
+    pub fn errors(&self, found: &[f32]) -> Vec<f64> {
+        let width = self.logits[0].len();
+        let rows = found.chunks_exact(width).skip(self.first);
+        let errors: Vec<f64> =
+            rows.zip(&self.logits).map(|(row, golden)| relative_error(row, golden)).collect();
+        assert_eq!(errors.len(), self.logits.len(), "a row for each stored position");
+        errors
+    }
+}
+
 /// Root of the repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()

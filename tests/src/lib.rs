@@ -7,6 +7,7 @@
 //! - [`kernel`]: single kernels by every target and by interpreters
 //! - [`native`]: models compiled, loaded and stepped in this process
 //! - [`rebuild`]: programs edited node by node
+//! - [`near`]: the default precision against f32
 //! - [`choices`]: which experts rows go to, and where two computations part
 
 #![allow(clippy::unwrap_used)]
@@ -15,6 +16,7 @@ pub mod choices;
 pub mod goldens;
 pub mod kernel;
 pub mod native;
+pub mod near;
 pub mod oracle;
 pub mod rebuild;
 pub mod reference;

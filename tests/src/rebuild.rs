@@ -1,7 +1,8 @@
 //! Programs edited node by node: what a test changes in a graph is data, checked as any graph is.
 
-use compiler::lower::partition::{GroupKind, partition};
-use compiler::options::Compute;
+use compiler::lower::partition::weight_operand;
+use compiler::lower::precision::{Operand, Operands, operands};
+use compiler::options::Options;
 use ir::dim::{Dim, Name};
 use ir::dtype::DType;
 use ir::graph::builder::GraphBuilder;
@@ -97,37 +98,36 @@ fn open_block(graph: &Graph) -> Option<Opened> {
     Some(Opened { graph, routing })
 }
 
-/// The program with every operand rounded to bf16 that native code of the default precision
-/// rounds, as far as operands are nodes of the graph: those of products with weights, what enters
-/// attention and states, and the rows of experts. What composites round inside is left out.
+/// The program with every operand rounded to bf16, or to two of it, that native code of the
+/// default precision rounds, as far as operands are nodes of the graph: those of products with
+/// weights, what enters attention and states, and the rows of experts. What composites round
+/// inside is left out. Each call has a block of its own.
 pub fn round_operands(program: &Program) -> Program {
-    let mut program = program.clone();
-    for block in &mut program.blocks {
-        *block = round_block(block);
+    let mut rounded = program.clone();
+    rounded.blocks.clear();
+    let entry = &mut rounded.entries[0];
+    let operands = operands(program, &program.entries[0], &Options::default());
+    for ((i, call), operands) in entry.calls.iter_mut().enumerate().zip(operands) {
+        let mut block = round_block(program.block(&call.block).unwrap(), &operands);
+        block.name = format!("{}_{i}", block.name).into();
+        call.block = block.name.clone();
+        rounded.blocks.push(block);
     }
-    program
+    rounded
 }
 
-fn round_block(graph: &Graph) -> Graph {
-    let partition = partition(graph, Compute::Bf16).unwrap();
-    let kind = |at: usize| {
-        let holds = |nodes: &[NodeId]| nodes.contains(&NodeId(at as u32));
-        partition.groups.iter().find(|g| holds(&g.nodes)).map(|g| g.kind)
-    };
+fn round_block(graph: &Graph, operands: &Operands) -> Graph {
     let mut copy = Copy::new(graph);
     for (i, node) in graph.nodes.iter().enumerate() {
-        let rounds = |at: usize| match (node.op.name(), kind(i)) {
-            ("append", _) => at == 1,
-            (_, Some(GroupKind::Contraction)) => {
-                let weight =
-                    matches!(graph.value(node.operands[at]).def, Def::Param(_, ParamKind::Weight));
-                !weight && !partition.deciding.contains(&NodeId(i as u32))
+        let rounded = match (node.op.name(), operands.get(&NodeId(i as u32))) {
+            ("append", _) => Some((1, Operand::Bf16)),
+            ("contract", Some(operand)) => {
+                Some((1 - weight_operand(graph, node).unwrap(), *operand))
             }
-            (_, Some(GroupKind::Attention | GroupKind::Experts)) => at == 0,
-            _ => false,
+            (_, Some(operand)) => Some((0, *operand)),
+            _ => None,
         };
-        let rounded: Vec<usize> = (0..node.operands.len()).filter(|at| rounds(*at)).collect();
-        copy.rounding(node, &rounded);
+        copy.rounding(node, rounded);
     }
     copy.finish(graph.outputs.iter().copied())
 }
@@ -157,14 +157,37 @@ impl<'g> Copy<'g> {
         self.apply(node, operands);
     }
 
-    /// A node with some operands rounded to bf16.
-    fn rounding(&mut self, node: &Node, rounded: &[usize]) {
+    /// A node with one of its operands rounded as it enters a product.
+    fn rounding(&mut self, node: &Node, rounded: Option<(usize, Operand)>) {
         let mut operands: Vec<ValueId> = node.operands.iter().map(|v| self.of[v]).collect();
-        for at in rounded {
-            let narrow = self.builder.cast(operands[*at], DType::BF16).unwrap();
-            operands[*at] = self.builder.cast(narrow, DType::F32).unwrap();
+        if let Some((at, operand)) = rounded {
+            operands[at] = self.rounded(operands[at], operand);
         }
         self.apply(node, operands);
+    }
+
+    fn rounded(&mut self, x: ValueId, operand: Operand) -> ValueId {
+        if operand == Operand::F32 {
+            return x;
+        }
+        let head = self.near(x);
+        if operand == Operand::Bf16 {
+            return head;
+        }
+        let rest = self.map("a - b", x, head);
+        let rest = self.near(rest);
+        self.map("a + b", head, rest)
+    }
+
+    /// The nearest number of bf16.
+    fn near(&mut self, x: ValueId) -> ValueId {
+        let narrow = self.builder.cast(x, DType::BF16).unwrap();
+        self.builder.cast(narrow, DType::F32).unwrap()
+    }
+
+    fn map(&mut self, text: &str, a: ValueId, b: ValueId) -> ValueId {
+        let indices = self.builder.ty(a).indices.clone();
+        self.builder.map(text, &[("a", a), ("b", b)], &indices).unwrap()
     }
 
     fn apply(&mut self, node: &Node, mut operands: Vec<ValueId>) {

@@ -2,6 +2,7 @@
 
 use crate::lower::code::StepInput;
 use crate::lower::contraction::store_all;
+use crate::lower::precision::Operand;
 use ir::attr::Attr;
 use ir::dim::Dim;
 use ir::dtype::DType;
@@ -20,8 +21,8 @@ pub struct Attention {
     pub widths: (u32, u32),
     /// How queries are stored.
     pub q: DType,
-    /// In what queries and probabilities enter their products.
-    pub compute: DType,
+    /// How queries and probabilities enter their products.
+    pub left: Operand,
     /// How states are stored.
     pub state: DType,
     /// Rows of a page.
@@ -124,7 +125,7 @@ pub fn kernel(a: &Attention) -> KernelBuilder {
     let q = b
         .load(params.q, &[block.clone(), At::one(head), At::tile(0, per), At::tile(0, a.widths.0)]);
     let q = b.merge(q, 0, 2);
-    let q = b.cast(q, a.compute);
+    let q = a.left.enter(&mut b, q);
     let at = b.load(params.pos, std::slice::from_ref(&block));
     let at = b.broadcast(at, 1, per);
     let at = b.merge(at, 0, 2);
@@ -162,8 +163,12 @@ fn page(
     };
     let k = b.load(params.k, &rows(a.widths.0));
     let v = b.load(params.v, &rows(a.widths.1));
-    let none = b.splat(0.0, TileType::new(DType::F32, &[m, a.page]));
-    let scores = b.mma(none, q, k);
+    let none = |b: &mut KernelBuilder, width: u32| {
+        b.splat(0.0, TileType::new(DType::F32, &[m * a.left.terms(), width]))
+    };
+    let zero = none(b, a.page);
+    let scores = b.mma(zero, q, k);
+    let scores = a.left.leave(b, scores);
     // exp(x) = exp2(x * log2(e)), folded into the scale.
     let scale = b.splat(a.scale * std::f64::consts::LOG2_E, TileType::scalar(DType::F32));
     let column = b.iota(1, &[m, a.page]);
@@ -177,8 +182,15 @@ fn page(
     let here = b.reduce(Fold::Add, 1, weights);
     let total = b.map("l * f + x", &[("l", carried[1]), ("f", fade), ("x", here)]);
     let faded = b.map("a * f", &[("a", carried[2]), ("f", fade)]);
-    let weights = b.cast(weights, a.compute);
+    let weights = a.left.enter(b, weights);
     let columns = b.transpose(v, &[1, 0]);
-    let sum = b.mma(faded, weights, columns);
+    let sum = if a.left.terms() == 1 {
+        b.mma(faded, weights, columns)
+    } else {
+        let zero = none(b, a.widths.1);
+        let here = b.mma(zero, weights, columns);
+        let here = a.left.leave(b, here);
+        b.map("a + b", &[("a", faded), ("b", here)])
+    };
     vec![most, total, sum]
 }

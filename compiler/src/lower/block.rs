@@ -8,6 +8,7 @@ use crate::lower::contraction::{self, Contraction, weight_packing};
 use crate::lower::error::LowerError;
 use crate::lower::experts::{self, Experts};
 use crate::lower::partition::{Group, GroupKind, Partition, op_name, row_index, weight_operand};
+use crate::lower::precision::Operand;
 use crate::lower::row;
 use crate::lower::schedule::{self, RowBucket};
 use crate::lower::work::{self, Work};
@@ -182,6 +183,11 @@ impl Block<'_> {
         }
     }
 
+    /// How activations enter the products of a node.
+    fn operand(&self, node: NodeId) -> Operand {
+        self.partition.operands[&node].of_rows(self.bucket)
+    }
+
     /// Names of the values that nodes compute, for reports.
     pub fn origin(&self, nodes: &[NodeId]) -> String {
         let results = nodes.iter().flat_map(|n| &self.graph.node(*n).results);
@@ -248,16 +254,13 @@ impl Block<'_> {
             return Err(self.form(node, found, expected));
         }
         let weight = self.weight_use(w, [&batch, &cols, &summed])?;
-        let left = match self.partition.deciding.contains(&id) {
-            true => DType::F32,
-            false => self.options.compute.dtype(),
-        };
+        let left = self.operand(id);
         let (n, depth) = (weight.dims[1], weight.dims[2]);
         let c = Contraction {
             rows: (self.rows_symbol(&group.rows), self.rows_max()),
             rows_each: self.product(&more_rows)?,
             extents: (weight.dims[0], n, depth),
-            x: self.stored_as(x, left),
+            x: self.stored_as(x, left.stored()),
             left,
             weight: weight.encoding,
             outs: self.outs(y),
@@ -326,13 +329,13 @@ impl Block<'_> {
             return Err(self.form(node, format!("{qt}, {kt}, {vt}"), expected));
         }
         let per = self.product(&per)? as u32;
-        let compute = self.options.compute.dtype();
+        let left = self.operand(group.nodes[0]);
         let a = Attention {
             limits: (self.rows_max(), 1 << 30),
             heads: (self.product(&heads)?, per),
             widths: (self.product(&key)? as u32, self.product(&values)? as u32),
-            q: self.stored_as(q, compute),
-            compute,
+            q: self.stored_as(q, left.stored()),
+            left,
             state: self.options.kv_dtype(),
             page: self.options.page_tokens,
             scale: *scale,
@@ -363,13 +366,14 @@ impl Block<'_> {
         let [x, index, _, gate, up, down] = node.operands[..] else {
             return Err(self.form(node, "other operands", "six"));
         };
-        let (e, uses) = self.experts_shape(node)?;
+        let (e, uses) = self.experts_shape(id)?;
         let int = |d: Dim| d.times(&4.into());
         let bytes = |d: &Dim, dtype: DType| d.times(&i64::from(dtype.bits() / 8).into());
         let row_of = self.temp("row_of", int(e.slots()));
         let slot_of = self.temp("slot_of", int(e.slots()));
         let work = self.temp("work", e.work_bytes());
-        let hidden = self.temp("hidden", bytes(&e.slots().times(&e.widths.1.into()), e.left));
+        let hidden =
+            self.temp("hidden", bytes(&e.slots().times(&e.widths.1.into()), e.left.stored()));
         let results = self.temp("results", int(e.slots().times(&e.widths.2.into())));
         let (chosen, width) = (e.experts.1, e.widths.2);
         self.moe.insert(id, MoeTemps { slot_of, results, chosen, width });
@@ -406,7 +410,8 @@ impl Block<'_> {
         Ok(())
     }
 
-    fn experts_shape(&self, node: &Node) -> Result<(Experts, [WeightUse; 3]), LowerError> {
+    fn experts_shape(&self, id: NodeId) -> Result<(Experts, [WeightUse; 3]), LowerError> {
+        let node = self.graph.node(id);
         let [Attr::Name(experts), Attr::Name(chosen)] = &node.attrs.0[..] else {
             return Err(self.form(node, "other attributes", "experts and chosen"));
         };
@@ -426,12 +431,12 @@ impl Block<'_> {
             self.weight_use(up, [&e, &hidden, &width])?,
             self.weight_use(down, [&e, &out, &hidden])?,
         ];
-        let left = self.options.compute.dtype();
+        let left = self.operand(id);
         let shape = Experts {
             rows_max: self.rows_max(),
             experts: (self.product(&e)?, self.product(std::slice::from_ref(chosen))?),
             widths: (self.product(&width)?, self.product(&hidden)?, self.product(&out)?),
-            x: self.stored_as(x, left),
+            x: self.stored_as(x, left.stored()),
             left,
             weights: [0, 1, 2].map(|i| uses[i].encoding),
             rows: schedule::expert_rows(self.bucket),

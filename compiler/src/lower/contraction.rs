@@ -1,5 +1,6 @@
 //! Generator of contractions: rows of the step with a packed weight, any encoding, any row count.
 
+use crate::lower::precision::Operand;
 use crate::lower::schedule::{ContractionTile, LANES, staged};
 use ir::attr::Attr;
 use ir::dim::Dim;
@@ -18,8 +19,8 @@ pub struct Contraction {
     pub extents: (i64, i64, i64),
     /// How `x` is stored.
     pub x: DType,
-    /// In what `x` enters the product.
-    pub left: DType,
+    /// How `x` enters the product.
+    pub left: Operand,
     /// How the weight is packed.
     pub weight: Encoding,
     /// How results are stored, one output for each.
@@ -89,10 +90,10 @@ pub fn kernel(c: &Contraction) -> KernelBuilder {
     let j = b.grid_range("j", cols, tile.cols);
     let i = b.grid_range("i", n.clone(), tile.rows);
     let rows = At::tile(i, tile.rows).bound(&n);
-    let zero = b.splat(0.0, TileType::new(DType::F32, &[tile.rows, tile.cols]));
+    let zero = b.splat(0.0, TileType::new(DType::F32, &[tile.rows * c.left.terms(), tile.cols]));
     let product = |b: &mut KernelBuilder, sum: ValueId, k: At| {
         let xt = b.load(x, &[rows.clone(), At::one(batch), k.clone()]);
-        let xt = b.cast(xt, c.left);
+        let xt = c.left.enter(b, xt);
         let wt = b.load_keep(w, &[At::one(batch), part(j, tile.cols, cols), k]);
         b.mma(sum, xt, wt)
     };
@@ -104,6 +105,7 @@ pub fn kernel(c: &Contraction) -> KernelBuilder {
             vec![product(b, sum[0], part(k, tile.depth, depth))]
         })[0]
     };
+    let sum = c.left.leave(&mut b, sum);
     store_all(&mut b, sum, &outs, &[rows.clone(), At::one(batch), part(j, tile.cols, cols)]);
     b
 }

@@ -2,6 +2,7 @@
 //! alone. The host never learns the counts: a work list carries them.
 
 use crate::lower::contraction::{part, store_all, weight_packing};
+use crate::lower::precision::Operand;
 use crate::lower::schedule::{lane_columns, staged, tile_depth};
 use ir::attr::Attr;
 use ir::dim::Dim;
@@ -20,8 +21,8 @@ pub struct Experts {
     pub widths: (i64, i64, i64),
     /// How rows are stored.
     pub x: DType,
-    /// In what rows enter products.
-    pub left: DType,
+    /// How rows enter products.
+    pub left: Operand,
     /// Encodings of gate, up and down.
     pub weights: [Encoding; 3],
     /// Rows of a tile.
@@ -135,7 +136,7 @@ fn weight(b: &mut KernelBuilder, name: &str, encoding: Encoding, dims: [i64; 3])
 }
 
 /// Gate and up with SwiGLU. Parameters: x `[n, D]`, the row of each slot, gate, up, the work
-/// list; out: hidden `[slots, f]` in `left`'s dtype.
+/// list; out: hidden `[slots, f]` as `left` is stored.
 pub fn up(e: &Experts) -> KernelBuilder {
     let mut b = KernelBuilder::new("experts_up", "experts_up");
     let (width, hidden, _) = e.widths;
@@ -147,7 +148,7 @@ pub fn up(e: &Experts) -> KernelBuilder {
     let gate = weight(&mut b, "gate", e.weights[0], [e.experts.0, hidden, width]);
     let up = weight(&mut b, "up", e.weights[1], [e.experts.0, hidden, width]);
     let work = b.param("work", Role::In, list(&WORK, e.work_max()));
-    let y = b.param("y", Role::Out, tensor(e.left, &[slots, hidden.into()]));
+    let y = b.param("y", Role::Out, tensor(e.left.stored(), &[slots, hidden.into()]));
     let cols = e.columns(hidden, UP_BLOCKS);
     // Columns first: each worker owns columns of every expert, whatever the routing.
     let j = b.grid_range("j", hidden, cols);
@@ -155,11 +156,11 @@ pub fn up(e: &Experts) -> KernelBuilder {
     let [expert, slot, end] = fields[..] else { return b };
     let rows = b.load(row_of, &[At::tile(slot, e.rows).bound(end)]);
     let depth = tile_depth(width);
-    let zero = b.splat(0.0, TileType::new(DType::F32, &[e.rows, cols]));
+    let zero = b.splat(0.0, TileType::new(DType::F32, &[e.rows * e.left.terms(), cols]));
     let carry = [("gate", zero), ("up", zero)];
     let sums = b.for_loop(0, width, depth, &carry, staged(e.rows), |b, k, sums| {
         let xt = b.load(x, &[At::one(rows), part(k, depth, width)]);
-        let xt = b.cast(xt, e.left);
+        let xt = e.left.enter(b, xt);
         let coords = [At::one(expert), part(j, cols, hidden), part(k, depth, width)];
         let products = [(gate, sums[0]), (up, sums[1])].map(|(w, sum)| {
             let wt = b.load_keep(w, &coords);
@@ -167,10 +168,10 @@ pub fn up(e: &Experts) -> KernelBuilder {
         });
         products.to_vec()
     });
-    let (g, u) = (sums[0], sums[1]);
+    let (g, u) = (e.left.leave(&mut b, sums[0]), e.left.leave(&mut b, sums[1]));
     let h = b.map("g * sigmoid(g) * u", &[("g", g), ("u", u)]);
     let to = [At::tile(slot, e.rows).bound(end), part(j, cols, hidden)];
-    store_all(&mut b, h, &[(y, e.left)], &to);
+    store_all(&mut b, h, &[(y, e.left.stored())], &to);
     b
 }
 
@@ -181,7 +182,7 @@ pub fn down(e: &Experts) -> KernelBuilder {
     b.family_param("rows", Attr::Dim(i64::from(e.rows).into()));
     e.n(&mut b);
     let slots = e.slots();
-    let x = b.param("x", Role::In, tensor(e.left, &[slots.clone(), hidden.into()]));
+    let x = b.param("x", Role::In, tensor(e.left.stored(), &[slots.clone(), hidden.into()]));
     let w = weight(&mut b, "down", e.weights[2], [e.experts.0, width, hidden]);
     let work = b.param("work", Role::In, list(&WORK, e.work_max()));
     let y = b.param("y", Role::Out, tensor(DType::F32, &[slots, width.into()]));
@@ -191,13 +192,15 @@ pub fn down(e: &Experts) -> KernelBuilder {
     let [expert, slot, end] = fields[..] else { return b };
     let rows = At::tile(slot, e.rows).bound(end);
     let depth = tile_depth(hidden);
-    let zero = b.splat(0.0, TileType::new(DType::F32, &[e.rows, cols]));
+    let zero = b.splat(0.0, TileType::new(DType::F32, &[e.rows * e.left.terms(), cols]));
     let carry = [("sum", zero)];
     let sum = b.for_loop(0, hidden, depth, &carry, staged(e.rows), |b, k, sum| {
         let xt = b.load(x, &[rows.clone(), part(k, depth, hidden)]);
         let wt = b.load_keep(w, &[At::one(expert), part(j, cols, width), part(k, depth, hidden)]);
+        let xt = e.left.enter(b, xt);
         vec![b.mma(sum[0], xt, wt)]
     })[0];
+    let sum = e.left.leave(&mut b, sum);
     b.store(sum, y, &[rows, part(j, cols, width)]);
     b
 }

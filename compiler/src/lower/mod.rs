@@ -1,5 +1,6 @@
 //! Lowering: a program to kernels, a plan, and what to pack.
 //!
+//! - [`precision`]: in what precision activations enter products
 //! - [`partition`]: nodes to fused groups
 //! - [`block`]: groups to kernels and launches, for one shape bucket
 //! - [`row`], [`contraction`], [`attention`], [`experts`], [`probe`]: the generators
@@ -16,6 +17,7 @@ pub mod error;
 pub mod experts;
 pub mod partition;
 pub mod plan;
+pub mod precision;
 pub mod probe;
 pub mod row;
 pub mod schedule;

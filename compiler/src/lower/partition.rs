@@ -5,7 +5,7 @@
 //! operands allow, so that a layer needs as few launches and barriers as its data flow has.
 
 use crate::lower::error::LowerError;
-use crate::options::Compute;
+use crate::lower::precision::Operands;
 use ir::dim::{Name, Sort};
 use ir::dtype::{Class, DType};
 use ir::graph::{Def, Graph, Node, NodeId, ParamKind, ValueId};
@@ -22,6 +22,13 @@ pub enum GroupKind {
     Attention,
     /// One mixture of experts.
     Experts,
+}
+
+impl GroupKind {
+    /// Whether it has tile products.
+    pub fn multiplies(self) -> bool {
+        self != GroupKind::Row
+    }
 }
 
 /// Nodes that become one kernel (or, for experts, one short sequence).
@@ -44,8 +51,8 @@ pub struct Partition {
     pub groups: Vec<Group>,
     /// Values that leave the group that makes them, with the dtypes in which they are stored.
     pub stored: BTreeMap<ValueId, BTreeSet<DType>>,
-    /// Contractions whose result decides a choice (an ancestor of `topk`): computed in f32.
-    pub deciding: BTreeSet<NodeId>,
+    /// In what precision activations enter the products of each group that has some.
+    pub operands: Operands,
 }
 
 /// The op's name.
@@ -78,7 +85,8 @@ pub fn row_index(graph: &Graph, value: ValueId) -> Option<&Name> {
     })
 }
 
-fn kind_of(graph: &Graph, node: &Node) -> GroupKind {
+/// What a node's group is lowered by.
+pub fn kind_of(graph: &Graph, node: &Node) -> GroupKind {
     match op_name(node) {
         "attention" => GroupKind::Attention,
         "moe" => GroupKind::Experts,
@@ -119,45 +127,14 @@ fn phases(graph: &Graph, kinds: &[GroupKind]) -> Vec<u32> {
     phases
 }
 
-/// Contractions from whose result a `topk` is reached through row-wise nodes alone.
-fn deciding(graph: &Graph, kinds: &[GroupKind]) -> BTreeSet<NodeId> {
-    let mut decides = vec![false; graph.values.len()];
-    let mut found = BTreeSet::new();
-    for (i, node) in graph.nodes.iter().enumerate().rev() {
-        let chosen = op_name(node) == "topk";
-        if !chosen && !node.results.iter().any(|r| decides[r.0 as usize]) {
-            continue;
-        }
-        if kinds[i] == GroupKind::Row {
-            for v in &node.operands {
-                decides[v.0 as usize] = true;
-            }
-        } else if kinds[i] == GroupKind::Contraction {
-            found.insert(NodeId(i as u32));
-        }
-    }
-    found
-}
-
 /// Dtype in which a consumer reads a value.
-fn demanded(
-    graph: &Graph,
-    node: NodeId,
-    kind: GroupKind,
-    value: ValueId,
-    compute: Compute,
-    deciding: &BTreeSet<NodeId>,
-) -> DType {
+fn demanded(graph: &Graph, node: NodeId, value: ValueId, operands: &Operands) -> DType {
     let natural = graph.value(value).ty.encoding.decoded();
-    let narrow = match kind {
-        GroupKind::Row => false,
-        GroupKind::Contraction => !deciding.contains(&node),
-        GroupKind::Attention => true,
-        // The rows that enter the experts; their weights and indices stay as they are.
-        GroupKind::Experts => graph.node(node).operands[0] == value,
-    };
+    let consumer = graph.node(node);
+    // Of what enters experts, the rows: choices and their weights stay as they are.
+    let enters = kind_of(graph, consumer) != GroupKind::Experts || consumer.operands[0] == value;
     match natural.class() {
-        Class::Float if narrow => compute.dtype(),
+        Class::Float if enters => operands.get(&node).map_or(DType::F32, |o| o.stored()),
         Class::Float => DType::F32,
         _ => natural,
     }
@@ -174,7 +151,7 @@ fn is_history(graph: &Graph, value: ValueId) -> bool {
 /// Partitions a block.
 ///
 /// Errors: E0260 where a node runs over no rows of the step and is no constant.
-pub fn partition(graph: &Graph, compute: Compute) -> Result<Partition, LowerError> {
+pub fn partition(graph: &Graph, operands: Operands) -> Result<Partition, LowerError> {
     let kinds: Vec<_> = graph.nodes.iter().map(|n| kind_of(graph, n)).collect();
     let phases = phases(graph, &kinds);
     let mut groups: BTreeMap<(u32, GroupKind, Name, u32), Vec<NodeId>> = BTreeMap::new();
@@ -194,7 +171,6 @@ pub fn partition(graph: &Graph, compute: Compute) -> Result<Partition, LowerErro
         groups.entry(key.clone()).or_default().push(NodeId(i as u32));
         group_of.push(Some(key));
     }
-    let deciding = deciding(graph, &kinds);
     let mut stored: BTreeMap<ValueId, BTreeSet<DType>> = BTreeMap::new();
     for (i, node) in graph.nodes.iter().enumerate() {
         for v in &node.operands {
@@ -204,7 +180,7 @@ pub fn partition(graph: &Graph, compute: Compute) -> Result<Partition, LowerErro
                 && !is_history(graph, *v);
             if leaves {
                 let id = NodeId(i as u32);
-                let dtype = demanded(graph, id, kinds[i], *v, compute, &deciding);
+                let dtype = demanded(graph, id, *v, &operands);
                 stored.entry(*v).or_default().insert(dtype);
             }
         }
@@ -218,5 +194,5 @@ pub fn partition(graph: &Graph, compute: Compute) -> Result<Partition, LowerErro
         .into_iter()
         .map(|((phase, kind, rows, _), nodes)| Group { kind, phase, rows, nodes })
         .collect();
-    Ok(Partition { groups, stored, deciding })
+    Ok(Partition { groups, stored, operands })
 }

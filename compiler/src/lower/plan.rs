@@ -6,6 +6,7 @@ use crate::lower::block::{self, BlockInput};
 use crate::lower::code::{BlockArg, BlockCode, BlockGrid, Kernels, StepInput};
 use crate::lower::error::LowerError;
 use crate::lower::partition::{Partition, partition, row_index};
+use crate::lower::precision;
 use crate::lower::probe;
 use crate::lower::schedule::{BUCKETS, RowBucket};
 use crate::lower::size::size_expr;
@@ -94,7 +95,10 @@ struct Planner<'a> {
 
 /// Blocks of an entry, partitioned, with the weights that its calls bind.
 struct Blocks<'a> {
-    partitions: HashMap<Name, Partition>,
+    /// Each block once for each precision in which calls want its products.
+    partitions: Vec<(Name, Partition)>,
+    /// Position in `partitions`, for each call.
+    of_call: Vec<usize>,
     bindings: HashMap<Name, HashMap<ValueId, Vec<&'a program::Weight>>>,
 }
 
@@ -110,12 +114,16 @@ impl<'a> Planner<'a> {
     }
 
     fn blocks(&self, entry: &program::Entry) -> Result<Blocks<'a>, LowerError> {
-        let mut blocks = Blocks { partitions: HashMap::new(), bindings: HashMap::new() };
-        for call in &entry.calls {
+        let mut blocks = Blocks { partitions: vec![], of_call: vec![], bindings: HashMap::new() };
+        let operands = precision::operands(self.program, entry, self.options);
+        for (call, operands) in entry.calls.iter().zip(operands) {
             let graph = self.block(call);
-            if !blocks.partitions.contains_key(&call.block) {
-                let partition = partition(graph, self.options.compute)?;
-                blocks.partitions.insert(call.block.clone(), partition);
+            let same =
+                |(block, p): &(Name, Partition)| *block == call.block && p.operands == operands;
+            let known = blocks.partitions.iter().position(same);
+            blocks.of_call.push(known.unwrap_or(blocks.partitions.len()));
+            if known.is_none() {
+                blocks.partitions.push((call.block.clone(), partition(graph, operands)?));
             }
             let bound = blocks.bindings.entry(call.block.clone()).or_default();
             for (param, arg) in graph.params.iter().zip(&call.args) {
@@ -325,11 +333,11 @@ impl<'p, 'a> Walk<'p, 'a> {
     }
 
     fn run(&mut self, blocks: &Blocks<'a>, bucket: RowBucket) -> Result<(), LowerError> {
-        let mut lowered: HashMap<Name, BlockCode> = HashMap::new();
-        for call in &self.entry.calls {
+        let mut lowered: HashMap<usize, BlockCode> = HashMap::new();
+        for (call, of) in self.entry.calls.iter().zip(&blocks.of_call) {
             let graph = self.planner.block(call);
-            let partition = &blocks.partitions[&call.block];
-            if !lowered.contains_key(&call.block) {
+            let partition = &blocks.partitions[*of].1;
+            if !lowered.contains_key(of) {
                 let input = BlockInput {
                     graph,
                     partition,
@@ -339,9 +347,9 @@ impl<'p, 'a> Walk<'p, 'a> {
                     bucket,
                 };
                 let code = block::lower(&input, &mut self.planner.kernels)?;
-                lowered.insert(call.block.clone(), code);
+                lowered.insert(*of, code);
             }
-            self.call(call, graph, partition, &lowered[&call.block], bucket)?;
+            self.call(call, graph, partition, &lowered[of], bucket)?;
         }
         Ok(())
     }

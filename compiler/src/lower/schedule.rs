@@ -16,6 +16,13 @@ pub struct RowBucket {
     pub typical: i64,
 }
 
+impl RowBucket {
+    /// Whether reading weights takes longer than multiplying so few rows by them.
+    pub fn is_narrow(self) -> bool {
+        self.rows_max <= 8
+    }
+}
+
 /// Shape buckets by rows, tried in order: one decoding sequence, a few, and everything else.
 pub const BUCKETS: [RowBucket; 3] = [
     RowBucket { name: "decode", rows_max: 1, typical: 1 },

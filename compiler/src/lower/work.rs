@@ -129,7 +129,7 @@ pub fn experts(e: &Experts) -> [Work; 3] {
     let weights = |encoding, dims: [i64; 2]| chosen.times(&encoded_bytes(encoding, &dims).into());
     let list = bytes(&chosen.plus(&1.into()).times(&(WORK.len() as i64).into()), DType::I32);
     let ints = bytes(&slots, DType::I32);
-    let passed = bytes(&slots.times(&hidden.into()), e.left);
+    let passed = bytes(&slots.times(&hidden.into()), e.left.stored());
     let dispatch = ints.times(&3.into()).plus(&list);
     let up = bytes(&Dim::symbol("n").times(&width.into()), e.x)
         .plus(&ints)
@@ -150,6 +150,7 @@ pub fn experts(e: &Experts) -> [Work; 3] {
 mod tests {
     use super::*;
     use crate::lower::plan::SYMBOLS;
+    use crate::lower::precision::Operand;
     use ir::dtype::Scale;
 
     fn eval(expr: &SizeExpr, of: &[(&str, i64)]) -> i64 {
@@ -197,7 +198,7 @@ mod tests {
             experts: (8, 3),
             widths: (64, 32, 64),
             x: DType::BF16,
-            left: DType::BF16,
+            left: Operand::Bf16,
             weights: [DType::BF16.into(); 3],
             rows: 48,
         };

@@ -24,7 +24,7 @@ const F32: Bounds = Bounds { precision: "f32", row: 1e-3, median: 1e-3, gap: 0.0
 
 /// bf16 alone makes errors of about 1e-2, nowhere above 2.5e-2, in those models; of the scores of
 /// their routers up to 2.8e-3, so that four standard deviations of a difference are 1.6e-2.
-const BF16: Bounds =
+pub const BF16: Bounds =
     Bounds { precision: "bf16", row: 3e-2, median: 2e-2, gap: 1.6e-2, turns: true };
 
 /// An error that no choice of experts excuses: results that have nothing to do with the goldens
@@ -32,7 +32,7 @@ const BF16: Bounds =
 const LOST: f64 = 1.0;
 
 /// Standard deviations of the difference of two values that are not expected to be exceeded.
-const SPREAD: f64 = 4.0 * std::f64::consts::SQRT_2;
+pub const SPREAD: f64 = 4.0 * std::f64::consts::SQRT_2;
 
 impl Bounds {
     /// Bounds for a model compiled with `options` (those of the manifest); `tolerance` takes the

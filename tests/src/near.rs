@@ -1,0 +1,147 @@
+//! Native code of the default precision against logits in f32: as near as its precision lets it
+//! be, and where a row is not, its experts were chosen otherwise at a gap that rounding closes.
+
+use crate::choices::{Flip, Open, ScoreError, Shown};
+use crate::choices::{flips, is_reached, is_touched, score_errors};
+use crate::goldens::Prompt;
+use crate::native::{Levels, NativeCode, build_imported, logits, targets};
+use compiler::import::Imported;
+use compiler::lower::lower;
+use compiler::options::Options;
+use generate::command::bounds::{self, BF16};
+use generate::logits::Feed;
+use ir::device::DeviceSpec;
+
+/// Room for all prompts of a model together, however pages divide them.
+const TOKENS: usize = 4096;
+/// By how much native code may be worse than its precision alone.
+const SLACK: f64 = 1.3;
+
+/// A model in f32 and in bf16, by the interpreter: what native code may differ by.
+struct Expected<'a> {
+    name: &'a str,
+    all: &'a [Prompt],
+    exact: Vec<Shown>,
+    /// Error of the scores of each routing that bf16 by itself makes.
+    scores: Vec<ScoreError>,
+    /// Median error of the logits that bf16 by itself makes.
+    median: f64,
+}
+
+impl<'a> Expected<'a> {
+    fn new(name: &'a str, all: &'a [Prompt], open: &mut Open<'_>) -> Self {
+        let exact: Vec<Shown> = all.iter().map(|p| open.exact(&p.ids)).collect();
+        let rounded: Vec<Shown> =
+            all.iter().zip(&exact).map(|(p, e)| open.rounded(&p.ids, e)).collect();
+        let pairs: Vec<_> = exact.iter().zip(&rounded).collect();
+        let scores = score_errors(open.routings.len(), &pairs);
+        let rows: Vec<f64> =
+            all.iter().zip(&rounded).flat_map(|(p, r)| p.errors(&r.logits)).collect();
+        Expected { name, all, exact, scores, median: median(&rows) }
+    }
+
+    /// Native code that is told which experts to take is as good as its precision: in its logits
+    /// at every position, and in what its routers rank by.
+    fn check_told(&self, way: &str, logits: &[&[f32]], told: Option<&[Shown]>) {
+        let place = format!("{}, {way}", self.name);
+        let mut rows = vec![];
+        for (i, (prompt, found)) in self.all.iter().zip(logits).enumerate() {
+            for (row, error) in prompt.errors(found).into_iter().enumerate() {
+                assert!(error < BF16.row, "{place}, prompt {i}, row {row}: {error:e}");
+                rows.push(error);
+            }
+        }
+        let (median, worst) = (median(&rows), rows.iter().copied().fold(0.0, f64::max));
+        println!("{place}, bf16, experts told: median {median:.1e}, worst {worst:.1e}");
+        assert!(median < BF16.median && median < SLACK * self.median, "{place}: median {median:e}");
+        let Some(told) = told else { return };
+        let pairs: Vec<_> = self.exact.iter().zip(told).collect();
+        for (found, derived) in score_errors(self.scores.len(), &pairs).iter().zip(&self.scores) {
+            let sound =
+                found.experts < SLACK * derived.experts && found.groups <= SLACK * derived.groups;
+            assert!(sound, "{place}: scores' error {found:?}, by precision {derived:?}");
+        }
+    }
+
+    /// Native code that chooses for itself: rows whose experts, and whose context's experts, are
+    /// the reference's are near; every first departure is at a gap that bf16 closes.
+    fn check_own(&self, way: &str, open: &Open<'_>, own: &[Shown]) {
+        let place = format!("{}, {way}", self.name);
+        let (mut alike, mut whole) = (vec![], vec![]);
+        for (i, (prompt, found)) in self.all.iter().zip(own).enumerate() {
+            let flips = flips(&open.routings, &self.exact[i], found);
+            let first: Vec<&Flip> =
+                flips.iter().filter(|f| !is_reached(&flips, f.routing, f.row)).collect();
+            for flip in &first {
+                let closed = self.scores[flip.routing].closes(flip);
+                assert!(flip.gap < closed, "{place}, prompt {i}: {flip:?}, error {closed:e}");
+            }
+            for (at, error) in prompt.errors(&found.logits).into_iter().enumerate() {
+                let row = prompt.first + at;
+                whole.push(error);
+                if !is_touched(&flips, open.routings.len(), row) {
+                    assert!(error < BF16.row, "{place}, prompt {i}, row {row}: {error:e}");
+                    alike.push(error);
+                } else if error >= BF16.row {
+                    let cause = first.iter().filter(|f| f.row <= row).min_by_key(|f| f.routing);
+                    let cause = self.explain(cause.expect("a flip above reaches the row"));
+                    println!("{place}, prompt {i}, row {row}: {error:.1e} as {cause}");
+                    assert!(error < 1.0, "{place}, prompt {i}, row {row}: {error:e}");
+                }
+            }
+        }
+        let (near, all) = (median(&alike), median(&whole));
+        let (rows, of) = (alike.len(), whole.len());
+        println!("{place}, bf16: median {near:.1e} of {rows} rows alike, {all:.1e} of all {of}");
+        assert!(near < BF16.median, "{place}: median {near:e}");
+        assert!(all < BF16.median, "{place}: median of all {all:e}");
+    }
+
+    fn explain(&self, flip: &Flip) -> String {
+        let what = if flip.of_groups { "groups" } else { "experts" };
+        let closed = self.scores[flip.routing].closes(flip);
+        let (routing, row, gap) = (flip.routing, flip.row, flip.gap);
+        format!(
+            "routing {routing} sent row {row} to other {what}: gap {gap:.1e}, error {closed:.1e}"
+        )
+    }
+}
+
+/// In bf16, at every stored position of all prompts: the median error under 2e-2, and rows beyond
+/// 3e-2 only where experts were chosen otherwise at a gap smaller than the error that bf16
+/// makes in the routers' scores. Random routers have such gaps in every longer prompt.
+pub fn check(name: &str, imported: &Imported, all: &[Prompt]) {
+    let mut open = Open::new(imported);
+    let expected = Expected::new(name, all, &mut open);
+    let options = Options::default();
+    let built = build_imported(imported, &options, Levels::Best);
+    let lowered = lower(&open.program, &options, &DeviceSpec::default()).unwrap();
+    let ids: Vec<Vec<i32>> = all.iter().map(|p| p.ids.clone()).collect();
+    for (target, way) in targets().iter().zip(&built.ways) {
+        let shipped = logits(&mut built.engine(way, 2, TOKENS), &ids, Feed::Whole);
+        if open.routings.is_empty() {
+            let shipped: Vec<&[f32]> = shipped.iter().map(Vec::as_slice).collect();
+            expected.check_told(way, &shipped, None);
+            continue;
+        }
+        let code = NativeCode::new(&lowered, &**target);
+        let run = |choices: Option<&[Shown]>| -> Vec<Shown> {
+            let one =
+                |i: usize| open.native(imported, &lowered, &code, &ids[i], choices.map(|c| &c[i]));
+            (0..ids.len()).map(one).collect()
+        };
+        let told = run(Some(&expected.exact));
+        let told_logits: Vec<&[f32]> = told.iter().map(|t| t.logits.as_slice()).collect();
+        expected.check_told(way, &told_logits, Some(&told));
+        let own = run(None);
+        // What was looked into is what is shipped.
+        for (i, (own, shipped)) in own.iter().zip(&shipped).enumerate() {
+            assert!(own.logits == *shipped, "{name}, {way}, prompt {i}: other logits");
+        }
+        expected.check_own(way, &open, &own);
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    bounds::median(values.iter().copied()).expect("there are rows")
+}
