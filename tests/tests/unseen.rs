@@ -2,13 +2,14 @@
 //! against the graph interpreter.
 #![allow(clippy::unwrap_used)]
 
-use compiler::import::{ImportOptions, import};
+use compiler::import::{ImportOptions, Imported, import};
 use compiler::options::{Compute, Options};
 use generate::logits::Feed;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use tests::goldens::{model, relative_error};
+use tests::goldens::{Prompt, model};
 use tests::native::{Levels, build_imported, logits};
+use tests::near;
 use tests::reference::Reference;
 
 /// Lengths of the prompts.
@@ -37,24 +38,33 @@ fn check(base: &str, changes: Value, page_tokens: u32, seed: u64) {
     let path = config(dir.path(), base, &changes);
     let options = ImportOptions { dummy_weights: Some(seed), ..ImportOptions::default() };
     let imported = import(&path, &options).unwrap_or_else(|e| panic!("{base}: {e:?}"));
+    in_f32(base, &changes, &imported, page_tokens);
+    near::check(base, &imported, &prompts_of(&imported));
+}
+
+/// Prompts with the graph interpreter's logits.
+fn prompts_of(imported: &Imported) -> Vec<Prompt> {
     let vocab = imported.info.vocab as usize;
-    let prompts: Vec<Vec<i32>> = LENGTHS
-        .iter()
-        .map(|n| (0..*n).map(|i| ((i * i * 37 + i * 11 + n) % vocab) as i32).collect())
-        .collect();
-    let mut reference = Reference::new(&imported);
-    let expected: Vec<Vec<f32>> = prompts.iter().map(|p| reference.logits(p)).collect();
+    let mut reference = Reference::new(imported);
+    let prompt = |n: &usize| {
+        let ids: Vec<i32> = (0..*n).map(|i| ((i * i * 37 + i * 11 + n) % vocab) as i32).collect();
+        let logits = reference.logits(&ids).chunks_exact(vocab).map(<[f32]>::to_vec).collect();
+        Prompt { ids, first: 0, logits, greedy: vec![], sure_steps: 0 }
+    };
+    LENGTHS.iter().map(prompt).collect()
+}
+
+fn in_f32(base: &str, changes: &Value, imported: &Imported, page_tokens: u32) {
+    let prompts = prompts_of(imported);
+    let ids: Vec<Vec<i32>> = prompts.iter().map(|p| p.ids.clone()).collect();
     let options = Options { compute: Compute::F32, page_tokens, ..Options::default() };
-    let built = build_imported(&imported, &options, Levels::All);
+    let built = build_imported(imported, &options, Levels::All);
     for way in &built.ways {
         let mut worst = 0f64;
         for feed in [Feed::Whole, Feed::BatchedChunks(5)] {
-            let found = logits(&mut built.engine(way, 2, 256), &prompts, feed);
-            for (p, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                assert_eq!(found.len(), expected.len());
-                let rows = found.chunks_exact(vocab).zip(expected.chunks_exact(vocab));
-                for (row, (f, e)) in rows.enumerate() {
-                    let error = relative_error(f, e);
+            let found = logits(&mut built.engine(way, 2, 256), &ids, feed);
+            for (p, (prompt, found)) in prompts.iter().zip(&found).enumerate() {
+                for (row, error) in prompt.errors(found).into_iter().enumerate() {
                     let place = format!("{base} {way} {feed:?}, prompt {p}, row {row}");
                     assert!(error < BOUND, "{place}: {error:e}");
                     worst = worst.max(error);
