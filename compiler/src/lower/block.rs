@@ -10,7 +10,7 @@ use crate::lower::experts::{self, Experts};
 use crate::lower::partition::{Group, GroupKind, Partition, op_name, row_index, weight_operand};
 use crate::lower::precision::Operand;
 use crate::lower::row;
-use crate::lower::schedule::{self, RowBucket};
+use crate::lower::schedule::{self, ContractionTile, RowBucket};
 use crate::lower::work::{self, Work};
 use crate::options::Options;
 use crate::pack::rows::keeps_blocks;
@@ -264,7 +264,7 @@ impl Block<'_> {
             left,
             weight: weight.encoding,
             outs: self.outs(y),
-            tile: schedule::contraction(self.device, self.bucket, n, depth, weight.encoding),
+            tile: self.tile(&weight, left),
         };
         let mut args = vec![BlockArg::Value(x, c.x), BlockArg::Weight(Box::new(weight))];
         args.extend(c.outs.iter().map(|d| BlockArg::Value(y, *d)));
@@ -275,6 +275,12 @@ impl Block<'_> {
         let work = work::contraction(&c);
         self.launch(group, 0, kernel, args, BlockGrid::Dense(grid), work);
         Ok(())
+    }
+
+    fn tile(&self, weight: &WeightUse, left: Operand) -> ContractionTile {
+        let (cols, depth) = (weight.dims[1], weight.dims[2]);
+        let (device, bucket, terms) = (self.device, self.bucket, left.terms());
+        schedule::contraction(device, bucket, cols, depth, weight.encoding, terms)
     }
 
     fn launch(

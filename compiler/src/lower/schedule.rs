@@ -49,22 +49,27 @@ pub struct ContractionTile {
 /// Tile of a contraction of up to `bucket.rows_max` rows with a `[cols, depth]` weight.
 ///
 /// A wide bucket's weight panel (`cols` by `depth`) stays in half of L2 while the rows pass by;
-/// a narrow one's is read once, so that small panels serve to share the work.
+/// a narrow one's is read once, so that small panels serve to share the work. A left operand of
+/// several terms for each row is made anew for each tile: fewer rows, and columns enough that the
+/// making is cheap beside the product.
 pub fn contraction(
     device: &DeviceSpec,
     bucket: RowBucket,
     cols: i64,
     depth: i64,
     weight: Encoding,
+    terms: u32,
 ) -> ContractionTile {
+    const MANY: i64 = 16;
     let depth = tile_depth(depth);
-    let rows = bucket.rows_max.min(ROWS_MAX) as u32;
+    let rows = (bucket.rows_max.min(ROWS_MAX) as u32).div_ceil(terms);
     let bytes = i64::from(weight.code.bits()) * i64::from(depth) / 8;
     let lanes = i64::from(LANES);
     let in_cache = (device.l2_bytes as i64 / 2 / (bytes * lanes).max(1)).clamp(1, 4);
     let blocks = match bucket.rows_max {
         1 => 1,
         2..=8 => in_cache.min(2),
+        _ if terms > 1 => MANY,
         _ => in_cache,
     };
     let cols = lane_columns(cols, blocks);
