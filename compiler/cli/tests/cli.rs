@@ -532,7 +532,7 @@ fn goldens_are_held_to_the_models_precision() {
     let own = goldens(&scene, "own", |_| {});
     let verify =
         |more: &[&str]| latentc(&[&["verify", &*scene.out, "--goldens", &own], more].concat());
-    scene.compile(&[]);
+    scene.compile(&["-C", "bf16x2=none"]);
     let ran = verify(&["--json"]);
     assert_eq!(ran.exit, 0, "{}", ran.err);
     let all = &serde_json::from_str::<Value>(&ran.out).unwrap()["goldens"];
