@@ -18,7 +18,7 @@ use ir::dtype::{DType, Encoding};
 pub struct Work {
     /// Bytes that move between memory and cores at least once.
     pub bytes: Dim,
-    /// Floating-point operations of products.
+    /// Floating-point operations of the graph's products, in however many terms operands enter.
     pub flops: Dim,
     /// More of them, for each pair of a row of the step and a position that it sees.
     pub flops_per_pair: i64,

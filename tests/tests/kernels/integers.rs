@@ -11,18 +11,22 @@ struct Extents {
 }
 
 /// One: as in decoding. Tails along every axis. More rows than registers. Steps that end within
-/// a group, and groups that end within a step.
-const EXTENTS: [Extents; 5] = [
+/// a group, and groups that end within a step. A last step of few codes of a wide block of scales.
+const EXTENTS: [Extents; 6] = [
     Extents { rows: 1, cols: 48, depth: 256, tile: [4, 16, 256] },
     Extents { rows: 3, cols: 20, depth: 100, tile: [4, 16, 64] },
     Extents { rows: 7, cols: 70, depth: 64, tile: [8, 64, 64] },
     Extents { rows: 13, cols: 33, depth: 300, tile: [16, 32, 128] },
     Extents { rows: 70, cols: 40, depth: 192, tile: [64, 48, 96] },
+    Extents { rows: 5, cols: 40, depth: 300, tile: [4, 16, 256] },
 ];
 
-const RIGHT: [&str; 8] = [
+const LEFT: [&str; 4] = ["i8<f32 1x32 sum>", "i8<f32 1x64>", "i8<f16 1x16 sum>", "i8<f32 1x128>"];
+
+const RIGHT: [&str; 9] = [
     "i8<f32 128x128> packed [0/16, 1/4, 0:16, 1:4]",
     "i8<f32 1x32> packed [0/16, 1/4, 0:16, 1:4]",
+    "i8<f32 1x128> packed [0/16, 1/4, 0:16, 1:4]",
     "i8<f32 8x16> packed [0/8, 1/4, 0:8, 1:4]",
     "i8<f16 1x32> packed [0/16, 1/64, {1:2, 0:16}, 1/4:16, 0:16, 1:4]",
     "i8<f32 1x16 sum> packed [0/16, 1/16, {0:16}, 1/4:4, 0:16, 1:4]",
@@ -69,7 +73,7 @@ fn check(left: &str, right: &str, e: &Extents, gathered: bool) {
 fn rows_in_order() {
     for (i, right) in RIGHT.into_iter().enumerate() {
         for (j, extents) in EXTENTS.iter().enumerate() {
-            let left = ["i8<f32 1x32 sum>", "i8<f32 1x64>", "i8<f16 1x16 sum>"][(i + j) % 3];
+            let left = LEFT[(i + j) % LEFT.len()];
             check(left, right, extents, false);
         }
     }
@@ -77,7 +81,7 @@ fn rows_in_order() {
 
 #[test]
 fn gathered_rows() {
-    for (i, right) in [RIGHT[0], RIGHT[5]].into_iter().enumerate() {
+    for (i, right) in [RIGHT[0], RIGHT[6]].into_iter().enumerate() {
         for (j, extents) in EXTENTS.iter().enumerate() {
             let left = ["i8<f32 1x32 sum>", "i8<f16 1x32>"][(i + j) % 2];
             check(left, right, extents, true);
@@ -90,7 +94,7 @@ fn gathered_rows() {
 fn levels_multiply_bytes_as_they_can() {
     use ir::target::{Listing, Target};
     use target_llvm::Llvm;
-    let case = Case::new(&text("i8<f32 1x32 sum>", RIGHT[5], &EXTENTS[0], false), &[1]);
+    let case = Case::new(&text("i8<f32 1x32 sum>", RIGHT[6], &EXTENTS[0], false), &[1]);
     let by = [
         ("x86-64-v3", "vpmaddwd"),
         ("x86-64-v4", "vpmaddwd"),

@@ -24,6 +24,11 @@ impl Maker {
         from[self.noise.below(from.len() as u64) as usize]
     }
 
+    /// Whether a loop asks for what its next iteration reads.
+    fn hints(&mut self) -> LoopHints {
+        LoopHints { stages: self.choose(&[0, 2]), ..LoopHints::default() }
+    }
+
     fn float(&mut self) -> ValueId {
         let pool = self.floats.clone();
         // Recent values more often, so that chains grow.
@@ -101,7 +106,8 @@ impl Maker {
         let whole: Vec<At> = shape.iter().map(|e| At::tile(0, *e)).collect();
         self.b.store(x, buffer, &whole);
         let rows = i64::from(shape[0]);
-        self.b.for_loop(0, rows, 1, &[], LoopHints::default(), |b, row, _| {
+        let hints = self.hints();
+        self.b.for_loop(0, rows, 1, &[], hints, |b, row, _| {
             let mut at = whole.clone();
             at[0] = At::one(row);
             let old = b.load(buffer, &at);
@@ -124,7 +130,8 @@ impl Maker {
         let square = self.b.ty(a).shape[0];
         let acc = self.b.splat(0.5, TileType::new(DType::F32, &[square, square]));
         let scaled = self.noise.below(2) == 0;
-        let r = self.b.for_loop(0, 3, 1, &[("s", acc)], LoopHints::default(), |b, _, c| {
+        let hints = self.hints();
+        let r = self.b.for_loop(0, 3, 1, &[("s", acc)], hints, |b, _, c| {
             let sum = if scaled { b.map("a * 0.125", &[("a", c[0])]) } else { c[0] };
             vec![b.mma(sum, a, a)]
         });
@@ -242,7 +249,8 @@ impl Maker {
         let count = self.noise.below(4) as i64;
         let swap = self.noise.below(2) == 0;
         let carry = [("p", x), ("q", full)];
-        let r = self.b.for_loop(0, count, 1, &carry, LoopHints::default(), |b, k, c| {
+        let hints = self.hints();
+        let r = self.b.for_loop(0, count, 1, &carry, hints, |b, k, c| {
             let next =
                 b.map("a * 0.5 + b * 0.25 + float(k)", &[("a", c[0]), ("b", c[1]), ("k", k)]);
             if swap { vec![c[1], next] } else { vec![next, c[0]] }
@@ -265,7 +273,8 @@ impl Maker {
     }
 }
 
-/// A kernel of `steps` operations; all of its tiles of some size are stored.
+/// A kernel of `steps` operations; the last of its tiles are stored, some in part, so that rows of
+/// what they are made from are seen by nobody.
 fn kernel(seed: u64, steps: usize) -> Kernel {
     let mut noise = Noise(seed);
     let mut b = KernelBuilder::new("random", "row");
@@ -287,7 +296,7 @@ fn kernel(seed: u64, steps: usize) -> Kernel {
     for _ in 0..steps {
         maker.step();
     }
-    let mut b = maker.b;
+    let (mut b, mut noise) = (maker.b, maker.noise);
     let outputs = maker.floats.iter().rev().take(5).copied().chain(maker.ints.last().copied());
     for (o, value) in outputs.collect::<Vec<_>>().into_iter().enumerate() {
         let ty = b.ty(value).clone();
@@ -296,6 +305,9 @@ fn kernel(seed: u64, steps: usize) -> Kernel {
         let out = b.param(&format!("o{o}"), Role::Out, tensor(ty.encoding.code, &dims));
         let mut at = vec![At::one(i)];
         at.extend(ty.shape.iter().map(|e| At::tile(0, *e)));
+        if let (Some(rows), 1) = (ty.shape.first(), o % 2) {
+            at[1] = At::tile(0, *rows).bound(noise.below(u64::from(*rows) + 1) as i64);
+        }
         b.store(value, out, &at);
     }
     let kernel = b.finish().unwrap_or_else(|e| panic!("{e:#?}"));
