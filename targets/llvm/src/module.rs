@@ -27,7 +27,7 @@ pub(crate) enum Product {
 
 /// What is left to simplify once vectors, register blocks and copies are chosen: addresses, what
 /// does not change in a loop, loops of few iterations, the same load twice. The passes of an
-/// optimisation level beyond these find next to nothing here, and take as long again.
+/// optimisation level beyond these find next to nothing here, and cost more than all of them.
 const PASSES: &str = concat!(
     "function(sroa,early-cse<memssa>,instcombine<no-verify-fixpoint>,simplifycfg,",
     "loop-mssa(loop-rotate,licm),loop(indvars,loop-unroll-full),",
