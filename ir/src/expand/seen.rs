@@ -178,7 +178,11 @@ impl Seen {
         let rows = self.rows[result.0 as usize].clone();
         match op {
             Op::Split { arg, axis: 0, extents } => {
-                return self.see(*arg, &rows.split(extents[1..].iter().product()));
+                // Split into nothing, the axis is gone, and the rows are another's.
+                let rows = extents
+                    .split_first()
+                    .map_or(Rows::All, |(_, inner)| rows.split(inner.iter().product()));
+                return self.see(*arg, &rows);
             }
             Op::Merge { arg, axis: 0, count } => {
                 let inner = kernel.ty(*arg).shape[1..*count as usize].iter().product();

@@ -120,6 +120,23 @@ fn gathered_rows_in_terms() {
     }
 }
 
+/// An axis of one row that is split into nothing: the rows stored are not those of the product.
+#[test]
+fn rows_without_their_axis() {
+    let text = "kernel @row row (%x: in bf16[n, 16], %w: in bf16[8, 16], %y: out f32[n, 8])
+             where 1 <= n <= 4 {
+          grid %i in 0..n step 1 {
+            %zero = splat 0.5 : f32[1, 8]
+            %a = load %x[%i+1 where <n, 0+16] : bf16[1, 16]
+            %b = load %w[0+8, 0+16] : bf16[8, 16]
+            %sum = mma %zero, %a, %b : f32[1, 8]
+            %flat = split %sum over 0 [] : f32[8]
+            store %flat, %y[%i, 0+8 where <5]
+          }
+        }";
+    Case::new(text, &[3]).tolerance(1e-3).check();
+}
+
 /// A bound that changes from one iteration to the next says nothing about sums that go on.
 #[test]
 fn rows_seen_later() {
