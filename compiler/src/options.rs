@@ -100,28 +100,31 @@ pub struct Key {
     set: fn(&mut Options, &str) -> Option<()>,
 }
 
+/// A key whose values are the words of a table.
+macro_rules! one_of {
+    ($field:ident, $words:ident, $values:literal, $help:literal) => {
+        Key {
+            name: stringify!($field),
+            values: $values,
+            help: $help,
+            get: |o| $words.iter().find(|w| w.1 == o.$field).map_or("", |w| w.0).into(),
+            set: |o, v| {
+                o.$field = $words.iter().find(|w| w.0 == v)?.1;
+                Some(())
+            },
+        }
+    };
+}
+
 /// All keys, in the order of `-C help`.
 pub const KEYS: &[Key] = &[
-    Key {
-        name: "compute",
-        values: "bf16|f32",
-        help: "precision in which activations enter tile products",
-        get: |o| word(&COMPUTE, o.compute),
-        set: |o, v| {
-            o.compute = meaning(&COMPUTE, v)?;
-            Some(())
-        },
-    },
-    Key {
-        name: "bf16x2",
-        values: "none|first|all",
-        help: "above which choices of experts activations enter products as two bf16 numbers",
-        get: |o| word(&ABOVE, o.bf16x2),
-        set: |o, v| {
-            o.bf16x2 = meaning(&ABOVE, v)?;
-            Some(())
-        },
-    },
+    one_of!(compute, COMPUTE, "bf16|f32", "precision in which activations enter tile products"),
+    one_of!(
+        bf16x2,
+        ABOVE,
+        "none|first|all",
+        "above which choices of experts activations enter products as two bf16 numbers"
+    ),
     Key {
         name: "kv",
         values: "auto|bf16|f32",
@@ -170,27 +173,13 @@ pub const KEYS: &[Key] = &[
             Some(())
         },
     },
-    Key {
-        name: "backend",
-        values: "auto|llvm|cranelift|all",
-        help: "which target makes the CPU's code (auto: llvm where this build has it)",
-        get: |o| word(&BACKENDS, o.backend),
-        set: |o, v| {
-            o.backend = meaning(&BACKENDS, v)?;
-            Some(())
-        },
-    },
+    one_of!(
+        backend,
+        BACKENDS,
+        "auto|llvm|cranelift|all",
+        "which target makes the CPU's code (auto: llvm where this build has it)"
+    ),
 ];
-
-/// What a word of the command line stands for.
-fn meaning<T: Copy>(words: &[(&str, T)], word: &str) -> Option<T> {
-    Some(words.iter().find(|w| w.0 == word)?.1)
-}
-
-/// The word that stands for a choice.
-fn word<T: PartialEq>(words: &[(&str, T)], choice: T) -> String {
-    words.iter().find(|w| w.1 == choice).map_or("", |w| w.0).into()
-}
 
 const COMPUTE: [(&str, Compute); 2] = [("bf16", Compute::Bf16), ("f32", Compute::F32)];
 
@@ -290,6 +279,12 @@ mod tests {
             assert_eq!(options.set(&format!("{key}={value}")), Ok(()));
         }
         assert_eq!(options, Options::default());
+        for key in KEYS.iter().filter(|k| k.values == k.values.to_lowercase()) {
+            for word in key.values.split('|') {
+                assert_eq!(options.set(&format!("{}={word}", key.name)), Ok(()));
+                assert!(options.values().contains(&(key.name.to_string(), word.to_string())));
+            }
+        }
         assert!(help().contains("-C compute=bf16|f32"));
     }
 

@@ -196,8 +196,8 @@ pub fn down(e: &Experts) -> KernelBuilder {
     let carry = [("sum", zero)];
     let sum = b.for_loop(0, hidden, depth, &carry, staged(e.rows), |b, k, sum| {
         let xt = b.load(x, &[rows.clone(), part(k, depth, hidden)]);
-        let wt = b.load_keep(w, &[At::one(expert), part(j, cols, width), part(k, depth, hidden)]);
         let xt = e.left.enter(b, xt);
+        let wt = b.load_keep(w, &[At::one(expert), part(j, cols, width), part(k, depth, hidden)]);
         vec![b.mma(sum[0], xt, wt)]
     })[0];
     let sum = e.left.leave(&mut b, sum);

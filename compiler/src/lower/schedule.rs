@@ -60,6 +60,7 @@ pub fn contraction(
     weight: Encoding,
     terms: u32,
 ) -> ContractionTile {
+    // Two roundings and a difference for each element, and half a product for each of 256 columns.
     const MANY: i64 = 16;
     let depth = tile_depth(depth);
     let rows = (bucket.rows_max.min(ROWS_MAX) as u32).div_ceil(terms);
