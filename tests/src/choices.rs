@@ -10,6 +10,7 @@ use crate::rebuild::{Routing, open_choices, round_operands};
 use crate::reference::Reference;
 use compiler::import::Imported;
 use compiler::lower::Lowered;
+use compiler::options::Options;
 use generate::command::bounds::SPREAD;
 use ir::graph::program::Program;
 use ir::tensor::Tensor;
@@ -75,10 +76,10 @@ pub struct Open<'a> {
 }
 
 impl<'a> Open<'a> {
-    /// Opens an imported model.
-    pub fn new(imported: &'a Imported) -> Self {
+    /// Opens an imported model, to be rounded as these options do.
+    pub fn new(imported: &'a Imported, options: &Options) -> Self {
         let (program, routings) = open_choices(&imported.program);
-        let rounded = round_operands(&program);
+        let rounded = round_operands(&program, options);
         Open { reference: Reference::new(imported), program, rounded, routings }
     }
 

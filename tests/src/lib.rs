@@ -7,7 +7,7 @@
 //! - [`kernel`]: single kernels by every target and by interpreters
 //! - [`native`]: models compiled, loaded and stepped in this process
 //! - [`rebuild`]: programs edited node by node
-//! - [`near`]: the default precision against f32
+//! - [`near`]: bf16 against f32
 //! - [`choices`]: which experts rows go to, and where two computations part
 
 #![allow(clippy::unwrap_used)]

@@ -1,4 +1,4 @@
-//! Native code of the default precision against logits in f32: as near as its precision lets it
+//! Native code in bf16 against logits in f32: as near as its precision lets it
 //! be, and where a row is not, its experts were chosen otherwise at a gap that rounding closes.
 
 use crate::choices::{Flip, Open, ScoreError, Shown};
@@ -110,12 +110,11 @@ impl<'a> Expected<'a> {
 /// In bf16, at every stored position of all prompts: the median error under 2e-2, and rows beyond
 /// 3e-2 only where experts were chosen otherwise at a gap smaller than the error that bf16
 /// makes in the routers' scores. Random routers have such gaps in every longer prompt.
-pub fn check(name: &str, imported: &Imported, all: &[Prompt]) {
-    let mut open = Open::new(imported);
+pub fn check(name: &str, imported: &Imported, all: &[Prompt], options: &Options) {
+    let mut open = Open::new(imported, options);
     let expected = Expected::new(name, all, &mut open);
-    let options = Options::default();
-    let built = build_imported(imported, &options, Levels::Best);
-    let lowered = lower(&open.program, &options, &DeviceSpec::default()).unwrap();
+    let built = build_imported(imported, options, Levels::Best);
+    let lowered = lower(&open.program, options, &DeviceSpec::default()).unwrap();
     let ids: Vec<Vec<i32>> = all.iter().map(|p| p.ids.clone()).collect();
     for (target, way) in targets().iter().zip(&built.ways) {
         let shipped = logits(&mut built.engine(way, 2, TOKENS), &ids, Feed::Whole);

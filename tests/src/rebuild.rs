@@ -98,15 +98,15 @@ fn open_block(graph: &Graph) -> Option<Opened> {
     Some(Opened { graph, routing })
 }
 
-/// The program with every operand rounded to bf16, or to two of it, that native code of the
-/// default precision rounds, as far as operands are nodes of the graph: those of products with
+/// The program with every operand rounded to bf16, or to two of it, that native code of these
+/// options rounds, as far as operands are nodes of the graph: those of products with
 /// weights, what enters attention and states, and the rows of experts. What composites round
 /// inside is left out. Each call has a block of its own.
-pub fn round_operands(program: &Program) -> Program {
+pub fn round_operands(program: &Program, options: &Options) -> Program {
     let mut rounded = program.clone();
     rounded.blocks.clear();
     let entry = &mut rounded.entries[0];
-    let operands = operands(program, &program.entries[0], &Options::default());
+    let operands = operands(program, &program.entries[0], options);
     for ((i, call), operands) in entry.calls.iter_mut().enumerate().zip(operands) {
         let mut block = round_block(program.block(&call.block).unwrap(), &operands);
         block.name = format!("{}_{i}", block.name).into();

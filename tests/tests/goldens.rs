@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use compiler::import::{ImportOptions, import};
-use compiler::options::{Compute, Options};
+use compiler::options::{Above, Compute, Options};
 use generate::engine::Engine;
 use generate::logits::Feed;
 use tests::goldens::{Prompt, model, prompts, relative_error};
@@ -78,8 +78,20 @@ fn fed_otherwise(name: &str, built: &Built, way: &str, all: &[Prompt], whole: &[
 
 /// In the default precision.
 fn near(name: &str) {
+    near_with(name, &Options::default());
+}
+
+fn near_with(name: &str, options: &Options) {
     let imported = import(&model(name), &ImportOptions::default()).unwrap();
-    tests::near::check(name, &imported, &prompts(name));
+    tests::near::check(name, &imported, &prompts(name), options);
+}
+
+#[test]
+fn two_terms_above_every_choice() {
+    let options = Options { bf16x2: Above::All, ..Options::default() };
+    for name in ["rand-v3-fp8", "rand-v2"] {
+        near_with(name, &options);
+    }
 }
 
 macro_rules! models {

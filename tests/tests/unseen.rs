@@ -39,7 +39,7 @@ fn check(base: &str, changes: Value, page_tokens: u32, seed: u64) {
     let options = ImportOptions { dummy_weights: Some(seed), ..ImportOptions::default() };
     let imported = import(&path, &options).unwrap_or_else(|e| panic!("{base}: {e:?}"));
     in_f32(base, &changes, &imported, page_tokens);
-    near::check(base, &imported, &prompts_of(&imported));
+    near::check(base, &imported, &prompts_of(&imported), &Options::default());
 }
 
 /// Prompts with the graph interpreter's logits.
