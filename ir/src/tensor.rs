@@ -151,6 +151,21 @@ impl<N: Number> Tensor<N> {
             }
     }
 
+    /// The same elements with one of the axes first.
+    pub fn with_first(&self, axis: usize) -> Self {
+        let (outer, inner) = (&self.dims[..axis], &self.dims[axis + 1..]);
+        let (rows, count) = (self.dims[axis], outer.iter().product::<usize>());
+        let each: usize = inner.iter().product();
+        let mut data = Data::empty(self.class());
+        for row in 0..rows {
+            for i in 0..count {
+                let from = (i * rows + row) * each;
+                data.extend(&self.data, from..from + each);
+            }
+        }
+        Tensor { dims: [&[rows], outer, inner].concat(), data }
+    }
+
     /// The first `rows` along the first axis; all if there are no more.
     pub fn truncated(mut self, rows: usize) -> Self {
         let Some(first) = self.dims.first_mut().filter(|d| **d > rows) else { return self };

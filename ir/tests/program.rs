@@ -1,6 +1,8 @@
 //! Programs: text, checks, and evaluation step by step.
 
+use ir::dtype::Class;
 use ir::graph::error::GraphError;
+use ir::graph::interp::{Settings, evaluate_after};
 use ir::graph::parse::parse_program;
 use ir::graph::program::{Program, Weight};
 use ir::graph::sequence::Sequence;
@@ -59,6 +61,27 @@ fn program() -> Program {
     program
 }
 
+/// The same model, which leaves open how rows are kept; with the rows' index first or last.
+fn with_histories(rows_last: bool) -> Program {
+    let mut text = TEXT
+        .replace(", state %past: f32[u, D]", "")
+        .replace("  index u = -s + t {", "{")
+        .replace("append %past, %x {into = t}", "history %x {index = s, into = t}")
+        .replace("  state @kept: f32[4] rows layers 2\n", "")
+        .replace(", @kept[0])", ")")
+        .replace(", @kept[1])", ")");
+    if rows_last {
+        text = text.replace(
+            "%keep = history %x {index = s, into = t} : f32[t, D]",
+            "%n = contract %x : f32[D, s]\n  \
+             %keep = history %n {index = s, into = t} : f32[D, t]",
+        );
+    }
+    let program = parse_program(&text).unwrap_or_else(|e| panic!("{text}\n{e:?}"));
+    program.verify().unwrap_or_else(|e| panic!("{e:?}"));
+    program
+}
+
 fn weights<N: Number>(w: &Weight) -> Result<Tensor<N>, GraphError> {
     let dims: Vec<usize> = w.dims.iter().map(|d| *d as usize).collect();
     let n: usize = dims.iter().product();
@@ -81,14 +104,13 @@ fn the_text_round_trips() {
 
 #[test]
 fn token_by_token_equals_the_whole_prompt() {
-    fn check<N: Number>(bound: f64) {
-        let program = program();
+    fn check<N: Number>(program: &Program, bound: f64) {
         let ids = [3, 0, 6, 6, 1];
-        let mut whole = Sequence::<N>::new(&program, 4);
+        let mut whole = Sequence::<N>::new(program, 4);
         let all = whole.step("forward", &[ints(&ids), ints(&[0, 1, 2, 3, 4])], &mut weights);
         let all = all.expect("a prompt").remove(0);
         for cuts in [vec![1, 1, 1, 1, 1], vec![2, 3], vec![4, 1]] {
-            let mut steps = Sequence::<N>::new(&program, 4);
+            let mut steps = Sequence::<N>::new(program, 4);
             let (mut from, mut logits) = (0, vec![]);
             for n in cuts {
                 let rows: Vec<i32> = (0..n as i32).collect();
@@ -99,12 +121,51 @@ fn token_by_token_equals_the_whole_prompt() {
             }
             let found = Tensor::floats(all.dims(), logits).expect("as many rows");
             assert!(found.is_near(&all, bound), "{found:?}\n{all:?}");
-            assert_eq!(steps.rows("kept", 1), 5);
+            assert_eq!(steps.rows("kept", 1), if program.states.is_empty() { 0 } else { 5 });
         }
     }
-    check::<Field>(0.0);
-    check::<f64>(1e-12);
-    check::<f32>(1e-5);
+    for program in [program(), with_histories(false), with_histories(true)] {
+        check::<Field>(&program, 0.0);
+        check::<f64>(&program, 1e-12);
+        check::<f32>(&program, 1e-5);
+    }
+}
+
+#[test]
+fn histories_are_states_without_names() {
+    let logits = |program: &Program| {
+        let mut sequence = Sequence::<Field>::new(program, 4);
+        let mut step = |ids: &[i32]| {
+            sequence.step("forward", &[ints(ids), ints(&[0])], &mut weights).expect("a step")
+        };
+        [step(&[3, 1]), step(&[5, 0, 2])]
+    };
+    let expected = logits(&program());
+    assert_eq!(logits(&with_histories(false)), expected);
+    assert_eq!(logits(&with_histories(true)), expected);
+}
+
+#[test]
+fn a_history_takes_its_own_past_alone() {
+    let program = with_histories(true);
+    let layer = program.block("layer").expect("a block");
+    let zeros = |dims: &[usize]| Tensor::<f64>::zeros(Class::Float, dims).expect("small");
+    let (x, w) = (zeros(&[2, 4]), zeros(&[2, 3, 4]));
+    let run = |past: &[&Tensor<f64>]| {
+        evaluate_after(layer, &[&x, &w], past, &Settings::default()).map_err(|e| e.code())
+    };
+    let all = run(&[&zeros(&[3, 4])]).expect("three rows before").histories;
+    assert_eq!((all.len(), all[0].dims()), (1, &[5, 4][..]));
+    assert_eq!(run(&[]).expect("no past").histories[0].dims(), [2, 4]);
+    assert_eq!(run(&[&zeros(&[4, 3])]), Err("E0128"));
+    assert_eq!(run(&[&zeros(&[])]), Err("E0128"));
+    assert_eq!(run(&[&ints(&[0; 4])]), Err("E0128"));
+    assert_eq!(run(&[&zeros(&[15, 4])]), Err("E0122"));
+    assert_eq!(run(&[&zeros(&[3, 4]), &zeros(&[3, 4])]), Err("E0132"));
+    let bound = Settings { bindings: [("t".into(), 4)].into(), key: 0 };
+    let run = |past: &[&Tensor<f64>]| evaluate_after(layer, &[&x, &w], past, &bound);
+    assert_eq!(run(&[]).expect_err("rows are missing").code(), "E0128");
+    assert_eq!(run(&[&zeros(&[2, 4])]).expect("as many as t says").outputs[0].dims(), [2, 4]);
 }
 
 #[test]
@@ -120,19 +181,20 @@ fn only_wanted_rows_reach_the_head() {
 
 #[test]
 fn tokens_can_be_taken_back() {
-    let program = program();
     let step = |s: &mut Sequence<Field>, id: i32| {
         s.step("forward", &[ints(&[id]), ints(&[0])], &mut weights).expect("a step").remove(0)
     };
-    let mut straight = Sequence::new(&program, 1);
-    let mut back = straight.clone();
-    step(&mut straight, 5);
-    let expected = step(&mut straight, 2);
-    step(&mut back, 5);
-    let wrong = step(&mut back, 3);
-    back.truncate(1);
-    assert_eq!(step(&mut back, 2), expected);
-    assert_ne!(wrong, expected);
+    for program in [program(), with_histories(false), with_histories(true)] {
+        let mut straight = Sequence::new(&program, 1);
+        let mut back = straight.clone();
+        step(&mut straight, 5);
+        let expected = step(&mut straight, 2);
+        step(&mut back, 5);
+        let wrong = step(&mut back, 3);
+        back.truncate(1);
+        assert_eq!(step(&mut back, 2), expected);
+        assert_ne!(wrong, expected);
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub struct Eval<'a, N> {
     pub operands: &'a [&'a Tensor<N>],
     /// Value of the mask.
     pub mask: Option<&'a Tensor<N>>,
+    /// Rows of earlier steps along the first axis, for `history`; `None` for none.
+    pub past: Option<&'a Tensor<N>>,
     /// Types of the results.
     pub results: &'a [Type],
     /// Values of the graph's symbols.

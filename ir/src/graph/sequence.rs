@@ -1,7 +1,7 @@
 //! The meaning of a program: entries evaluated step by step over one sequence.
 
 use super::error::GraphError;
-use super::interp::{Settings, evaluate};
+use super::interp::{Outcome, Settings, evaluate_after};
 use super::program::{Arg, Call, Entry, Program, State, Weight};
 use crate::dim::{Dim, Name};
 use crate::number::Number;
@@ -12,21 +12,25 @@ use std::collections::{BTreeMap, HashMap};
 /// kept, so that a model larger than memory can be evaluated.
 pub type Weights<'w, N> = dyn FnMut(&Weight) -> Result<Tensor<N>, GraphError> + 'w;
 
-/// One sequence, and what its states hold.
+/// Rows so far of each `history` node, for each call of each entry.
+type Histories<N> = BTreeMap<(Name, usize), Vec<Tensor<N>>>;
+
+/// One sequence, and what its states and histories hold.
 #[derive(Clone, Debug)]
 pub struct Sequence<'p, N> {
     program: &'p Program,
     states: BTreeMap<(Name, u32), Tensor<N>>,
+    histories: Histories<N>,
     key: u64,
 }
 
 impl<'p, N: Number> Sequence<'p, N> {
     /// A sequence without tokens. `key` chooses the field's hashes.
     pub fn new(program: &'p Program, key: u64) -> Self {
-        Sequence { program, states: BTreeMap::new(), key }
+        Sequence { program, states: BTreeMap::new(), histories: BTreeMap::new(), key }
     }
 
-    /// Evaluates an entry on its inputs; states that its blocks append to grow.
+    /// Evaluates an entry on its inputs; states that its blocks append to grow, and histories.
     ///
     /// Errors: E0104 for an entry that is not there, E0128 for wrong inputs, what the weights'
     /// source and the ops report. The states are as before then.
@@ -40,13 +44,17 @@ impl<'p, N: Number> Sequence<'p, N> {
         let entry = self.program.entry(entry).ok_or_else(|| unknown("entry", entry))?;
         let mut values = given(entry, inputs)?;
         let uses = last_uses(entry);
-        let mut grown = BTreeMap::new();
+        let (mut grown, mut histories) = (BTreeMap::new(), Histories::new());
         for (at, call) in entry.calls.iter().enumerate() {
-            let results = self.call(call, &values, weights, &mut grown)?;
-            values.extend(call.results.iter().cloned().zip(results));
+            let key = (entry.name.clone(), at);
+            let past = self.histories.get(&key).map_or(&[][..], |past| past);
+            let outcome = self.call(call, past, &values, weights, &mut grown)?;
+            histories.insert(key, outcome.histories);
+            values.extend(call.results.iter().cloned().zip(outcome.outputs));
             values.retain(|name, _| uses.get(name).is_some_and(|last| *last > at));
         }
         self.states.extend(grown);
+        self.histories.extend(histories);
         let output = |name: &Name| values.get(name).cloned().ok_or_else(|| unknown("value", name));
         entry.outputs.iter().map(output).collect()
     }
@@ -57,19 +65,24 @@ impl<'p, N: Number> Sequence<'p, N> {
         held.map_or(0, |rows| rows.dims().first().copied().unwrap_or(0))
     }
 
-    /// Takes tokens back: every state keeps its first `rows`.
+    /// Takes tokens back: every state and history keeps its first `rows`.
     pub fn truncate(&mut self, rows: usize) {
         let states = std::mem::take(&mut self.states);
         self.states = states.into_iter().map(|(k, v)| (k, v.truncated(rows))).collect();
+        for kept in self.histories.values_mut() {
+            *kept = std::mem::take(kept).into_iter().map(|v| v.truncated(rows)).collect();
+        }
     }
 
+    /// Evaluates a call; its states go to `grown`.
     fn call(
         &self,
         call: &Call,
+        past: &[Tensor<N>],
         values: &HashMap<Name, Tensor<N>>,
         weights: &mut Weights<'_, N>,
         grown: &mut BTreeMap<(Name, u32), Tensor<N>>,
-    ) -> Result<Vec<Tensor<N>>, GraphError> {
+    ) -> Result<Outcome<N>, GraphError> {
         let unknown = |what, name: &Name| GraphError::Unknown { what, name: name.clone() };
         let block = self.program.block(&call.block);
         let block = block.ok_or_else(|| unknown("block", &call.block))?;
@@ -100,13 +113,14 @@ impl<'p, N: Number> Sequence<'p, N> {
             });
         }
         let settings = Settings { bindings: BTreeMap::new(), key: self.key };
-        let outcome = evaluate(block, &args, &settings)?;
-        for (param, rows) in outcome.states {
+        let past: Vec<&Tensor<N>> = past.iter().collect();
+        let mut outcome = evaluate_after(block, &args, &past, &settings)?;
+        for (param, rows) in outcome.states.drain(..) {
             if let Some(Arg::State { state, layer }) = call.args.get(param) {
                 grown.insert((state.clone(), *layer), rows);
             }
         }
-        Ok(outcome.outputs)
+        Ok(outcome)
     }
 }
 

@@ -12,7 +12,7 @@ macro_rules! ops {
 
 ops! {
     iota r#const contract map reduce cast gather scatter topk
-    slice concat split merge rename append quantize dequantize
+    slice concat split merge rename history append quantize dequantize
     softmax rms_norm rope_table rope swiglu attention moe
 }
 
