@@ -17,7 +17,7 @@ fn found(model: &str, compute: Compute, bf16x2: Above) -> Vec<String> {
         let runs = of.chunk_by(|a, b| a == b).map(|run| format!("{} {:?}", run.len(), run[0]));
         runs.collect::<Vec<_>>().join(", ")
     };
-    let calls = operands(&program, entry, &options).into_iter();
+    let calls = operands(&program, entry, &options).expect("it is lowered").into_iter();
     calls.map(|call| runs(call.into_values().collect())).collect()
 }
 

@@ -1,5 +1,6 @@
 //! Programs edited node by node: what a test changes in a graph is data, checked as any graph is.
 
+use compiler::lower::claims::Claims;
 use compiler::lower::partition::weight_operand;
 use compiler::lower::precision::{Operand, Operands, operands};
 use compiler::options::Options;
@@ -99,14 +100,14 @@ fn open_block(graph: &Graph) -> Option<Opened> {
 }
 
 /// The program with every operand rounded to bf16, or to two of it, that native code of these
-/// options rounds, as far as operands are nodes of the graph: those of products with
-/// weights, what enters attention and states, and the rows of experts. What composites round
-/// inside is left out. Each call has a block of its own.
+/// options rounds, as far as operands are nodes of the graph: those of products, what enters
+/// states, and the rows of experts. What composites round inside is left out. Each call has a
+/// block of its own.
 pub fn round_operands(program: &Program, options: &Options) -> Program {
     let mut rounded = program.clone();
     rounded.blocks.clear();
     let entry = &mut rounded.entries[0];
-    let operands = operands(program, &program.entries[0], options);
+    let operands = operands(program, &program.entries[0], options).unwrap();
     for ((i, call), operands) in entry.calls.iter_mut().enumerate().zip(operands) {
         let mut block = round_block(program.block(&call.block).unwrap(), &operands);
         block.name = format!("{}_{i}", block.name).into();
@@ -117,14 +118,18 @@ pub fn round_operands(program: &Program, options: &Options) -> Program {
 }
 
 fn round_block(graph: &Graph, operands: &Operands) -> Graph {
+    let claims = Claims::of(graph).unwrap();
     let mut copy = Copy::new(graph);
     for (i, node) in graph.nodes.iter().enumerate() {
-        let rounded = match (node.op.name(), operands.get(&NodeId(i as u32))) {
-            ("append", _) => Some((1, Operand::Bf16)),
-            ("contract", Some(operand)) => {
+        let id = NodeId(i as u32);
+        let claim = claims.covering(id);
+        let rounded = match (node.op.name(), operands.get(&id), claim) {
+            ("append", ..) => Some((1, Operand::Bf16)),
+            (.., Some(claim)) => claim.products.get(&id).map(|at| (*at, operands[&claim.root])),
+            ("contract", Some(operand), _) => {
                 Some((1 - weight_operand(graph, node).unwrap(), *operand))
             }
-            (_, Some(operand)) => Some((0, *operand)),
+            (_, Some(operand), _) => Some((0, *operand)),
             _ => None,
         };
         copy.rounding(node, rounded);

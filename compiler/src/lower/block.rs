@@ -1,6 +1,7 @@
 //! Lowering one block for one shape bucket: groups to kernels and launches.
 
 use crate::lower::attention::{self, Attention};
+use crate::lower::claims::Form;
 use crate::lower::code::{
     BlockArg, BlockCode, BlockGrid, BlockLaunch, BlockTemp, Kernels, StepInput, WeightUse,
 };
@@ -312,41 +313,38 @@ impl Block<'_> {
     }
 
     fn attention(&mut self, group: &Group) -> Result<(), LowerError> {
-        let node = self.graph.node(group.nodes[0]);
-        let [q, k, v] = [node.operands[0], node.operands[1], node.operands[2]];
-        let [Attr::Name(over), Attr::Float(scale), Attr::Bool(causal)] = &node.attrs.0[..] else {
-            return Err(self.form(node, "other attributes", "over, scale and causal"));
+        let claim = &self.partition.claims.all()[group.claim.expect("attention is a claim")];
+        let node = self.graph.node(claim.root);
+        let Form::Attention(form) = &claim.form;
+        let ([key], [value]) = (&form.keys[..], &form.values[..]) else {
+            return Err(self.form(node, "several products", "one of keys and one of values"));
         };
-        if node.masked || !causal {
-            return Err(self.form(node, "a mask", "causal attention alone"));
-        }
+        let (q, k, v) = (key.query, key.key.base, value.value.base);
         let (qt, kt, vt) = (self.graph.ty(q), self.graph.ty(k), self.graph.ty(v));
-        let heads: Vec<Name> = kt.indices[1..].iter().filter(|i| *i != over).cloned().collect();
+        let of_key = |i: &&Name| kt.has(i);
+        let heads: Vec<Name> = form.heads.iter().filter(of_key).cloned().collect();
+        let per: Vec<Name> = form.heads.iter().filter(|i| !kt.has(i)).cloned().collect();
         let own = self.own_indices(q);
-        let per: Vec<Name> =
-            own.iter().filter(|i| *i != over && !heads.contains(i)).cloned().collect();
-        let values: Vec<Name> = vt.indices[1..].iter().filter(|i| !qt.has(i)).cloned().collect();
-        let key = [over.clone()];
-        let in_order = own == [heads.as_slice(), &per, &key].concat()
-            && kt.indices[1..] == [heads.as_slice(), &key].concat()
-            && vt.indices[1..] == [heads.as_slice(), &values].concat();
+        let in_order = own == [heads.as_slice(), &per, &key.over].concat()
+            && kt.indices[1..] == [heads.as_slice(), &key.over].concat()
+            && vt.indices[1..] == [heads.as_slice(), &value.own].concat();
         if !in_order {
             let expected = "queries by key head, then query head, then width";
             return Err(self.form(node, format!("{qt}, {kt}, {vt}"), expected));
         }
         let per = self.product(&per)? as u32;
-        let left = self.operand(group.nodes[0]);
+        let left = self.operand(claim.root);
         let a = Attention {
             limits: (self.rows_max(), 1 << 30),
             heads: (self.product(&heads)?, per),
-            widths: (self.product(&key)? as u32, self.product(&values)? as u32),
+            widths: (self.product(&key.over)? as u32, self.product(&value.own)? as u32),
             q: self.stored_as(q, left.stored()),
             left,
             state: self.options.kv_dtype(),
             page: self.options.page_tokens,
-            scale: *scale,
+            scale: key.scale,
             rows: schedule::attention_rows(self.bucket, per),
-            outs: self.outs(node.results[0]),
+            outs: self.outs(value.result),
         };
         let blocks = BlockArg::RowBlocks(a.rows);
         let states = [self.state_of(node, k)?, self.state_of(node, v)?];
@@ -358,7 +356,7 @@ impl Block<'_> {
             BlockArg::Step(StepInput::Pos),
             blocks.clone(),
         ];
-        args.extend(a.outs.iter().map(|d| BlockArg::Value(node.results[0], *d)));
+        args.extend(a.outs.iter().map(|d| BlockArg::Value(value.result, *d)));
         let kernel = self.kernels.intern(attention::kernel(&a))?;
         let grid = BlockGrid::List { list: blocks, each: a.heads.0.into() };
         let work = work::attention(&a, states[0] == states[1]);

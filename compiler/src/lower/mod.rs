@@ -1,20 +1,24 @@
 //! Lowering: a program to kernels, a plan, and what to pack.
 //!
 //! - [`precision`]: in what precision activations enter products
+//! - [`claims`]: groups of many nodes that one generator lowers together
 //! - [`partition`]: nodes to fused groups
 //! - [`block`]: groups to kernels and launches, for one shape bucket
 //! - [`row`], [`contraction`], [`attention`], [`experts`], [`probe`]: the generators
 //! - [`schedule`]: tile shapes
 //! - [`plan`]: calls to launches, values to buffers
+//! - [`linear`]: values as sums of others
 //! - [`arena`], [`size`], [`work`]: memory of a step and what launches must do, symbolic
 
 pub mod arena;
 pub mod attention;
 pub mod block;
+pub mod claims;
 pub mod code;
 pub mod contraction;
 pub mod error;
 pub mod experts;
+pub mod linear;
 pub mod partition;
 pub mod plan;
 pub mod precision;

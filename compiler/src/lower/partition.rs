@@ -1,12 +1,14 @@
 //! Partition: a block's nodes into fused groups, each lowered to one kernel or a few.
 //!
 //! Row-wise nodes of one level and one row domain fuse into a single group; a contraction with a
-//! weight, an attention and a mixture of experts each stand alone. A level is as early as the
-//! operands allow, so that a layer needs as few launches and barriers as its data flow has.
+//! weight, each claim (see [`crate::lower::claims`]) and a mixture of experts stand alone. A level
+//! is as early as the operands allow, so that a layer needs as few launches and barriers as its
+//! data flow has.
 
+use crate::lower::claims::{Claim, Claims};
 use crate::lower::error::LowerError;
 use crate::lower::precision::Operands;
-use ir::dim::{Name, Sort};
+use ir::dim::{Dim, Name, Sort};
 use ir::dtype::{Class, DType};
 use ir::graph::{Def, Graph, Node, NodeId, ParamKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +44,8 @@ pub struct Group {
     pub rows: Name,
     /// In definition order.
     pub nodes: Vec<NodeId>,
+    /// Position of the claim that it is, among all.
+    pub claim: Option<usize>,
 }
 
 /// A block's groups in launch order, and what they hand to each other.
@@ -53,6 +57,8 @@ pub struct Partition {
     pub stored: BTreeMap<ValueId, BTreeSet<DType>>,
     /// In what precision activations enter the products of each group that has some.
     pub operands: Operands,
+    /// The block's claims.
+    pub claims: Claims,
 }
 
 /// The op's name.
@@ -76,19 +82,44 @@ pub fn weight_operand(graph: &Graph, node: &Node) -> Option<usize> {
 /// The index of a value that runs over rows of the step: one whose extent the host learns anew at
 /// every step, and that is not the context's.
 pub fn row_index(graph: &Graph, value: ValueId) -> Option<&Name> {
-    graph.value(value).ty.indices.iter().find(|index| {
-        graph
-            .extent(index)
-            .as_symbol()
-            .and_then(|name| graph.symbols.get(name))
-            .is_some_and(|s| s.sort == Sort::Step && s.value.is_none())
-    })
+    let is_rows = |index: &&Name| {
+        let extent = graph.extent(index);
+        is_step(graph, &extent) && !is_context(graph, &extent)
+    };
+    graph.ty(value).indices.iter().find(is_rows)
 }
 
-/// What a node's group is lowered by.
-pub fn kind_of(graph: &Graph, node: &Node) -> GroupKind {
+/// The index of a value that runs over the context: one with as many positions as a history.
+pub fn context_index(graph: &Graph, value: ValueId) -> Option<&Name> {
+    graph.ty(value).indices.iter().find(|index| is_context(graph, &graph.extent(index)))
+}
+
+fn is_step(graph: &Graph, extent: &Dim) -> bool {
+    let symbol = extent.as_symbol().and_then(|name| graph.symbols.get(name));
+    symbol.is_some_and(|s| s.sort == Sort::Step && s.value.is_none())
+}
+
+fn is_context(graph: &Graph, extent: &Dim) -> bool {
+    let histories = graph.nodes.iter().filter(|n| op_name(n) == "append");
+    let rows = histories.filter_map(|n| graph.ty(n.results[0]).indices.first());
+    rows.into_iter().any(|index| graph.extent(index) == *extent)
+}
+
+/// Whether a value is a history of state rows, which lives in the state, not in a buffer.
+pub fn is_history(graph: &Graph, value: ValueId) -> bool {
+    match graph.value(value).def {
+        Def::Node(n, _) => op_name(graph.node(n)) == "append",
+        Def::Param(_, kind) => kind == ParamKind::State,
+    }
+}
+
+/// What a node is lowered by, alone or with the others of its claim.
+pub fn kind_of(graph: &Graph, claims: &Claims, id: NodeId) -> GroupKind {
+    claims.covering(id).map_or_else(|| kind_alone(graph, graph.node(id)), |claim| claim.kind)
+}
+
+fn kind_alone(graph: &Graph, node: &Node) -> GroupKind {
     match op_name(node) {
-        "attention" => GroupKind::Attention,
         "moe" => GroupKind::Experts,
         _ if weight_operand(graph, node).is_some() => GroupKind::Contraction,
         _ => GroupKind::Row,
@@ -104,84 +135,134 @@ fn rows_of(graph: &Graph, node: &Node) -> Option<Name> {
     row_index(graph, from).cloned()
 }
 
-/// Level of every node, as `2 * level` for row-wise nodes and `2 * level + 1` for the others.
-fn phases(graph: &Graph, kinds: &[GroupKind]) -> Vec<u32> {
-    let rows: Vec<Option<Name>> = graph.nodes.iter().map(|n| rows_of(graph, n)).collect();
-    let mut phases: Vec<u32> = Vec::with_capacity(graph.nodes.len());
-    for (i, (node, kind)) in graph.nodes.iter().zip(kinds).enumerate() {
-        let after = node.operands.iter().filter_map(|v| {
-            let Def::Node(NodeId(n), _) = graph.value(*v).def else { return None };
-            // Rows of another index are read when all of them are written.
-            let from = &rows[n as usize];
-            let apart = from.is_some() && *from != rows[i];
-            Some(phases[n as usize] + u32::from(apart))
-        });
-        let latest = after.max().unwrap_or(0);
-        phases.push(match kind {
-            // A row-wise node joins its operands' level; behind anything else a new one begins.
-            GroupKind::Row => latest.next_multiple_of(2),
-            _ if latest.is_multiple_of(2) => latest + 1,
-            _ => latest + 2,
-        });
-    }
-    phases
+/// A node or a claim: what takes its place in a group as a whole.
+struct Unit<'g> {
+    kind: GroupKind,
+    rows: Name,
+    /// The node by which it is known.
+    root: NodeId,
+    nodes: Vec<NodeId>,
+    claim: Option<(usize, &'g Claim)>,
+    /// Values that it reads, constants apart.
+    reads: Vec<ValueId>,
+    results: Vec<ValueId>,
 }
 
-/// Dtype in which a consumer reads a value.
-fn demanded(graph: &Graph, node: NodeId, value: ValueId, operands: &Operands) -> DType {
+/// Everything a block must compute, in definition order of what it is known by.
+///
+/// Errors: E0260.
+fn units<'g>(graph: &Graph, claims: &'g Claims) -> Result<Vec<Unit<'g>>, LowerError> {
+    let (claims_needed, nodes_needed) = claims.needed(graph);
+    let mut units = vec![];
+    for (i, claim) in claims.all().iter().enumerate().filter(|(i, _)| claims_needed[*i]) {
+        units.push(Unit {
+            kind: claim.kind,
+            rows: claim.rows.clone(),
+            root: claim.root,
+            nodes: claim.nodes.iter().copied().collect(),
+            claim: Some((i, claim)),
+            reads: claim.reads.iter().copied().collect(),
+            results: claim.results.clone(),
+        });
+    }
+    for (i, node) in graph.nodes.iter().enumerate().filter(|(i, _)| nodes_needed[*i]) {
+        let kind = kind_alone(graph, node);
+        let Some(rows) = rows_of(graph, node) else {
+            // Constants have no rows: every group that reads one makes it for itself.
+            if kind != GroupKind::Row {
+                let (graph, node) = (graph.name.clone(), op_name(node));
+                return Err(LowerError::NoRows { graph, node });
+            }
+            continue;
+        };
+        let root = NodeId(i as u32);
+        let (reads, results) = (node.operands.clone(), node.results.clone());
+        units.push(Unit { kind, rows, root, nodes: vec![root], claim: None, reads, results });
+    }
+    units.sort_by_key(|u| u.root);
+    Ok(units)
+}
+
+/// Level of every unit, as `2 * level` for row-wise nodes and `2 * level + 1` for the others.
+///
+/// Errors: E0261 where a claim reads what is computed from it.
+fn phases(
+    graph: &Graph,
+    units: &[Unit<'_>],
+    maker: &BTreeMap<ValueId, usize>,
+) -> Result<Vec<u32>, LowerError> {
+    let mut phases: Vec<Option<u32>> = vec![None; units.len()];
+    let mut open: Vec<usize> = (0..units.len()).collect();
+    while !open.is_empty() {
+        let before = open.len();
+        open.retain(|i| {
+            let unit = &units[*i];
+            let after = unit.reads.iter().filter_map(|v| maker.get(v)).map(|from| {
+                // Rows of another index are read when all of them are written.
+                Some(phases[*from]? + u32::from(units[*from].rows != unit.rows))
+            });
+            let Some(latest) = after.collect::<Option<Vec<u32>>>() else { return true };
+            let latest = latest.into_iter().max().unwrap_or(0);
+            phases[*i] = Some(match unit.kind {
+                // A row-wise node joins its operands' level; behind anything else a new one begins.
+                GroupKind::Row => latest.next_multiple_of(2),
+                _ if latest.is_multiple_of(2) => latest + 1,
+                _ => latest + 2,
+            });
+            false
+        });
+        if open.len() == before {
+            let (graph, node) = (graph.name.clone(), op_name(graph.node(units[open[0]].root)));
+            let (found, expected) = ("an operand that is computed from its result", "none");
+            let (found, expected) = (found.to_string(), expected.to_string());
+            return Err(LowerError::Form { graph, node, found, expected });
+        }
+    }
+    Ok(phases.into_iter().map(|p| p.expect("every unit has its turn")).collect())
+}
+
+/// Dtype in which a unit reads a value.
+fn demanded(graph: &Graph, unit: &Unit<'_>, value: ValueId, operands: &Operands) -> DType {
     let natural = graph.value(value).ty.encoding.decoded();
-    let consumer = graph.node(node);
-    // Of what enters experts, the rows: choices and their weights stay as they are.
-    let enters = kind_of(graph, consumer) != GroupKind::Experts || consumer.operands[0] == value;
+    let enters = match unit.claim {
+        Some((_, claim)) => claim.enters(graph, value),
+        // Of what enters experts, the rows: choices and their weights stay as they are.
+        None => unit.kind != GroupKind::Experts || graph.node(unit.root).operands[0] == value,
+    };
     match natural.class() {
-        Class::Float if enters => operands.get(&node).map_or(DType::F32, |o| o.stored()),
+        Class::Float if enters => operands.get(&unit.root).map_or(DType::F32, |o| o.stored()),
         Class::Float => DType::F32,
         _ => natural,
     }
 }
 
-/// Whether a value is a history of state rows, which lives in the state, not in a buffer.
-fn is_history(graph: &Graph, value: ValueId) -> bool {
-    match graph.value(value).def {
-        Def::Node(n, _) => op_name(graph.node(n)) == "append",
-        Def::Param(_, kind) => kind == ParamKind::State,
-    }
-}
-
 /// Partitions a block.
 ///
-/// Errors: E0260 where a node runs over no rows of the step and is no constant.
+/// Errors: E0260 where a node runs over no rows of the step and is no constant; E0261.
 pub fn partition(graph: &Graph, operands: Operands) -> Result<Partition, LowerError> {
-    let kinds: Vec<_> = graph.nodes.iter().map(|n| kind_of(graph, n)).collect();
-    let phases = phases(graph, &kinds);
-    let mut groups: BTreeMap<(u32, GroupKind, Name, u32), Vec<NodeId>> = BTreeMap::new();
-    let mut group_of: Vec<Option<(u32, GroupKind, Name, u32)>> = vec![];
-    for (i, node) in graph.nodes.iter().enumerate() {
-        let Some(rows) = rows_of(graph, node) else {
-            // Constants have no rows: every group that reads one makes it for itself.
-            if kinds[i] != GroupKind::Row {
-                let (graph, node) = (graph.name.clone(), op_name(node));
-                return Err(LowerError::NoRows { graph, node });
-            }
-            group_of.push(None);
-            continue;
-        };
-        let alone = if kinds[i] == GroupKind::Row { 0 } else { i as u32 };
-        let key = (phases[i], kinds[i], rows, alone);
-        groups.entry(key.clone()).or_default().push(NodeId(i as u32));
-        group_of.push(Some(key));
-    }
+    let claims = Claims::of(graph)?;
+    let units = units(graph, &claims)?;
+    let made = |(i, unit): (usize, &Unit<'_>)| {
+        unit.results.iter().map(|v| (*v, i)).collect::<Vec<(ValueId, usize)>>()
+    };
+    let maker: BTreeMap<ValueId, usize> = units.iter().enumerate().flat_map(made).collect();
+    let phases = phases(graph, &units, &maker)?;
+    // Row-wise nodes of one phase share a group, everything else has its own.
+    let key = |i: usize| {
+        let unit = &units[i];
+        let alone = if unit.kind == GroupKind::Row { 0 } else { unit.root.0 };
+        (phases[i], unit.kind, unit.rows.clone(), alone)
+    };
+    let mut groups: BTreeMap<(u32, GroupKind, Name, u32), Group> = BTreeMap::new();
     let mut stored: BTreeMap<ValueId, BTreeSet<DType>> = BTreeMap::new();
-    for (i, node) in graph.nodes.iter().enumerate() {
-        for v in &node.operands {
-            let Def::Node(NodeId(from), _) = graph.value(*v).def else { continue };
-            let leaves = group_of[from as usize].is_some()
-                && group_of[from as usize] != group_of[i]
-                && !is_history(graph, *v);
-            if leaves {
-                let id = NodeId(i as u32);
-                let dtype = demanded(graph, id, *v, &operands);
-                stored.entry(*v).or_default().insert(dtype);
+    for (i, unit) in units.iter().enumerate() {
+        let (kind, phase, rows) = (unit.kind, phases[i], unit.rows.clone());
+        let claim = unit.claim.map(|(at, _)| at);
+        let new = || Group { kind, phase, rows, nodes: vec![], claim };
+        groups.entry(key(i)).or_insert_with(new).nodes.extend(&unit.nodes);
+        for v in unit.reads.iter().filter(|v| !is_history(graph, **v)) {
+            if maker.get(v).is_some_and(|from| key(*from) != key(i)) {
+                stored.entry(*v).or_default().insert(demanded(graph, unit, *v, &operands));
             }
         }
     }
@@ -190,9 +271,5 @@ pub fn partition(graph: &Graph, operands: Operands) -> Result<Partition, LowerEr
         let dtype = if natural.class() == Class::Float { DType::F32 } else { natural };
         stored.entry(*v).or_default().insert(dtype);
     }
-    let groups = groups
-        .into_iter()
-        .map(|((phase, kind, rows, _), nodes)| Group { kind, phase, rows, nodes })
-        .collect();
-    Ok(Partition { groups, stored, operands })
+    Ok(Partition { groups: groups.into_values().collect(), stored, operands, claims })
 }

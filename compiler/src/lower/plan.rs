@@ -115,7 +115,7 @@ impl<'a> Planner<'a> {
 
     fn blocks(&self, entry: &program::Entry) -> Result<Blocks<'a>, LowerError> {
         let mut blocks = Blocks { partitions: vec![], of_call: vec![], bindings: HashMap::new() };
-        let operands = precision::operands(self.program, entry, self.options);
+        let operands = precision::operands(self.program, entry, self.options)?;
         for (call, operands) in entry.calls.iter().zip(operands) {
             let graph = self.block(call);
             let same =

@@ -5,6 +5,8 @@
 //! first choice reaches every choice there is, so products there, a few layers' worth, take their
 //! activations with twice the digits.
 
+use crate::lower::claims::Claims;
+use crate::lower::error::LowerError;
 use crate::lower::partition::{GroupKind, kind_of, op_name};
 use crate::lower::schedule::RowBucket;
 use crate::options::{Above, Compute, Options};
@@ -84,23 +86,33 @@ impl Operand {
     }
 }
 
-/// The operand of each node that has tile products.
+/// The operand of each node that has tile products, of a claim by its root.
 pub type Operands = BTreeMap<NodeId, Operand>;
 
 /// Operands in each call of an entry.
-pub fn operands(program: &Program, entry: &Entry, options: &Options) -> Vec<Operands> {
+///
+/// Errors: E0261 for a group that no generator takes.
+pub fn operands(
+    program: &Program,
+    entry: &Entry,
+    options: &Options,
+) -> Result<Vec<Operands>, LowerError> {
     let above = above(program, entry, options.bf16x2);
     let of = |(call, above): (&Call, &BTreeSet<NodeId>)| {
         let graph = block(program, call);
-        let deciding = deciding(graph);
+        let claims = Claims::of(graph)?;
+        let deciding = deciding(graph, &claims);
         let operand = |id: NodeId| match options.compute {
             Compute::F32 => Operand::F32,
             Compute::Bf16 if deciding.contains(&id) => Operand::F32,
             Compute::Bf16 if above.contains(&id) => Operand::Bf16x2,
             Compute::Bf16 => Operand::Bf16,
         };
-        let products = numbered(graph).filter(|(_, node)| kind_of(graph, node).multiplies());
-        products.map(|(id, _)| (id, operand(id))).collect()
+        // A claim's products share its operand.
+        let is_root = |id: NodeId| claims.covering(id).is_none_or(|c| c.root == id);
+        let products = numbered(graph).map(|(id, _)| id).filter(|id| is_root(*id));
+        let products = products.filter(|id| kind_of(graph, &claims, *id).multiplies());
+        Ok(products.map(|id| (id, operand(id))).collect())
     };
     entry.calls.iter().zip(&above).map(of).collect()
 }
@@ -150,14 +162,14 @@ fn above(program: &Program, entry: &Entry, which: Above) -> Vec<BTreeSet<NodeId>
 }
 
 /// Contractions from whose result a `topk` is reached through row-wise nodes alone: routers.
-fn deciding(graph: &Graph) -> BTreeSet<NodeId> {
+fn deciding(graph: &Graph, claims: &Claims) -> BTreeSet<NodeId> {
     let mut decides: BTreeSet<ValueId> = BTreeSet::new();
     let mut found = BTreeSet::new();
     for (id, node) in numbered(graph).rev() {
         if op_name(node) != "topk" && !node.results.iter().any(|r| decides.contains(r)) {
             continue;
         }
-        match kind_of(graph, node) {
+        match kind_of(graph, claims, id) {
             GroupKind::Row => decides.extend(&node.operands),
             GroupKind::Contraction => {
                 found.insert(id);

@@ -4,7 +4,6 @@ use ir::dtype::{Class, DType};
 use ir::error::IrError;
 use ir::graph::builder::GraphBuilder;
 use ir::graph::{Graph, ValueId};
-use ir::ops::attention::AttentionAttrs;
 use ir::tensor::Tensor;
 use tests::kernel::Noise;
 
@@ -515,8 +514,10 @@ impl Maker {
             .choose(&[(&["t", "h", "d"][..], &["t", "h", "f"][..]), (&["t", "d"], &["t", "f"])]);
         let (k, v) = (self.fresh(keys), self.fresh(values));
         let mask = self.mask(&["s", "t"]);
-        let attrs = AttentionAttrs { over: "d", scale: 0.4, causal: false };
-        let r = self.b.attention([q, k, v], mask, attrs)?;
+        let scores = self.b.contract(q, k, &["s", "h", "t"])?;
+        let scores = self.b.map("0.4 * x", &[("x", scores)], &["s", "h", "t"])?;
+        let shares = self.b.softmax(scores, mask, "t")?;
+        let r = self.b.contract(shares, v, &["s", "h", "f"])?;
         self.keep(r)
     }
 

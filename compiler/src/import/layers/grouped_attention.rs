@@ -1,11 +1,11 @@
 //! Attention whose heads share keys and values in groups.
 
+use super::causal::causal_attention;
 use super::rotary::{self, Pairing, rotate};
 use crate::import::assembly::{Block, StateRef};
 use crate::import::catalogue::Tensor;
 use ir::error::IrError;
 use ir::graph::ValueId;
-use ir::ops::attention::AttentionAttrs;
 
 /// Shape of grouped attention.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,8 +50,7 @@ pub fn grouped_attention(
     let v = v.apply(b, x, &at("v"), hidden, c.qkv_bias)?;
     let k = b.keep(keys, k)?;
     let v = b.keep(values, v)?;
-    let attrs = AttentionAttrs { over: "d", scale: c.scale, causal: true };
-    let o = b.graph.attention([q, k, v], None, attrs)?;
+    let o = causal_attention(b, [q, k, v], &["g", "p"], "dv", c.scale)?;
     let tensor = Tensor::linear(&at("o"), [hidden, c.heads * c.width]);
     let w = b.weight("w_o", &["D", "g", "p", "dv"], &tensor);
     let y = b.graph.contract(o, w, &["s", "D"])?;

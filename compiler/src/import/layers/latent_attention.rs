@@ -1,13 +1,13 @@
 //! Multi-head latent attention in its naive form: keys and values of every head are computed from
 //! the latent and kept.
 
+use super::causal::causal_attention;
 use super::rotary::{self, Pairing, rotate};
 use crate::import::assembly::{Block, StateRef};
 use crate::import::catalogue::Tensor;
 use ir::dim::Dim;
 use ir::error::IrError;
 use ir::graph::ValueId;
-use ir::ops::attention::AttentionAttrs;
 
 /// ε of the latents' norms, whatever the model's own is: the published code leaves the default.
 const LATENT_EPS: f64 = 1e-6;
@@ -46,8 +46,7 @@ pub fn latent_attention(
     let (k, v) = keys_and_values(b, [x, rope], prefix, hidden, c)?;
     let k = b.keep(keys, k)?;
     let v = b.keep(values, v)?;
-    let attrs = AttentionAttrs { over: "d", scale: c.scale, causal: true };
-    let o = b.graph.attention([q, k, v], None, attrs)?;
+    let o = causal_attention(b, [q, k, v], &["h"], "dv", c.scale)?;
     let tensor = Tensor::linear(&format!("{prefix}.o_proj"), [hidden, c.heads * c.value]);
     let w = b.weight("w_o", &["D", "h", "dv"], &tensor);
     b.graph.contract(o, w, &["s", "D"])

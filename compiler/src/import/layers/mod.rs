@@ -3,6 +3,7 @@
 //! Names of indices: `D` hidden, `V` vocabulary, `h` heads, `f` width of a network, `e` experts,
 //! `k` chosen ones, `i` and `z` pairs of a rotation and their two parts.
 
+pub mod causal;
 pub mod ends;
 pub mod experts;
 pub mod grouped_attention;
