@@ -10,6 +10,7 @@ use std::process::Command;
 const EDGES: &[(&str, &[&str])] = &[
     ("ir", &[]),
     ("artifact", &[]),
+    ("check", &["ir"]),
     ("compiler", &["ir", "artifact"]),
     ("target-cranelift", &["ir"]),
     ("target-llvm", &["ir"]),
@@ -18,7 +19,16 @@ const EDGES: &[(&str, &[&str])] = &[
     ("stub", &["generate"]),
     (
         "latentc",
-        &["ir", "artifact", "compiler", "target-cranelift", "target-llvm", "runtime", "generate"],
+        &[
+            "ir",
+            "artifact",
+            "check",
+            "compiler",
+            "target-cranelift",
+            "target-llvm",
+            "runtime",
+            "generate",
+        ],
     ),
 ];
 

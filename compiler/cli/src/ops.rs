@@ -41,6 +41,7 @@ fn codes() -> Vec<(&'static str, &'static str)> {
         compiler::lower::LowerError::CODES,
         compiler::compile::CompileError::CODES,
         compiler::options::OptionError::CODES,
+        check::CheckError::CODES,
         diagnostic::CODES,
         artifact::error::ArtifactError::CODES,
         runtime::RuntimeError::CODES,
