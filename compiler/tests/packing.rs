@@ -3,7 +3,8 @@
 
 use compiler::error::ImportError;
 use compiler::import::source::{StoredType, TensorInfo, WeightSource};
-use compiler::pack::{From, Packed, pack};
+use compiler::pack::constant::Constant;
+use compiler::pack::{Packed, pack};
 use ir::dtype::{DType, Encoding};
 use ir::graph::program::{Program, Source, View, Weight};
 use ir::kernel::code;
@@ -67,14 +68,14 @@ fn check(stored: &str, kept: &str, order: Option<&str>, dims: [i64; 3]) {
     let end = matrix.grid_byte().unwrap_or(memory.len() as u64) as usize;
     let source = Tensors { codes: memory[..end].to_vec(), scales: memory[end..].to_vec() };
     let program = program(stored, dims);
-    let from = From::Weight { weight: "w".into(), axes: [vec![0], vec![1], vec![2]] };
+    let from = Constant::weight(&program.weights[0]);
     let packed = Packed {
         from,
         encoding: kept,
         dims: vec![batch, rows, cols],
         packing: order.map(|text| packing(text).unwrap()),
     };
-    let layout = packed.layout(&program).unwrap();
+    let layout = packed.layout().unwrap();
     for threads in [1, 3] {
         let mut bytes = vec![];
         pack(&packed, &program, &source, threads, &mut |part| {
@@ -119,11 +120,11 @@ fn scales_follow_the_codes_or_stand_among_them() {
 #[test]
 fn orders_without_whole_rows_are_refused() {
     let program = program(DType::BF16.into(), [1, 4, 6]);
-    let from = From::Weight { weight: "w".into(), axes: [vec![0], vec![1], vec![2]] };
+    let from = Constant::weight(&program.weights[0]);
     let (encoding, dims) = (DType::BF16.into(), vec![1, 4, 6]);
     let columns_first = Some(packing("[0/1, 2/1, 1/1]").unwrap());
     let packed = Packed { from, encoding, dims, packing: columns_first };
-    let error = packed.layout(&program).unwrap_err();
+    let error = packed.layout().unwrap_err();
     assert!(error.to_string().contains("[1, 4, 6]"), "{error}");
 }
 
@@ -133,7 +134,7 @@ fn stored_codes_of_less_than_a_byte_are_refused() {
         let stored: Encoding = stored.parse().unwrap();
         let program = program(stored, [1, 4, 8]);
         let source = Tensors { codes: vec![0; 16], scales: vec![0; 32] };
-        let from = From::Weight { weight: "w".into(), axes: [vec![0], vec![1], vec![2]] };
+        let from = Constant::weight(&program.weights[0]);
         for encoding in [stored, DType::F32.into()] {
             let from = from.clone();
             let packed = Packed { from, encoding, dims: vec![1, 4, 8], packing: None };

@@ -1,5 +1,6 @@
 //! Logits of an independent implementation, in the form of `tests/goldens`.
 
+use compiler::import::{ImportOptions, Imported, import};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -91,4 +92,23 @@ pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
     let difference = norm(&mut a.iter().zip(b).map(|(x, y)| f64::from(*x) - f64::from(*y)));
     difference / norm(&mut b.iter().map(|x| f64::from(*x)))
+}
+
+/// A model's family with other values for some keys of its config (null removes a key), and
+/// made-up weights.
+pub fn made_up(base: &str, changes: &Value, seed: u64) -> Imported {
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(model(base).join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    let map = config.as_object_mut().unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => drop(map.remove(key)),
+            value => drop(map.insert(key.clone(), value.clone())),
+        }
+    }
+    let path = dir.path().join("config.json");
+    std::fs::write(&path, config.to_string()).unwrap();
+    let options = ImportOptions { dummy_weights: Some(seed), ..ImportOptions::default() };
+    import(&path, &options).unwrap_or_else(|e| panic!("{base}: {e:?}"))
 }

@@ -7,12 +7,16 @@
 //! - [`kernel`]: single kernels by every target and by interpreters
 //! - [`native`]: models compiled, loaded and stepped in this process
 //! - [`rebuild`]: programs edited node by node
+//! - [`chosen`]: programs in forms that a rewriter may choose
+//! - [`exact`]: f32 against the graph interpreter
 //! - [`near`]: bf16 against f32
 //! - [`choices`]: which experts rows go to, and where two computations part
 
 #![allow(clippy::unwrap_used)]
 
 pub mod choices;
+pub mod chosen;
+pub mod exact;
 pub mod goldens;
 pub mod kernel;
 pub mod native;

@@ -138,15 +138,15 @@ fn round_block(graph: &Graph, operands: &Operands) -> Graph {
 }
 
 /// A graph on its way into another one.
-struct Copy<'g> {
+pub(crate) struct Copy<'g> {
     from: &'g Graph,
-    builder: GraphBuilder,
+    pub(crate) builder: GraphBuilder,
     /// What stands for each value.
-    of: HashMap<ValueId, ValueId>,
+    pub(crate) of: HashMap<ValueId, ValueId>,
 }
 
 impl<'g> Copy<'g> {
-    fn new(from: &'g Graph) -> Self {
+    pub(crate) fn new(from: &'g Graph) -> Self {
         let mut builder = GraphBuilder::like(&from.name, from);
         let mut of = HashMap::new();
         for (at, id) in from.params.iter().enumerate() {
@@ -157,7 +157,7 @@ impl<'g> Copy<'g> {
         Copy { from, builder, of }
     }
 
-    fn node(&mut self, node: &Node, operands: Vec<ValueId>) {
+    pub(crate) fn node(&mut self, node: &Node, operands: Vec<ValueId>) {
         let operands = operands.iter().map(|v| self.of[v]).collect();
         self.apply(node, operands);
     }
@@ -195,14 +195,14 @@ impl<'g> Copy<'g> {
         self.builder.map(text, &[("a", a), ("b", b)], &indices).unwrap()
     }
 
-    fn apply(&mut self, node: &Node, mut operands: Vec<ValueId>) {
+    pub(crate) fn apply(&mut self, node: &Node, mut operands: Vec<ValueId>) {
         let mask = if node.masked { operands.pop() } else { None };
         let types = self.from.types(&node.results);
         let made = self.builder.node(node.op, &operands, mask, node.attrs.clone(), Some(&types));
         self.of.extend(node.results.iter().copied().zip(made.unwrap()));
     }
 
-    fn finish(mut self, outputs: impl Iterator<Item = ValueId>) -> Graph {
+    pub(crate) fn finish(mut self, outputs: impl Iterator<Item = ValueId>) -> Graph {
         for value in outputs {
             self.builder.output(self.of[&value]);
         }

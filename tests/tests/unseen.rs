@@ -2,77 +2,18 @@
 //! against the graph interpreter.
 #![allow(clippy::unwrap_used)]
 
-use compiler::import::{ImportOptions, Imported, import};
-use compiler::options::{Compute, Options};
-use generate::logits::Feed;
+use compiler::options::Options;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-use tests::goldens::{Prompt, model};
-use tests::native::{Levels, build_imported, logits};
-use tests::near;
-use tests::reference::Reference;
+use tests::goldens::made_up;
+use tests::{exact, near};
 
-/// Lengths of the prompts.
-const LENGTHS: [usize; 3] = [1, 7, 70];
 /// Relative error allowed at each position.
 const BOUND: f64 = 1e-4;
 
-/// The config of a model with other values for some keys; null removes a key.
-fn config(dir: &Path, base: &str, changes: &Value) -> PathBuf {
-    let text = std::fs::read_to_string(model(base).join("config.json")).unwrap();
-    let mut config: Value = serde_json::from_str(&text).unwrap();
-    let map = config.as_object_mut().unwrap();
-    for (key, value) in changes.as_object().unwrap() {
-        match value {
-            Value::Null => drop(map.remove(key)),
-            value => drop(map.insert(key.clone(), value.clone())),
-        }
-    }
-    let path = dir.join("config.json");
-    std::fs::write(&path, config.to_string()).unwrap();
-    path
-}
-
 fn check(base: &str, changes: Value, page_tokens: u32, seed: u64) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = config(dir.path(), base, &changes);
-    let options = ImportOptions { dummy_weights: Some(seed), ..ImportOptions::default() };
-    let imported = import(&path, &options).unwrap_or_else(|e| panic!("{base}: {e:?}"));
-    in_f32(base, &changes, &imported, page_tokens);
-    near::check(base, &imported, &prompts_of(&imported), &Options::default());
-}
-
-/// Prompts with the graph interpreter's logits.
-fn prompts_of(imported: &Imported) -> Vec<Prompt> {
-    let vocab = imported.info.vocab as usize;
-    let mut reference = Reference::new(imported);
-    let prompt = |n: &usize| {
-        let ids: Vec<i32> = (0..*n).map(|i| ((i * i * 37 + i * 11 + n) % vocab) as i32).collect();
-        let logits = reference.logits(&ids).chunks_exact(vocab).map(<[f32]>::to_vec).collect();
-        Prompt { ids, first: 0, logits, greedy: vec![], sure_steps: 0 }
-    };
-    LENGTHS.iter().map(prompt).collect()
-}
-
-fn in_f32(base: &str, changes: &Value, imported: &Imported, page_tokens: u32) {
-    let prompts = prompts_of(imported);
-    let ids: Vec<Vec<i32>> = prompts.iter().map(|p| p.ids.clone()).collect();
-    let options = Options { compute: Compute::F32, page_tokens, ..Options::default() };
-    let built = build_imported(imported, &options, Levels::All);
-    for way in &built.ways {
-        let mut worst = 0f64;
-        for feed in [Feed::Whole, Feed::BatchedChunks(5)] {
-            let found = logits(&mut built.engine(way, 2, 256), &ids, feed);
-            for (p, (prompt, found)) in prompts.iter().zip(&found).enumerate() {
-                for (row, error) in prompt.errors(found).into_iter().enumerate() {
-                    let place = format!("{base} {way} {feed:?}, prompt {p}, row {row}");
-                    assert!(error < BOUND, "{place}: {error:e}");
-                    worst = worst.max(error);
-                }
-            }
-        }
-        println!("{base} {changes} {way}: {worst:.1e}");
-    }
+    let imported = made_up(base, &changes, seed);
+    exact::check(&format!("{base} {changes}"), &imported, page_tokens, BOUND);
+    near::check(base, &imported, &exact::prompts_of(&imported), &Options::default());
 }
 
 /// Numbers that divide nothing.

@@ -5,6 +5,7 @@ use crate::lower::claims::Form;
 use crate::lower::code::{
     BlockArg, BlockCode, BlockGrid, BlockLaunch, BlockTemp, Kernels, StepInput, WeightUse,
 };
+use crate::lower::constant;
 use crate::lower::contraction::{self, Contraction, weight_packing};
 use crate::lower::error::LowerError;
 use crate::lower::experts::{self, Experts};
@@ -14,14 +15,15 @@ use crate::lower::row;
 use crate::lower::schedule::{self, ContractionTile, RowBucket};
 use crate::lower::work::{self, Work};
 use crate::options::Options;
-use crate::pack::rows::keeps_blocks;
+use crate::pack::constant::Constant;
+use crate::pack::scales::keeps_blocks;
 use ir::attr::Attr;
 use ir::device::DeviceSpec;
 use ir::dim::{Dim, Name};
 use ir::dtype::{Class, DType, Encoding};
-use ir::graph::program::Weight;
+use ir::graph::program::{Program, Weight};
 use ir::graph::{Def, Graph, Node, NodeId, ParamKind, ValueId};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Greatest number of rows of a step: sizes of rows fit 32 bits.
 const ROWS_MAX: i64 = 1 << 24;
@@ -43,7 +45,9 @@ pub struct Block<'a> {
     pub bucket: RowBucket,
     /// Kernels of the whole program.
     pub kernels: &'a mut Kernels,
-    /// Weights that calls bind to each parameter.
+    /// What has the weights.
+    pub program: &'a Program,
+    /// Weights that calls bind to each parameter, one for each call.
     pub bindings: &'a HashMap<ValueId, Vec<&'a Weight>>,
     /// The result.
     pub code: BlockCode,
@@ -69,7 +73,9 @@ pub struct BlockInput<'a> {
     pub graph: &'a Graph,
     /// Its groups.
     pub partition: &'a Partition,
-    /// Weights that calls bind to each parameter.
+    /// What has the weights.
+    pub program: &'a Program,
+    /// Weights that calls bind to each parameter, one for each call.
     pub bindings: &'a HashMap<ValueId, Vec<&'a Weight>>,
     /// What the user chose.
     pub options: &'a Options,
@@ -90,6 +96,7 @@ pub fn lower(input: &BlockInput<'_>, kernels: &mut Kernels) -> Result<BlockCode,
         device: input.device,
         bucket: input.bucket,
         kernels,
+        program: input.program,
         bindings: input.bindings,
         code: BlockCode::default(),
         moe: HashMap::new(),
@@ -171,17 +178,45 @@ impl Block<'_> {
         if all.is_some_and(|d| d.contains(&wanted)) { wanted } else { self.stored_dtype(value) }
     }
 
-    /// Encoding in which a weight is packed when it is read with these axes: its own, unless its
-    /// blocks of scales are not blocks of the packed tensor.
-    pub fn weight_encoding(&self, param: ValueId, axes: &[Vec<usize>; 3]) -> Encoding {
-        let stored = self.graph.ty(param).encoding;
-        let bound = self.bindings.get(&param).map_or([].as_slice(), |b| b);
-        let aligned = |w: &&Weight| keeps_blocks(w, [&axes[0], &axes[1], &axes[2]]);
-        if stored.is_plain() || bound.iter().all(aligned) {
-            stored
-        } else {
-            self.options.compute.dtype().into()
+    /// Encoding in which a constant is packed when it is read with these axes: of views of weights
+    /// that of the weights, unless blocks of scales are no blocks of the packed tensor; else f32.
+    ///
+    /// Errors: E0261.
+    pub fn weight_encoding(
+        &self,
+        value: ValueId,
+        axes: &[Vec<usize>; 3],
+    ) -> Result<Encoding, LowerError> {
+        let bound = self.constants(value, axes)?;
+        let mut encodings = BTreeSet::new();
+        for constant in &bound {
+            let Some(views) = constant.views(self.program) else { return Ok(DType::F32.into()) };
+            encodings.extend(views.iter().map(|(_, weight)| weight.encoding));
         }
+        let first = encodings.first().copied();
+        let own = first.filter(|_| encodings.len() == 1).unwrap_or(self.graph.ty(value).encoding);
+        let keeps = |scale| bound.iter().all(|c| keeps_blocks(c, self.program, scale));
+        Ok(match own.scale {
+            _ if encodings.len() > 1 && encodings.contains(&DType::F32.into()) => DType::F32.into(),
+            None if encodings.len() == 1 => own,
+            Some(scale) if keeps(scale) => own,
+            _ => self.options.compute.dtype().into(),
+        })
+    }
+
+    /// What calls make of a constant, as batch, rows and columns.
+    fn constants(
+        &self,
+        value: ValueId,
+        axes: &[Vec<usize>; 3],
+    ) -> Result<Vec<Constant>, LowerError> {
+        let calls = self.bindings.values().map(Vec::len).max().unwrap_or(0);
+        let of_call = |call: usize| {
+            let bound = |param| self.bindings.get(&param)?.get(call).copied();
+            let constant = constant::resolve(self.graph, value, &bound)?;
+            constant::grouped(self.graph, value, &constant, axes)
+        };
+        (0..calls).map(of_call).collect()
     }
 
     /// How activations enter the products of a node.
@@ -222,14 +257,14 @@ impl Block<'_> {
 
     fn weight_use(
         &self,
-        param: ValueId,
+        value: ValueId,
         [batch, rows, cols]: [&[Name]; 3],
     ) -> Result<WeightUse, LowerError> {
-        let axes = [batch, rows, cols].map(|part| self.positions(param, part));
-        let encoding = self.weight_encoding(param, &axes);
+        let axes = [batch, rows, cols].map(|part| self.positions(value, part));
+        let encoding = self.weight_encoding(value, &axes)?;
         let dims = vec![self.product(batch)?, self.product(rows)?, self.product(cols)?];
         let packing = Some(weight_packing(encoding));
-        Ok(WeightUse { param, axes, encoding, dims, packing })
+        Ok(WeightUse { value, axes, encoding, dims, packing })
     }
 
     fn contraction(&mut self, group: &Group) -> Result<(), LowerError> {
@@ -382,7 +417,7 @@ impl Block<'_> {
         let (chosen, width) = (e.experts.1, e.widths.2);
         self.moe.insert(id, MoeTemps { slot_of, results, chosen, width });
         let [gate_use, up_use, down_use] = uses;
-        debug_assert_eq!([gate_use.param, up_use.param, down_use.param], [gate, up, down]);
+        debug_assert_eq!([gate_use.value, up_use.value, down_use.value], [gate, up, down]);
         let weight = |w: WeightUse| BlockArg::Weight(Box::new(w));
         let temp = BlockArg::Temp;
         let [sort_work, up_work, down_work] = work::experts(&e);

@@ -3,7 +3,7 @@
 
 use crate::lower::error::LowerError;
 use crate::lower::work::Work;
-use crate::pack::From;
+use crate::pack::constant::Constant;
 use ir::dim::{Dim, Name};
 use ir::dtype::{DType, Encoding};
 use ir::graph::ValueId;
@@ -44,11 +44,11 @@ impl StepInput {
     }
 }
 
-/// A weight as one kernel of a block wants it.
+/// A weight, or a constant made of weights, as one kernel of a block wants it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WeightUse {
-    /// The block's parameter.
-    pub param: ValueId,
+    /// The block's parameter, or another constant value.
+    pub value: ValueId,
     /// Its logical axes, by position, as batch, rows and columns.
     pub axes: [Vec<usize>; 3],
     /// Encoding that the kernel reads.
@@ -67,7 +67,7 @@ pub enum BlockArg {
     /// A weight of the graph.
     Weight(Box<WeightUse>),
     /// Numbers known when compiling.
-    Numbers(From),
+    Numbers(Constant),
     /// Rows of a state parameter.
     State(ValueId),
     /// What the step tells.

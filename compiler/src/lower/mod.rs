@@ -15,6 +15,7 @@ pub mod attention;
 pub mod block;
 pub mod claims;
 pub mod code;
+pub mod constant;
 pub mod contraction;
 pub mod error;
 pub mod experts;

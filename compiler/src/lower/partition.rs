@@ -6,6 +6,7 @@
 //! data flow has.
 
 use crate::lower::claims::{Claim, Claims};
+use crate::lower::constant::is_constant;
 use crate::lower::error::LowerError;
 use crate::lower::precision::Operands;
 use ir::dim::{Dim, Name, Sort};
@@ -66,17 +67,20 @@ pub fn op_name(node: &Node) -> &'static str {
     node.op.0.schema().name
 }
 
-/// Which operand of a contraction is the weight, if it is one of rows with a weight.
+/// Which operand of a contraction is the weight, if it is one of rows with a weight: a constant,
+/// of which something is summed over.
 pub fn weight_operand(graph: &Graph, node: &Node) -> Option<usize> {
-    let is_weight = |v: &ValueId| matches!(graph.value(*v).def, Def::Param(_, ParamKind::Weight));
     if op_name(node) != "contract" || node.operands.len() != 2 {
         return None;
     }
-    match (is_weight(&node.operands[0]), is_weight(&node.operands[1])) {
-        (false, true) => Some(1),
-        (true, false) => Some(0),
-        _ => None,
-    }
+    let is_weight = |v: &ValueId| is_constant(graph, *v);
+    let at = match (is_weight(&node.operands[0]), is_weight(&node.operands[1])) {
+        (false, true) => 1,
+        (true, false) => 0,
+        _ => return None,
+    };
+    let result = graph.ty(node.results[0]);
+    graph.ty(node.operands[at]).indices.iter().any(|i| !result.has(i)).then_some(at)
 }
 
 /// The index of a value that runs over rows of the step: one whose extent the host learns anew at
@@ -267,6 +271,11 @@ pub fn partition(graph: &Graph, operands: Operands) -> Result<Partition, LowerEr
         }
     }
     for v in graph.outputs.iter().filter(|v| !is_history(graph, **v)) {
+        if is_constant(graph, *v) {
+            let (graph, node) = (graph.name.clone(), "output");
+            let (found, expected) = ("a constant".to_string(), "a value of rows".to_string());
+            return Err(LowerError::Form { graph, node, found, expected });
+        }
         let natural = graph.value(*v).ty.encoding.decoded();
         let dtype = if natural.class() == Class::Float { DType::F32 } else { natural };
         stored.entry(*v).or_default().insert(dtype);

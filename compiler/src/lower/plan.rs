@@ -4,6 +4,7 @@ use crate::lower::arena::{Temp, lay_out};
 use crate::lower::attention::{row_blocks, row_blocks_bytes};
 use crate::lower::block::{self, BlockInput};
 use crate::lower::code::{BlockArg, BlockCode, BlockGrid, Kernels, StepInput};
+use crate::lower::constant;
 use crate::lower::error::LowerError;
 use crate::lower::partition::{Partition, partition, row_index};
 use crate::lower::precision;
@@ -12,7 +13,7 @@ use crate::lower::schedule::{BUCKETS, RowBucket};
 use crate::lower::size::size_expr;
 use crate::lower::work;
 use crate::options::Options;
-use crate::pack::{self, Packed};
+use crate::pack::Packed;
 use artifact::plan::{
     Arg, Bucket, Buffer, Condition, Entry, Grid, Kernel, Launch, PLAN_VERSION, Place, Plan, State,
     StateKind, Step, Tensor, Weight,
@@ -158,6 +159,15 @@ impl<'a> Planner<'a> {
         Ok(Entry { name: name.into(), inputs, outputs, buckets })
     }
 
+    /// The weight that a call binds to a parameter.
+    fn bound(&self, frame: &Frame<'a>, param: ValueId) -> Option<&'a program::Weight> {
+        let at = frame.graph.params.iter().position(|p| *p == param)?;
+        match frame.call.args.get(at)? {
+            program::Arg::Weight(name) => self.program.weight(name),
+            _ => None,
+        }
+    }
+
     /// The row of the plan's table for a weight packed so.
     ///
     /// Errors: E0265.
@@ -165,7 +175,7 @@ impl<'a> Planner<'a> {
         if let Some(at) = self.packed.iter().position(|p| *p == packed) {
             return Ok(at as u32);
         }
-        let bytes = match packed.layout(self.program) {
+        let bytes = match packed.layout() {
             Ok(layout) => layout.size_bytes(),
             Err(error) => return Err(LowerError::Weight { weight: packed.name(), error }),
         };
@@ -341,6 +351,7 @@ impl<'p, 'a> Walk<'p, 'a> {
                 let input = BlockInput {
                     graph,
                     partition,
+                    program: self.planner.program,
                     bindings: &blocks.bindings[&call.block],
                     options: self.planner.options,
                     device: self.planner.device,
@@ -498,19 +509,15 @@ impl<'p, 'a> Walk<'p, 'a> {
                 }
             },
             BlockArg::Weight(w) => {
-                let at = frame.graph.params.iter().position(|p| *p == w.param);
-                let program::Arg::Weight(name) =
-                    &frame.call.args[at.expect("a weight is a parameter")]
-                else {
-                    unreachable!("a verified call binds weights to weight parameters")
-                };
-                let from = pack::From::Weight { weight: name.clone(), axes: w.axes.clone() };
+                let bound = |param| self.planner.bound(frame, param);
+                let constant = constant::resolve(frame.graph, w.value, &bound)?;
+                let from = constant::grouped(frame.graph, w.value, &constant, &w.axes)?;
                 let dims = w.dims.iter().map(|d| *d as u64).collect();
                 let (encoding, packing) = (w.encoding, w.packing.clone());
                 Arg::Weight(self.planner.pack(Packed { from, encoding, dims, packing })?)
             }
             BlockArg::Numbers(from) => {
-                let dims = from.extents(self.planner.program).to_vec();
+                let dims = from.dims.iter().map(|d| *d as u64).collect();
                 let (from, encoding, packing) = (from.clone(), DType::F32.into(), None);
                 Arg::Weight(self.planner.pack(Packed { from, encoding, dims, packing })?)
             }

@@ -2,14 +2,15 @@
 
 use crate::lower::block::Block;
 use crate::lower::code::{BlockArg, BlockGrid, BlockLaunch, StepInput, WeightUse};
+use crate::lower::constant::is_constant;
 use crate::lower::error::LowerError;
 use crate::lower::partition::{Group, op_name, row_index};
 use crate::lower::work::{self, Work};
-use crate::pack::From;
+use crate::pack::constant::Constant;
 use ir::attr::Attr;
 use ir::dim::{Dim, Name};
 use ir::dtype::DType;
-use ir::graph::{Def, Graph, Node, NodeId, ParamKind, ValueId};
+use ir::graph::{Def, Graph, Node, NodeId, ValueId};
 use ir::kernel::builder::{At, KernelBuilder, tensor};
 use ir::kernel::{self, LoopHints, ParamId, Role, TileType};
 use ir::tiles::{Env, Row, Tile, Tiles};
@@ -99,6 +100,7 @@ impl RowKernel<'_, '_> {
         match op_name(node) {
             "append" => return self.append(tiles, node),
             "gather" if self.named_by_row(node) => return self.row_of(tiles, node),
+            "slice" if self.is_stored(node.operands[0]) => return self.sliced(tiles, node),
             "contract" => self.multiply(node)?,
             _ => {}
         }
@@ -118,7 +120,8 @@ impl RowKernel<'_, '_> {
             expected: e.expected.to_string(),
         })?;
         for (_, values) in &tiles.constants[known..] {
-            self.args.push(BlockArg::Numbers(From::Numbers(values.clone())));
+            self.args
+                .push(BlockArg::Numbers(Constant::numbers(values, &[1, 1, values.len() as i64])));
             let numbers = Dim::constant(values.len() as i64);
             self.work.bytes = self.work.bytes.plus(&work::bytes(&numbers, DType::F32));
         }
@@ -131,8 +134,9 @@ impl RowKernel<'_, '_> {
             return Ok(());
         }
         let tile = match self.graph.value(value).def {
+            _ if is_constant(self.graph, value) => self.weight(tiles, value, None)?,
             Def::Node(id, _) if row_index(self.graph, value).is_none() => {
-                // A constant: made where it is needed.
+                // Numbers: made where they are needed.
                 for v in &self.graph.node(id).operands {
                     self.bring(tiles, *v)?;
                 }
@@ -141,37 +145,78 @@ impl RowKernel<'_, '_> {
             Def::Node(id, _) if op_name(self.graph.node(id)) == "moe" => {
                 self.combined(tiles, id, value)?
             }
-            Def::Param(_, ParamKind::Weight) => self.weight(tiles, value, None)?,
-            _ => self.stored(tiles, value, None)?,
+            _ => self.stored_row(tiles, value, None)?,
         };
         self.env.insert(value, tile);
         Ok(())
     }
 
+    /// Whether a value is to be read from memory, and no part of it has been.
+    fn is_stored(&self, value: ValueId) -> bool {
+        let here = match self.graph.value(value).def {
+            Def::Node(id, _) => {
+                self.group.nodes.contains(&id) || op_name(self.graph.node(id)) == "moe"
+            }
+            Def::Param(..) => false,
+        };
+        let kept = self.block.partition.stored.contains_key(&value);
+        kept && !here && !self.env.contains_key(&value)
+    }
+
+    /// A part of a stored value: the rest is not read.
+    fn sliced(&mut self, tiles: &mut Tiles, node: &Node) -> Result<(), LowerError> {
+        let (x, result) = (node.operands[0], node.results[0]);
+        let [Attr::Name(index), _, Attr::Dim(start)] = &node.attrs.0[..] else {
+            return Err(self.form(node, "other attributes", "index, into and start"));
+        };
+        let (before, after) = (self.block.stored_dims(x)?.1, self.block.stored_dims(result)?.1);
+        let first = start.bound_value(&self.graph.symbols);
+        let (Some(at), Some(first)) = (before.iter().position(|i| i == index), first) else {
+            return Err(self.form(node, "a range that moves", "one known when compiling"));
+        };
+        let mut starts = vec![0; after.len()];
+        starts[at] = first;
+        let tile = self.stored(tiles, x, None, (&after, &starts))?;
+        self.env.insert(result, tile);
+        Ok(())
+    }
+
     /// The instance's row of a stored value; or, with `at`, the row of that number.
-    fn stored(
+    fn stored_row(
         &mut self,
         tiles: &mut Tiles,
         value: ValueId,
         at: Option<kernel::ValueId>,
     ) -> Result<Tile, LowerError> {
+        let own = self.block.stored_dims(value)?.1;
+        self.stored(tiles, value, at, (&own, &vec![0; own.len()]))
+    }
+
+    /// Of a stored value's row the elements from `starts` on, over indices of their extents.
+    fn stored(
+        &mut self,
+        tiles: &mut Tiles,
+        value: ValueId,
+        at: Option<kernel::ValueId>,
+        (own, starts): (&[Name], &[i64]),
+    ) -> Result<Tile, LowerError> {
         let dtype = self.block.stored_dtype(value);
         let rows = row_index(self.graph, value).cloned();
-        let (dims, own) = self.block.stored_dims(value)?;
+        let (dims, _) = self.block.stored_dims(value)?;
         let param = self.param(tiles, tensor(dtype, &dims));
         self.args.push(BlockArg::Value(value, dtype));
         let mut coords: Vec<At> = vec![];
         if rows.is_some() {
             coords.push(At::one(at.unwrap_or(self.row)));
         }
-        let extents = self.block.extents(&own)?;
+        let extents = self.block.extents(own)?;
         let elements: i64 = extents.iter().product();
         match rows {
             Some(_) => self.touch_rows(elements, dtype),
             None => self.touch(&work::bytes(&elements.into(), dtype)),
         }
-        coords.extend(extents.iter().map(|e| At::tile(0, *e as u32)));
-        Ok(Tile { value: tiles.kernel.load(param, &coords), indices: own })
+        coords.extend(extents.iter().zip(starts).map(|(e, first)| At::tile(*first, *e as u32)));
+        Ok(Tile { value: tiles.kernel.load(param, &coords), indices: own.to_vec() })
     }
 
     /// A whole weight; or, with `at`, its row of that number along an axis.
@@ -189,11 +234,11 @@ impl RowKernel<'_, '_> {
             (0..rank.saturating_sub(1)).collect(),
             (rank.saturating_sub(1)..rank).collect(),
         ];
-        let encoding = self.block.weight_encoding(value, &axes);
+        let encoding = self.block.weight_encoding(value, &axes)?;
         let dims: Vec<Dim> = extents.iter().map(|e| Dim::constant(*e)).collect();
         let param = self.param(tiles, tensor(encoding, &dims));
         let packing = None;
-        let weight = WeightUse { param: value, axes, encoding, dims: extents.clone(), packing };
+        let weight = WeightUse { value, axes, encoding, dims: extents.clone(), packing };
         self.touch(&match at {
             Some((axis, _)) => work::weight_row_bytes(&weight, axis, &self.rows),
             None => work::weight_bytes(&weight),
@@ -238,10 +283,10 @@ impl RowKernel<'_, '_> {
         let (x_ty, result) = (self.graph.ty(x), self.graph.ty(node.results[0]));
         let axis = x_ty.indices.iter().position(|i| !result.has(i));
         let axis = axis.ok_or_else(|| self.form(node, "an index that stays", "one replaced"))?;
-        let is_weight = matches!(self.graph.value(x).def, Def::Param(_, ParamKind::Weight));
+        let is_weight = is_constant(self.graph, x);
         let tile = match (is_weight, row_index(self.graph, x)) {
             (true, _) => self.weight(tiles, x, Some((axis, at)))?,
-            (false, Some(i)) if *i == x_ty.indices[axis] => self.stored(tiles, x, Some(at))?,
+            (false, Some(i)) if *i == x_ty.indices[axis] => self.stored_row(tiles, x, Some(at))?,
             _ => {
                 let (found, expected) =
                     ("rows of a fixed index", "rows of the step or of a weight");

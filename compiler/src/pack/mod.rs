@@ -1,57 +1,37 @@
 //! Packing: weights from the checkpoint into the order their kernels read, streamed.
 //!
-//! [`ir::kernel::layout`] says where elements go, [`rows`] where they come from. A weight is made
-//! panel by panel: as many whole rows as lie together, with their scales where these are nested.
-//! Memory stays bounded by a batch of panels, whatever a weight's size.
+//! [`ir::kernel::layout`] says where elements go, [`constant`] and [`rows`] where they come from. A
+//! weight is made panel by panel: as many whole rows as lie together, with their scales where these
+//! are nested. Memory stays bounded by a batch of panels, whatever a weight's size; only what is
+//! [`computed`] is held whole.
 
+pub mod computed;
+pub mod constant;
 pub mod rows;
+pub mod scales;
+pub mod table;
 
 use crate::error::ImportError;
 use crate::import::source::WeightSource;
+use constant::Constant;
 use half::bf16;
-use ir::dim::Name;
 use ir::dtype::{DType, Encoding};
 use ir::graph::program::Program;
 use ir::kernel::layout::{GRID_ALIGN, Layout};
 use ir::kernel::packing::PackingError;
 use ir::kernel::{Packing, code};
-use rows::{Rows, ScaleGrid};
+use rows::{Decoder, Rows};
+use scales::ScaleGrid;
+use std::collections::HashSet;
 
 /// Bytes of packed panels made at once, if one panel is not more.
 pub const BATCH_BYTES: usize = 16 << 20;
 
-/// What a packed weight is made from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum From {
-    /// A weight of the program: its logical axes (by position) as batch, rows and columns.
-    Weight {
-        /// Name in the program.
-        weight: Name,
-        /// Batch, row and column axes.
-        axes: [Vec<usize>; 3],
-    },
-    /// Numbers of a `const`, as f32.
-    Numbers(Vec<f64>),
-}
-
-impl From {
-    /// Batches, rows and columns.
-    pub fn extents(&self, program: &Program) -> [u64; 3] {
-        match self {
-            From::Numbers(v) => [1, 1, v.len() as u64],
-            From::Weight { weight, axes } => {
-                let dims = &program.weight(weight).expect("lowering found it").dims;
-                axes.each_ref().map(|axes| axes.iter().map(|a| dims[*a] as u64).product())
-            }
-        }
-    }
-}
-
 /// A weight as a kernel wants it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Packed {
-    /// What it is made from.
-    pub from: From,
+    /// What it is made from, as batch, rows and columns.
+    pub from: Constant,
     /// Encoding in the artifact: the stored one, or a plain float.
     pub encoding: Encoding,
     /// Extents as the kernel's parameter declares them; of numbers always `[1, 1, n]`, since they
@@ -64,20 +44,19 @@ pub struct Packed {
 impl Packed {
     /// Name for reports.
     pub fn name(&self) -> String {
-        match &self.from {
-            From::Weight { weight, .. } => weight.to_string(),
-            From::Numbers(_) => "const".to_string(),
-        }
+        self.from.name()
     }
 
     /// Where its elements lie.
     ///
     /// Errors: no packing of these extents, or one that cannot be made panel by panel.
-    pub fn layout(&self, program: &Program) -> Result<Layout, PackingError> {
+    pub fn layout(&self) -> Result<Layout, PackingError> {
         let layout = Layout::new(self.encoding, self.packing.as_ref(), &self.dims)?;
-        let [batch, rows, cols] = self.from.extents(program);
+        let extents = self.from.dims.iter().map(|d| u64::try_from(*d).unwrap_or(u64::MAX));
+        let [batch, rows, cols] =
+            extents.collect::<Vec<_>>().try_into().map_err(|_| self.no_layout())?;
         let panel = self.panel(cols)?;
-        let panels = batch * rows.div_ceil(panel.rows);
+        let panels = batch.saturating_mul(rows.div_ceil(panel.rows));
         let codes = panels.saturating_mul(panel.layout.size_bytes());
         let end = layout.grid_byte().unwrap_or(layout.size_bytes());
         match codes <= end && end - codes < GRID_ALIGN {
@@ -108,15 +87,12 @@ impl Packed {
         Ok(Panel { rows, layout: Layout::new(encoding, self.packing.as_ref(), &dims)? })
     }
 
-    /// Names of the stored tensors it is made from.
+    /// Names of the stored tensors it is made from, each once.
     pub fn sources(&self, program: &Program) -> Vec<String> {
-        match &self.from {
-            From::Numbers(_) => vec![],
-            From::Weight { weight, .. } => {
-                let source = &program.weight(weight).expect("lowering found it").source;
-                source.tensors.iter().map(ToString::to_string).collect()
-            }
-        }
+        let weights = self.from.weights().into_iter().filter_map(|name| program.weight(name));
+        let tensors = weights.flat_map(|w| &w.source.tensors);
+        let mut known = HashSet::new();
+        tensors.filter(|t| known.insert(*t)).map(ToString::to_string).collect()
     }
 }
 
@@ -141,23 +117,16 @@ impl Panel {
 /// Makes a packed weight and hands its bytes on in order.
 ///
 /// Errors: as [`Rows::new`], and whatever the source or `write` reports.
-pub fn pack<E: std::convert::From<ImportError>>(
+pub fn pack<E: From<ImportError>>(
     packed: &Packed,
     program: &Program,
     source: &dyn WeightSource,
     threads: usize,
     write: &mut dyn FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let (weight, axes) = match &packed.from {
-        From::Numbers(values) => {
-            let bytes: Vec<u8> = values.iter().flat_map(|v| (*v as f32).to_le_bytes()).collect();
-            return write(&bytes);
-        }
-        From::Weight { weight, axes } => (program.weight(weight).expect("lowering found it"), axes),
-    };
-    let rows = Rows::new(weight, source, [&axes[0], &axes[1], &axes[2]])?;
-    let keeps_scales = !packed.encoding.is_plain();
-    let grid = if keeps_scales { rows.scale_grid()? } else { None };
+    let rows = Rows::new(&packed.from, program, source)?;
+    let scale = packed.encoding.scale;
+    let grid = scale.map(|scale| rows.scale_grid(scale)).transpose()?;
     let job = Job::new(packed, &rows, grid.as_ref());
     let mut next = 0;
     while next < job.panels {
@@ -165,12 +134,11 @@ pub fn pack<E: std::convert::From<ImportError>>(
         write(&job.batch(next, end, threads)?)?;
         next = end;
     }
-    let layout = packed.layout(program).expect(LAID_OUT);
-    if let (Some(grid), Some(at)) = (&grid, layout.grid_byte()) {
+    let layout = packed.layout().expect(LAID_OUT);
+    if let (Some(grid), Some(scale), Some(at)) = (&grid, scale, layout.grid_byte()) {
         let codes = job.panels as u64 * job.panel.layout.size_bytes();
         write(&vec![0; (at - codes) as usize])?;
-        let dtype = packed.encoding.scale.map_or(DType::F32, |s| s.dtype);
-        write(&grid.bytes(dtype))?;
+        write(&grid.bytes(scale.dtype))?;
     }
     Ok(())
 }
@@ -187,16 +155,20 @@ struct Job<'a> {
     panels_per_matrix: i64,
     panels: i64,
     encoding: Encoding,
+    /// Whether codes are those that are stored.
+    stored_so: bool,
 }
 
 impl<'a> Job<'a> {
     fn new(packed: &Packed, rows: &'a Rows<'a>, grid: Option<&'a ScaleGrid>) -> Self {
-        let extents = rows.extents();
+        let [batches, matrix_rows, cols] = rows.extents();
+        let extents = (batches, matrix_rows, cols);
         let panel = packed.panel(extents.2 as u64).expect(LAID_OUT);
         let panels_per_matrix = (extents.1 as u64).div_ceil(panel.rows) as i64;
         let panels = extents.0 * panels_per_matrix;
         let encoding = packed.encoding;
-        Job { rows, grid, panel, extents, panels_per_matrix, panels, encoding }
+        let stored_so = rows.encoding() == Some(encoding);
+        Job { rows, grid, panel, extents, panels_per_matrix, panels, encoding, stored_so }
     }
 
     fn panel_bytes(&self) -> usize {
@@ -227,13 +199,14 @@ impl<'a> Job<'a> {
     fn part(&self, first: i64, out: &mut [u8]) -> Result<(), ImportError> {
         let cols = self.extents.2 as usize;
         let mut line = vec![0u8; (cols * self.encoding.code.bits() as usize).div_ceil(8)];
+        let mut values = vec![0f32; if self.stored_so { 0 } else { cols }];
         let mut decoder = Decoder::default();
         for (i, packed) in out.chunks_exact_mut(self.panel_bytes().max(1)).enumerate() {
             let at = first + i as i64;
             let (batch, block) = (at / self.panels_per_matrix, at % self.panels_per_matrix);
             let first_row = block * self.panel.rows as i64;
             for r in 0..(self.panel.rows as i64).min(self.extents.1 - first_row) {
-                self.row(batch, first_row + r, &mut line, &mut decoder)?;
+                self.row(batch, first_row + r, &mut line, (&mut decoder, &mut values))?;
                 let position = self.panel.row(r as u64);
                 self.panel.layout.put_row(&position, &line, packed);
                 self.nested_scales(batch, first_row + r, position, packed);
@@ -248,13 +221,13 @@ impl<'a> Job<'a> {
         batch: i64,
         row: i64,
         line: &mut [u8],
-        decoder: &mut Decoder,
+        (decoder, values): (&mut Decoder, &mut [f32]),
     ) -> Result<(), ImportError> {
-        if self.encoding == self.rows.encoding() {
+        if self.stored_so {
             return self.rows.read(batch, row, line);
         }
-        decoder.row(self.rows, batch, row)?;
-        let values = decoder.values.iter();
+        self.rows.decode(batch, row, decoder, values)?;
+        let values = values.iter();
         match self.encoding.code {
             DType::BF16 => values.zip(line.as_chunks_mut::<2>().0).for_each(|(value, code)| {
                 *code = bf16::from_f32(*value).to_le_bytes();
@@ -276,23 +249,5 @@ impl<'a> Job<'a> {
             position[col_axis] = block as u64 * u64::from(scale.cols);
             layout.write_scale(packed, &position, f64::from(*value));
         }
-    }
-}
-
-/// Decodes rows of one batch after the other.
-#[derive(Default)]
-struct Decoder {
-    /// Stored scales, and of which batch.
-    scales: Option<(i64, ScaleGrid)>,
-    values: Vec<f32>,
-}
-
-impl Decoder {
-    fn row(&mut self, rows: &Rows, batch: i64, row: i64) -> Result<(), ImportError> {
-        if self.scales.as_ref().is_none_or(|(of, _)| *of != batch) {
-            self.scales = rows.stored_scales(batch)?.map(|grid| (batch, grid));
-        }
-        self.values.resize(rows.extents().2 as usize, 0.0);
-        rows.decode(batch, row, self.scales.as_ref().map(|(_, grid)| grid), &mut self.values)
     }
 }

@@ -1,122 +1,249 @@
-//! Reads rows of a weight out of the stored tensors, whatever view the program takes of them.
+//! Reads rows of a constant out of the stored tensors that it is made of.
 
+use super::computed;
+use super::constant::{Constant, Source, View};
+use super::scales::{Place, ScaleGrid, Stored, blocks};
+use super::table::Table;
 use crate::error::ImportError;
 use crate::import::source::WeightSource;
-use ir::dtype::{DType, Encoding};
-use ir::graph::program::Weight;
+use ir::dtype::{Encoding, Scale};
+use ir::graph::program::{Program, Weight};
 use ir::kernel::code;
+use std::sync::Arc;
 
-/// A weight as `[batch, rows, cols]`: its logical axes in three groups, each flattened row-major.
+/// A `[batch, rows, cols]` constant, ready to be read.
 pub struct Rows<'a> {
+    extents: [i64; 3],
+    pieces: Vec<Piece<'a>>,
+}
+
+/// A box of it.
+struct Piece<'a> {
+    start: [i64; 3],
+    dims: [i64; 3],
+    factors: Vec<Factor<'a>>,
+}
+
+/// Elements of one source.
+struct Factor<'a> {
+    /// Among all of the constant's.
+    number: usize,
+    of: Elements<'a>,
+    base: i64,
+    batch: Vec<i64>,
+    rows: Vec<i64>,
+    cols: &'a Table,
+}
+
+enum Elements<'a> {
+    Stored(Codes<'a>),
+    Values(Arc<[f32]>),
+}
+
+/// Codes of a weight's stored tensors.
+struct Codes<'a> {
     weight: &'a Weight,
     source: &'a dyn WeightSource,
-    batch: Axes,
-    rows: Axes,
-    /// Stored distance of each column from column 0.
-    cols: Vec<i64>,
-    dense: bool,
-    code_bytes: usize,
+    stored: Stored,
+    /// Bytes of a code.
+    bytes: usize,
 }
 
-/// Some logical axes, flattened.
-struct Axes {
-    /// Extent, and stored stride (`None`: the axis that picks the tensor).
-    factors: Vec<(i64, Option<i64>)>,
-}
-
-impl Axes {
-    fn new(weight: &Weight, axes: &[usize]) -> Axes {
-        let stacked = usize::from(weight.source.stacked);
-        let stride = |a: usize| a.checked_sub(stacked).map(|i| weight.source.view.strides[i]);
-        Axes { factors: axes.iter().map(|a| (weight.dims[*a], stride(*a))).collect() }
-    }
-
-    fn extent(&self) -> i64 {
-        self.factors.iter().map(|(e, _)| e).product()
-    }
-
-    /// Stored offset, and the tensor if these axes pick it, of a flat position.
-    fn at(&self, flat: i64) -> (i64, i64) {
-        let (mut rest, mut offset, mut tensor) = (flat, 0, 0);
-        for (extent, stride) in self.factors.iter().rev() {
-            let i = rest % extent;
-            rest /= extent;
-            match stride {
-                Some(s) => offset += i * s,
-                None => tensor = i,
-            }
-        }
-        (offset, tensor)
-    }
-}
-
-/// Block scales of a weight as f32, `[batch, rows / block, cols / block]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ScaleGrid {
-    /// Row-major.
-    pub values: Vec<f32>,
-    /// Rows of one batch's grid.
-    pub rows: i64,
-    /// Columns.
-    pub cols: i64,
-}
-
-impl ScaleGrid {
-    /// The scales of one row of blocks.
-    pub fn row(&self, batch: i64, row: i64) -> &[f32] {
-        let at = (batch * self.rows + row) * self.cols;
-        &self.values[at as usize..(at + self.cols) as usize]
-    }
-
-    /// All of it in a type that has these numbers.
-    pub fn bytes(&self, dtype: DType) -> Vec<u8> {
-        let width = u64::from(dtype.bits());
-        let mut bytes = vec![0; self.values.len() * width as usize / 8];
-        for (i, value) in (0..).zip(&self.values) {
-            code::write(&mut bytes, dtype, i * width, f64::from(*value));
-        }
-        bytes
-    }
-}
-
-/// Row and column of a stored element in its matrix.
-fn position_in_matrix(weight: &Weight, at: i64) -> (i64, i64) {
-    let width = weight.source.stored_dims.last().copied().unwrap_or(1).max(1);
-    (at / width, at % width)
-}
-
-/// Whether the stored grid of block scales is a grid over the rows and columns that a weight has
-/// under this grouping of its axes.
-pub fn keeps_blocks(weight: &Weight, [batch, rows, cols]: [&[usize]; 3]) -> bool {
-    let Some(scale) = weight.encoding.scale else { return true };
-    let [batch, rows, cols] = [batch, rows, cols].map(|axes| Axes::new(weight, axes));
-    let picks_tensor = |axes: &Axes| axes.factors.iter().any(|(_, stride)| stride.is_none());
-    if picks_tensor(&rows) || picks_tensor(&cols) {
-        return false;
-    }
-    let base = |b: i64| weight.source.view.offset + batch.at(b).0;
-    let begins_a_block = |b: i64| {
-        let (r, c) = position_in_matrix(weight, base(b));
-        r % i64::from(scale.rows) == 0 && c % i64::from(scale.cols) == 0
-    };
-    let (r0, c0) = position_in_matrix(weight, base(0));
-    let straight_down = |r: i64| position_in_matrix(weight, base(0) + rows.at(r).0) == (r0 + r, c0);
-    let straight_along =
-        |c: i64| position_in_matrix(weight, base(0) + cols.at(c).0) == (r0, c0 + c);
-    (0..batch.extent()).all(begins_a_block)
-        && (0..rows.extent()).all(straight_down)
-        && (0..cols.extent()).all(straight_along)
+/// What is kept from row to row while values are decoded.
+#[derive(Default)]
+pub struct Decoder {
+    /// Scales of the tensor that each factor was last read from, and which that was.
+    scales: Vec<Option<(i64, ScaleGrid)>>,
+    codes: Vec<u8>,
+    factor: Vec<f32>,
 }
 
 impl<'a> Rows<'a> {
-    /// Groups a weight's logical axes (by position) into batch, rows and columns.
+    /// Finds what a constant is made of, and computes what is not stored.
     ///
-    /// Errors: [`ImportError::Misfit`] where stored codes do not begin at whole bytes.
+    /// Errors: [`ImportError::Misfit`] where stored codes do not begin at whole bytes, or there is
+    /// no such weight; whatever computing reports.
     pub fn new(
-        weight: &'a Weight,
+        constant: &'a Constant,
+        program: &'a Program,
         source: &'a dyn WeightSource,
-        [batch, rows, cols]: [&[usize]; 3],
     ) -> Result<Self, ImportError> {
+        let three = |of: &[i64]| <[i64; 3]>::try_from(of).expect("batch, rows and columns");
+        let mut computed = vec![];
+        let (mut pieces, mut number) = (vec![], 0);
+        for part in &constant.parts {
+            let mut factors = vec![];
+            for view in &part.factors {
+                let of = elements(view, program, source, &mut computed)?;
+                factors.push(Factor::new(number, of, view));
+                number += 1;
+            }
+            pieces.push(Piece { start: three(&part.start), dims: three(&part.dims), factors });
+        }
+        Ok(Rows { extents: three(&constant.dims), pieces })
+    }
+
+    /// Number of batches, rows and columns.
+    pub fn extents(&self) -> [i64; 3] {
+        self.extents
+    }
+
+    /// How all of its elements are stored, where they are elements of weights alone.
+    pub fn encoding(&self) -> Option<Encoding> {
+        let mut encodings = self.pieces.iter().map(|p| Some(p.codes()?.weight.encoding));
+        let first = encodings.next()??;
+        encodings.all(|e| e == Some(first)).then_some(first)
+    }
+
+    fn pieces_of(&self, batch: i64, row: i64) -> impl Iterator<Item = &Piece<'a>> {
+        let has = move |p: &Piece, axis: usize, at: i64| {
+            (p.start[axis]..p.start[axis] + p.dims[axis]).contains(&at)
+        };
+        self.pieces.iter().filter(move |p| has(p, 0, batch) && has(p, 1, row))
+    }
+
+    /// Fills `out` with the codes of one row, of a constant that has an [`Rows::encoding`].
+    ///
+    /// Errors: whatever the source reports.
+    pub fn read(&self, batch: i64, row: i64, out: &mut [u8]) -> Result<(), ImportError> {
+        for piece in self.pieces_of(batch, row) {
+            let Some(codes) = piece.codes() else { continue };
+            let out = &mut out[piece.start[2] as usize * codes.bytes..];
+            let out = &mut out[..piece.dims[2] as usize * codes.bytes];
+            codes.read(piece.factors[0].row_at(piece, batch, row), piece.factors[0].cols, out)?;
+        }
+        Ok(())
+    }
+
+    /// Values of one row.
+    ///
+    /// Errors: whatever the source reports.
+    pub fn decode(
+        &self,
+        batch: i64,
+        row: i64,
+        decoder: &mut Decoder,
+        out: &mut [f32],
+    ) -> Result<(), ImportError> {
+        let factors = self.pieces.iter().map(|p| p.factors.len()).sum();
+        decoder.scales.resize_with(factors, || None);
+        for piece in self.pieces_of(batch, row) {
+            let out = &mut out[piece.start[2] as usize..][..piece.dims[2] as usize];
+            let mut values = std::mem::take(&mut decoder.factor);
+            values.resize(out.len(), 0.0);
+            for (i, factor) in piece.factors.iter().enumerate() {
+                factor.values(factor.row_at(piece, batch, row), decoder, &mut values)?;
+                match i {
+                    0 => out.copy_from_slice(&values),
+                    _ => out.iter_mut().zip(&values).for_each(|(product, v)| *product *= v),
+                }
+            }
+            decoder.factor = values;
+        }
+        Ok(())
+    }
+
+    /// The block scales of a constant that [keeps](super::scales::keeps_blocks) its blocks.
+    ///
+    /// Errors: whatever the source reports.
+    pub fn scale_grid(&self, scale: Scale) -> Result<ScaleGrid, ImportError> {
+        let [batches, rows, cols] = self.extents;
+        let (rows, cols) = (blocks(rows, scale.rows), blocks(cols, scale.cols));
+        let values = vec![0.0; (batches * rows * cols) as usize];
+        let mut grid = ScaleGrid { values, rows, cols };
+        for piece in &self.pieces {
+            piece.fill_scales(scale, &mut grid)?;
+        }
+        Ok(grid)
+    }
+}
+
+/// The numbers that a view is one of.
+fn elements<'a>(
+    view: &'a View,
+    program: &'a Program,
+    source: &'a dyn WeightSource,
+    known: &mut Vec<(&'a Source, Arc<[f32]>)>,
+) -> Result<Elements<'a>, ImportError> {
+    if let Some((_, values)) = known.iter().find(|(of, _)| **of == view.source) {
+        return Ok(Elements::Values(values.clone()));
+    }
+    let values: Arc<[f32]> = match &view.source {
+        Source::Weight(name) => {
+            return Ok(Elements::Stored(Codes::new(computed::weight(program, name)?, source)?));
+        }
+        Source::Numbers(values) => values.iter().map(|v| *v as f32).collect(),
+        Source::Computed(of) => computed::evaluate(of, program, source)?.into(),
+    };
+    known.push((&view.source, values.clone()));
+    Ok(Elements::Values(values))
+}
+
+impl Piece<'_> {
+    /// Codes of the one weight that its elements are elements of.
+    fn codes(&self) -> Option<&Codes<'_>> {
+        match &self.factors[..] {
+            [Factor { of: Elements::Stored(codes), .. }] => Some(codes),
+            _ => None,
+        }
+    }
+
+    fn fill_scales(&self, scale: Scale, grid: &mut ScaleGrid) -> Result<(), ImportError> {
+        let (Some(codes), Some(factor)) = (self.codes(), self.factors.first()) else {
+            return Ok(());
+        };
+        let (block_rows, block_cols) = (i64::from(scale.rows), i64::from(scale.cols));
+        let cols: Vec<i64> = factor.cols.places().step_by(scale.cols as usize).collect();
+        let mut held: Option<(i64, ScaleGrid)> = None;
+        for b in 0..self.dims[0] {
+            for r in (0..self.dims[1]).step_by(scale.rows as usize) {
+                let batch = self.start[0] + b;
+                let at = factor.row_at(self, batch, self.start[1] + r);
+                let stored = codes.scales_of(codes.stored.place(at), &mut held)?;
+                let first = (batch * grid.rows + (self.start[1] + r) / block_rows) * grid.cols
+                    + self.start[2] / block_cols;
+                for (i, col) in cols.iter().enumerate() {
+                    let Place { row, col, .. } = codes.stored.place(at + col);
+                    let scales = stored.row(0, row / block_rows);
+                    grid.values[first as usize + i] = scales[(col / block_cols) as usize];
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Factor<'a> {
+    fn new(number: usize, of: Elements<'a>, view: &'a View) -> Self {
+        let places = |axis: usize| view.along[axis].places().collect();
+        let (batch, rows) = (places(0), places(1));
+        Factor { number, of, base: view.base, batch, rows, cols: &view.along[2] }
+    }
+
+    /// Where the first element of a row of the constant lies.
+    fn row_at(&self, piece: &Piece, batch: i64, row: i64) -> i64 {
+        let batch = self.batch[(batch - piece.start[0]) as usize];
+        self.base + batch + self.rows[(row - piece.start[1]) as usize]
+    }
+
+    fn values(&self, at: i64, decoder: &mut Decoder, out: &mut [f32]) -> Result<(), ImportError> {
+        match &self.of {
+            Elements::Stored(codes) => {
+                let held = &mut decoder.scales[self.number];
+                codes.decode(at, self.cols, &mut decoder.codes, held, out)
+            }
+            Elements::Values(values) => {
+                for (value, place) in out.iter_mut().zip(self.cols.places()) {
+                    *value = values[(at + place) as usize];
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl<'a> Codes<'a> {
+    fn new(weight: &'a Weight, source: &'a dyn WeightSource) -> Result<Self, ImportError> {
         let code = weight.encoding.code;
         if !code.bits().is_multiple_of(8) {
             return Err(ImportError::Misfit {
@@ -125,122 +252,107 @@ impl<'a> Rows<'a> {
                 expected: "codes of whole bytes".into(),
             });
         }
-        let col_axes = Axes::new(weight, cols);
-        let offsets: Vec<i64> = (0..col_axes.extent()).map(|c| col_axes.at(c).0).collect();
-        let dense = offsets.iter().enumerate().all(|(i, o)| i as i64 == *o);
-        Ok(Rows {
-            weight,
-            source,
-            batch: Axes::new(weight, batch),
-            rows: Axes::new(weight, rows),
-            cols: offsets,
-            dense,
-            code_bytes: code.bits() as usize / 8,
-        })
+        let bytes = code.bits() as usize / 8;
+        Ok(Codes { weight, source, stored: Stored::of(weight), bytes })
     }
 
-    /// Number of batches, rows and columns.
-    pub fn extents(&self) -> (i64, i64, i64) {
-        (self.batch.extent(), self.rows.extent(), self.cols.len() as i64)
-    }
-
-    fn locate(&self, batch: i64, row: i64) -> (&str, i64) {
-        let ((a, ta), (b, tb)) = (self.batch.at(batch), self.rows.at(row));
-        let source = &self.weight.source;
-        (&source.tensors[(ta + tb) as usize], source.view.offset + a + b)
-    }
-
-    /// Fills `out` with the codes of one row.
-    ///
-    /// Errors: whatever the source reports.
-    pub fn read(&self, batch: i64, row: i64, out: &mut [u8]) -> Result<(), ImportError> {
-        let (tensor, start) = self.locate(batch, row);
-        let bytes = self.code_bytes;
-        if self.dense {
-            return self.source.read(tensor, start as u64 * bytes as u64, out);
-        }
-        for (offset, code) in self.cols.iter().zip(out.chunks_exact_mut(bytes)) {
-            self.source.read(tensor, (start + offset) as u64 * bytes as u64, code)?;
+    /// Codes of elements, the first of which lies at `at`.
+    fn read(&self, at: i64, cols: &Table, out: &mut [u8]) -> Result<(), ImportError> {
+        let mut out = out;
+        for run in cols.runs() {
+            let (codes, rest) = out.split_at_mut(run.len as usize * self.bytes);
+            match run.step {
+                1 => self.read_on(at + run.first, codes)?,
+                step => self.read_apart(at + run.first, step, codes)?,
+            }
+            out = rest;
         }
         Ok(())
     }
 
-    fn stored_position(&self, batch: i64, row: i64, col: i64) -> (i64, i64) {
-        let (_, start) = self.locate(batch, row);
-        position_in_matrix(self.weight, start + self.cols[col as usize])
+    /// Codes that lie together, perhaps over the end of a tensor.
+    fn read_on(&self, at: i64, out: &mut [u8]) -> Result<(), ImportError> {
+        let (mut at, mut out) = (at, out);
+        while !out.is_empty() {
+            let (tensor, first) = (at / self.stored.elements, at % self.stored.elements);
+            let room = (self.stored.elements - first).min((out.len() / self.bytes) as i64);
+            let (codes, rest) = out.split_at_mut(room as usize * self.bytes);
+            self.source.read(self.tensor(tensor), first as u64 * self.bytes as u64, codes)?;
+            (at, out) = (at + room, rest);
+        }
+        Ok(())
     }
 
-    /// The block scales, where they are blocks of this weight ([`keeps_blocks`]).
-    ///
-    /// Errors: whatever the source reports.
-    pub fn scale_grid(&self) -> Result<Option<ScaleGrid>, ImportError> {
-        let Some(scale) = self.weight.encoding.scale else { return Ok(None) };
-        let (batches, rows, cols) = self.extents();
-        let (r, c) = (i64::from(scale.rows), i64::from(scale.cols));
-        let (grid_rows, grid_cols) = (blocks(rows, r), blocks(cols, c));
-        let mut values = Vec::with_capacity((batches * grid_rows * grid_cols) as usize);
-        for batch in 0..batches {
-            let Some(stored) = self.stored_scales(batch)? else { return Ok(None) };
-            let (r0, c0) = self.stored_position(batch, 0, 0);
-            for i in 0..grid_rows {
-                let first = (c0 / c) as usize;
-                values.extend(&stored.row(0, r0 / r + i)[first..first + grid_cols as usize]);
+    fn read_apart(&self, at: i64, step: i64, out: &mut [u8]) -> Result<(), ImportError> {
+        let mut mapped: (i64, Option<&[u8]>) = (-1, None);
+        for (i, code) in (0..).zip(out.chunks_exact_mut(self.bytes)) {
+            let place = at + i * step;
+            let (tensor, first) = (place / self.stored.elements, place % self.stored.elements);
+            if mapped.0 != tensor {
+                mapped = (tensor, self.source.mapped(self.tensor(tensor)));
+            }
+            let first = first as usize * self.bytes;
+            match mapped.1.and_then(|bytes| bytes.get(first..first + self.bytes)) {
+                Some(bytes) => code.copy_from_slice(bytes),
+                None => self.source.read(self.tensor(tensor), first as u64, code)?,
             }
         }
-        Ok(Some(ScaleGrid { values, rows: grid_rows, cols: grid_cols }))
+        Ok(())
     }
 
-    /// The block scales of the stored tensor that a batch is taken from, if it has any.
-    ///
-    /// Errors: whatever the source reports.
-    pub fn stored_scales(&self, batch: i64) -> Result<Option<ScaleGrid>, ImportError> {
-        let Some(scale) = self.weight.encoding.scale else { return Ok(None) };
-        let (_, tensor) = self.batch.at(batch);
+    fn tensor(&self, tensor: i64) -> &str {
+        &self.weight.source.tensors[tensor as usize]
+    }
+
+    fn decode(
+        &self,
+        at: i64,
+        cols: &Table,
+        codes: &mut Vec<u8>,
+        held: &mut Option<(i64, ScaleGrid)>,
+        out: &mut [f32],
+    ) -> Result<(), ImportError> {
+        codes.resize(out.len() * self.bytes, 0);
+        self.read(at, cols, codes)?;
+        for (value, code) in out.iter_mut().zip(codes.chunks_exact(self.bytes)) {
+            *value = code::read(code, self.weight.encoding.code, 0) as f32;
+        }
+        let Some(scale) = self.weight.encoding.scale else { return Ok(()) };
+        for (value, place) in out.iter_mut().zip(cols.places()) {
+            let place = self.stored.place(at + place);
+            let row = self.scales_of(place, held)?.row(0, place.row / i64::from(scale.rows));
+            *value *= row[(place.col / i64::from(scale.cols)) as usize];
+        }
+        Ok(())
+    }
+
+    /// The block scales of the stored tensor that an element lies in, read where they are not held.
+    fn scales_of<'h>(
+        &self,
+        place: Place,
+        held: &'h mut Option<(i64, ScaleGrid)>,
+    ) -> Result<&'h ScaleGrid, ImportError> {
+        if held.as_ref().is_none_or(|(tensor, _)| *tensor != place.tensor) {
+            *held = Some((place.tensor, self.read_scales(place.tensor)?));
+        }
+        Ok(&held.as_ref().expect("it has just been read").1)
+    }
+
+    fn read_scales(&self, tensor: i64) -> Result<ScaleGrid, ImportError> {
         let source = &self.weight.source;
+        let Some(scale) = self.weight.encoding.scale else {
+            return Ok(ScaleGrid { values: vec![], rows: 0, cols: 0 });
+        };
         let [rows, cols] = match source.stored_dims.as_slice() {
             [.., r, c] => [*r, *c],
             [c] => [1, *c],
             [] => [1, 1],
         };
-        let (rows, cols) = (blocks(rows, scale.rows.into()), blocks(cols, scale.cols.into()));
+        let (rows, cols) = (blocks(rows, scale.rows), blocks(cols, scale.cols));
         let width = scale.dtype.bits() as usize / 8;
         let mut bytes = vec![0; (rows * cols) as usize * width];
         self.source.read(&source.scales[tensor as usize], 0, &mut bytes)?;
         let values = bytes.chunks_exact(width).map(|b| code::read(b, scale.dtype, 0) as f32);
-        Ok(Some(ScaleGrid { values: values.collect(), rows, cols }))
+        Ok(ScaleGrid { values: values.collect(), rows, cols })
     }
-
-    /// Values of one row, decoded; `scales` are the [`Rows::stored_scales`] of its batch.
-    ///
-    /// Errors: whatever the source reports.
-    pub fn decode(
-        &self,
-        batch: i64,
-        row: i64,
-        scales: Option<&ScaleGrid>,
-        out: &mut [f32],
-    ) -> Result<(), ImportError> {
-        let mut codes = vec![0u8; out.len() * self.code_bytes];
-        self.read(batch, row, &mut codes)?;
-        for (value, code) in out.iter_mut().zip(codes.chunks_exact(self.code_bytes)) {
-            *value = code::read(code, self.weight.encoding.code, 0) as f32;
-        }
-        let (Some(scale), Some(grid)) = (self.weight.encoding.scale, scales) else { return Ok(()) };
-        for (col, value) in out.iter_mut().enumerate() {
-            let (r, c) = self.stored_position(batch, row, col as i64);
-            let row = grid.row(0, r / i64::from(scale.rows));
-            *value *= row[(c / i64::from(scale.cols)) as usize];
-        }
-        Ok(())
-    }
-
-    /// How the weight is stored.
-    pub fn encoding(&self) -> Encoding {
-        self.weight.encoding
-    }
-}
-
-/// How many blocks cover an extent.
-fn blocks(extent: i64, block: i64) -> i64 {
-    (extent + block - 1) / block
 }
