@@ -378,6 +378,8 @@ fn anything_else_is_computed_whole() {
     );
     case.check(ROWS, "f32", None);
     case.check(TURNED, "f32", PACKED);
+    // The factors of the product and its result, in f32.
+    assert_eq!(case.resolved().held_bytes(), 4 * (3 * 6 + 5 * 3 + 5 * 6));
     let computed = |s: &Source| matches!(s, Source::Computed(_));
     let parts = case.resolved().parts;
     assert_eq!(parts.iter().filter(|p| computed(&p.factors[0].source)).count(), 1);

@@ -71,7 +71,8 @@ impl Forecast {
         let buckets = lowered.plan.entries.iter().flat_map(|e| &e.buckets);
         // A batch of panels is made while the one before is copied out; objects are held beside
         // the images made of them.
-        let packing = 2 * BATCH_BYTES as u64 + work.threads as u64 * THREAD_BYTES;
+        let computed = lowered.packed.iter().map(|p| p.from.held_bytes()).max().unwrap_or(0);
+        let packing = 2 * BATCH_BYTES as u64 + work.threads as u64 * THREAD_BYTES + computed;
         let held = 2 * code + work.stub_bytes + work.companion_bytes;
         Forecast {
             disk_bytes: weights + code + work.stub_bytes + work.companion_bytes,

@@ -287,7 +287,10 @@ impl Resolver<'_, '_, '_> {
         let graph = builder.finish().map_err(|errors| {
             errors.first().map_or_else(|| format!("{ty}"), ToString::to_string)
         })?;
-        let computed = Computed { graph, weights };
+        let params = closure.weights.iter().map(|w| self.extents(&self.graph.ty(*w).indices));
+        let held = params.flatten().chain([dims.clone()]).filter_map(|d| size(&d));
+        let bytes = held.fold(0u64, |sum, n| sum.saturating_add(4 * n as u64));
+        let computed = Computed { graph, weights, bytes };
         Ok(Constant::dense(Source::Computed(Arc::new(computed)), &dims))
     }
 }

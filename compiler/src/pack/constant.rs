@@ -64,6 +64,8 @@ pub struct Computed {
     pub graph: Graph,
     /// What they are bound to, in order.
     pub weights: Vec<Name>,
+    /// Bytes of memory that computing takes, at least: of weights and result.
+    pub bytes: u64,
 }
 
 impl View {
@@ -364,6 +366,21 @@ impl Constant {
             }
         }
         found
+    }
+
+    /// Bytes of memory held while it is packed, beside batches of panels.
+    pub fn held_bytes(&self) -> u64 {
+        let mut known: Vec<&Source> = vec![];
+        let mut bytes = 0u64;
+        for factor in self.parts.iter().flat_map(|p| &p.factors) {
+            if let Source::Computed(computed) = &factor.source
+                && !known.contains(&&factor.source)
+            {
+                known.push(&factor.source);
+                bytes = bytes.saturating_add(computed.bytes);
+            }
+        }
+        bytes
     }
 
     /// Name for reports: weights of concatenations with `+`, of products with `*`.
