@@ -1,9 +1,7 @@
 //! Lowering one block for one shape bucket: groups to kernels and launches.
 
-use crate::lower::attention::{self, Attention};
-use crate::lower::claims::Form;
 use crate::lower::code::{
-    BlockArg, BlockCode, BlockGrid, BlockLaunch, BlockTemp, Kernels, StepInput, WeightUse,
+    BlockArg, BlockCode, BlockGrid, BlockLaunch, BlockTemp, Kernels, WeightUse,
 };
 use crate::lower::constant;
 use crate::lower::contraction::{self, Contraction, weight_packing};
@@ -22,7 +20,7 @@ use ir::device::DeviceSpec;
 use ir::dim::{Dim, Name};
 use ir::dtype::{Class, DType, Encoding};
 use ir::graph::program::{Program, Weight};
-use ir::graph::{Def, Graph, Node, NodeId, ParamKind, ValueId};
+use ir::graph::{Graph, Node, NodeId, ValueId};
 use std::collections::{BTreeSet, HashMap};
 
 /// Greatest number of rows of a step: sizes of rows fit 32 bits.
@@ -156,7 +154,8 @@ impl Block<'_> {
         Ok((dims, own))
     }
 
-    fn own_indices(&self, value: ValueId) -> Vec<Name> {
+    /// Indices of a value but its rows', in order.
+    pub(super) fn own_indices(&self, value: ValueId) -> Vec<Name> {
         let rows = row_index(self.graph, value);
         self.graph.ty(value).indices.iter().filter(|i| Some(*i) != rows).cloned().collect()
     }
@@ -173,7 +172,7 @@ impl Block<'_> {
     }
 
     /// The wanted dtype if the value is stored in it, else the one that it is stored in.
-    fn stored_as(&self, value: ValueId, wanted: DType) -> DType {
+    pub(super) fn stored_as(&self, value: ValueId, wanted: DType) -> DType {
         let all = self.partition.stored.get(&value);
         if all.is_some_and(|d| d.contains(&wanted)) { wanted } else { self.stored_dtype(value) }
     }
@@ -220,7 +219,7 @@ impl Block<'_> {
     }
 
     /// How activations enter the products of a node.
-    fn operand(&self, node: NodeId) -> Operand {
+    pub(super) fn operand(&self, node: NodeId) -> Operand {
         self.partition.operands[&node].of_rows(self.bucket)
     }
 
@@ -232,7 +231,8 @@ impl Block<'_> {
         format!("@{} {}", self.graph.name, names.join(" "))
     }
 
-    fn form(&self, node: &Node, found: impl Into<String>, expected: &str) -> LowerError {
+    /// A node of a form that no generator takes.
+    pub(super) fn form(&self, node: &Node, found: impl Into<String>, expected: &str) -> LowerError {
         LowerError::Form {
             graph: self.graph.name.clone(),
             node: op_name(node),
@@ -241,11 +241,13 @@ impl Block<'_> {
         }
     }
 
-    fn outs(&self, value: ValueId) -> Vec<DType> {
+    /// Dtypes in which a value is stored.
+    pub(super) fn outs(&self, value: ValueId) -> Vec<DType> {
         self.partition.stored.get(&value).map_or(vec![], |d| d.iter().copied().collect())
     }
 
-    fn temp(&mut self, name: &'static str, bytes: Dim) -> usize {
+    /// Memory between this group's kernels; its number.
+    pub(super) fn temp(&mut self, name: &'static str, bytes: Dim) -> usize {
         self.code.temps.push(BlockTemp { name, bytes });
         self.code.temps.len() - 1
     }
@@ -319,7 +321,8 @@ impl Block<'_> {
         schedule::contraction(device, bucket, cols, depth, weight.encoding, terms)
     }
 
-    fn launch(
+    /// Adds a launch, `sub` barriers behind the group's first.
+    pub(super) fn launch(
         &mut self,
         group: &Group,
         sub: u32,
@@ -330,73 +333,6 @@ impl Block<'_> {
     ) {
         let (phase, origin) = (group.phase + sub, self.origin(&group.nodes));
         self.code.launches.push(BlockLaunch { kernel, args, grid, phase, origin, work });
-    }
-
-    /// State parameter that a history grows from.
-    fn state_of(&self, node: &Node, history: ValueId) -> Result<ValueId, LowerError> {
-        if let Def::Node(id, _) = self.graph.value(history).def {
-            let append = self.graph.node(id);
-            let state = append.operands[0];
-            if op_name(append) == "append"
-                && matches!(self.graph.value(state).def, Def::Param(_, ParamKind::State))
-            {
-                return Ok(state);
-            }
-        }
-        let found = format!("%{}", self.graph.value(history).name);
-        Err(self.form(node, found, "keys and values appended to a state"))
-    }
-
-    fn attention(&mut self, group: &Group) -> Result<(), LowerError> {
-        let claim = &self.partition.claims.all()[group.claim.expect("attention is a claim")];
-        let node = self.graph.node(claim.root);
-        let Form::Attention(form) = &claim.form;
-        let ([key], [value]) = (&form.keys[..], &form.values[..]) else {
-            return Err(self.form(node, "several products", "one of keys and one of values"));
-        };
-        let (q, k, v) = (key.query, key.key.base, value.value.base);
-        let (qt, kt, vt) = (self.graph.ty(q), self.graph.ty(k), self.graph.ty(v));
-        let of_key = |i: &&Name| kt.has(i);
-        let heads: Vec<Name> = form.heads.iter().filter(of_key).cloned().collect();
-        let per: Vec<Name> = form.heads.iter().filter(|i| !kt.has(i)).cloned().collect();
-        let own = self.own_indices(q);
-        let in_order = own == [heads.as_slice(), &per, &key.over].concat()
-            && kt.indices[1..] == [heads.as_slice(), &key.over].concat()
-            && vt.indices[1..] == [heads.as_slice(), &value.own].concat();
-        if !in_order {
-            let expected = "queries by key head, then query head, then width";
-            return Err(self.form(node, format!("{qt}, {kt}, {vt}"), expected));
-        }
-        let per = self.product(&per)? as u32;
-        let left = self.operand(claim.root);
-        let a = Attention {
-            limits: (self.rows_max(), 1 << 30),
-            heads: (self.product(&heads)?, per),
-            widths: (self.product(&key.over)? as u32, self.product(&value.own)? as u32),
-            q: self.stored_as(q, left.stored()),
-            left,
-            state: self.options.kv_dtype(),
-            page: self.options.page_tokens,
-            scale: key.scale,
-            rows: schedule::attention_rows(self.bucket, per),
-            outs: self.outs(value.result),
-        };
-        let blocks = BlockArg::RowBlocks(a.rows);
-        let states = [self.state_of(node, k)?, self.state_of(node, v)?];
-        let mut args = vec![
-            BlockArg::Value(q, a.q),
-            BlockArg::State(states[0]),
-            BlockArg::State(states[1]),
-            BlockArg::Step(StepInput::Pages),
-            BlockArg::Step(StepInput::Pos),
-            blocks.clone(),
-        ];
-        args.extend(a.outs.iter().map(|d| BlockArg::Value(value.result, *d)));
-        let kernel = self.kernels.intern(attention::kernel(&a))?;
-        let grid = BlockGrid::List { list: blocks, each: a.heads.0.into() };
-        let work = work::attention(&a, states[0] == states[1]);
-        self.launch(group, 0, kernel, args, grid, work);
-        Ok(())
     }
 
     fn experts(&mut self, group: &Group) -> Result<(), LowerError> {

@@ -1,6 +1,7 @@
 //! What a block becomes: kernels, launches and the memory they share, before it is placed in a
 //! plan.
 
+use crate::lower::attention::lists::StepList;
 use crate::lower::error::LowerError;
 use crate::lower::work::Work;
 use crate::pack::constant::Constant;
@@ -74,8 +75,8 @@ pub enum BlockArg {
     Step(StepInput),
     /// Memory between this group's kernels, by position in [`BlockCode::temps`].
     Temp(usize),
-    /// The work list of row blocks of at most so many rows.
-    RowBlocks(u32),
+    /// A list that the step begins with.
+    List(StepList),
 }
 
 /// Number of instances of a launch.

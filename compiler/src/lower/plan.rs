@@ -1,7 +1,7 @@
 //! The plan of an entry point: block calls to launches, buffers to places in the arena.
 
 use crate::lower::arena::{Temp, lay_out};
-use crate::lower::attention::{row_blocks, row_blocks_bytes};
+use crate::lower::attention::lists::StepList;
 use crate::lower::block::{self, BlockInput};
 use crate::lower::code::{BlockArg, BlockCode, BlockGrid, Kernels, StepInput};
 use crate::lower::constant;
@@ -11,7 +11,6 @@ use crate::lower::precision;
 use crate::lower::probe;
 use crate::lower::schedule::{BUCKETS, RowBucket};
 use crate::lower::size::size_expr;
-use crate::lower::work;
 use crate::options::Options;
 use crate::pack::Packed;
 use artifact::plan::{
@@ -307,8 +306,8 @@ struct Walk<'p, 'a> {
     outputs: Vec<Option<Tensor>>,
     homes: HashMap<Name, Home>,
     temps: Vec<Temp>,
-    /// Buffer of each work list of row blocks, by rows.
-    row_blocks: BTreeMap<u32, u32>,
+    /// Buffer of each list that the step begins with.
+    lists: BTreeMap<StepList, u32>,
     steps: Vec<Step>,
     phase: u32,
 }
@@ -336,7 +335,7 @@ impl<'p, 'a> Walk<'p, 'a> {
             outputs: vec![None; entry.outputs.len()],
             homes,
             temps: vec![],
-            row_blocks: BTreeMap::new(),
+            lists: BTreeMap::new(),
             steps: vec![],
             phase: 0,
         }
@@ -391,8 +390,8 @@ impl<'p, 'a> Walk<'p, 'a> {
         let mut phase = None;
         for launch in &code.launches {
             for arg in &launch.args {
-                if let BlockArg::RowBlocks(rows) = arg {
-                    self.list_row_blocks(*rows, bucket)?;
+                if let BlockArg::List(list) = arg {
+                    self.make_list(*list, bucket)?;
                 }
             }
             if phase != Some(launch.phase) {
@@ -463,24 +462,24 @@ impl<'p, 'a> Walk<'p, 'a> {
         Ok(Frame { graph, call, values, temps })
     }
 
-    /// Launches the kernel that lists row blocks, at the beginning, once.
-    fn list_row_blocks(&mut self, rows: u32, bucket: RowBucket) -> Result<(), LowerError> {
-        if self.row_blocks.contains_key(&rows) {
+    /// Launches the kernel that makes a list, once.
+    fn make_list(&mut self, list: StepList, bucket: RowBucket) -> Result<(), LowerError> {
+        if self.lists.contains_key(&list) {
             return Ok(());
         }
         let rows_max = bucket.rows_max.min(i64::from(i32::MAX));
-        let kernel = self.planner.kernels.intern(row_blocks(rows, rows_max))? as u32;
-        let buffer = self.temp("row_blocks", row_blocks_bytes());
+        let kernel = self.planner.kernels.intern(list.kernel(rows_max))? as u32;
+        let buffer = self.temp(list.name(), list.bytes());
         self.temps[buffer as usize].first = self.phase;
-        self.row_blocks.insert(rows, buffer);
+        self.lists.insert(list, buffer);
         let args = vec![
             Arg::Input(self.step_input(StepInput::Seg)),
             Arg::Input(self.step_input(StepInput::Pos)),
             Arg::Buffer(buffer),
         ];
         let grid = Grid::Dense(SizeExpr::constant(1));
-        let origin = "row blocks".to_string();
-        let work = work::row_blocks().sized(&symbols());
+        let origin = list.name().replace('_', " ");
+        let work = list.work().sized(&symbols());
         self.steps.push(Step::Launch(Launch { kernel, place: 0, args, grid, origin, work }));
         Ok(())
     }
@@ -524,7 +523,7 @@ impl<'p, 'a> Walk<'p, 'a> {
             BlockArg::State(param) => self.state(frame, *param),
             BlockArg::Step(input) => Arg::Input(self.step_input(*input)),
             BlockArg::Temp(t) => self.touch(frame.temps[*t]),
-            BlockArg::RowBlocks(rows) => self.touch(self.row_blocks[rows]),
+            BlockArg::List(list) => self.touch(self.lists[list]),
         })
     }
 

@@ -317,7 +317,8 @@ impl RowKernel<'_, '_> {
             tensor(DType::I32, &StepInput::Slot.dims()),
         );
         self.args.push(BlockArg::Step(StepInput::Slot));
-        let extents = self.block.extents(&tile.indices)?;
+        let own = self.block.own_indices(x);
+        let (ordered, extents) = (tiles.permuted(&tile, &own), self.block.extents(&own)?);
         let dtype = self.block.options.kv_dtype();
         self.touch_rows(1, DType::I32);
         self.touch_rows(extents.iter().product(), dtype);
@@ -331,7 +332,7 @@ impl RowKernel<'_, '_> {
         let at = tiles.kernel.load(slot, &[At::one(self.row)]);
         let mut coords = vec![At::one(at)];
         coords.extend(extents.iter().map(|e| At::tile(0, *e as u32)));
-        let rounded = tiles.kernel.cast(tile.value, dtype);
+        let rounded = tiles.kernel.cast(ordered, dtype);
         tiles.kernel.store(rounded, to, &coords);
         Ok(())
     }

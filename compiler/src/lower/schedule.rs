@@ -108,10 +108,30 @@ pub fn expert_rows(bucket: RowBucket) -> u32 {
     bucket.rows_max.min(48) as u32
 }
 
-/// Query rows of one attention instance, given the query heads that share its keys.
-pub fn attention_rows(bucket: RowBucket, heads_per_key: u32) -> u32 {
-    let wanted = (32 / heads_per_key.max(1)).max(1);
+/// Rows of an attention's tile, over rows of the step and heads, that registers and the first
+/// caches like.
+pub const TILE_HEADS: u32 = 32;
+/// Positions of a context that are worth an instance of their own.
+pub const PART_POSITIONS: u32 = 256;
+
+/// Query rows of one attention instance, given the heads of its tile.
+pub fn attention_rows(bucket: RowBucket, tile_heads: u32) -> u32 {
+    let wanted = (TILE_HEADS / tile_heads.max(1)).max(1);
     if bucket.rows_max == 1 { 1 } else { wanted.min(bucket.rows_max.min(64) as u32) }
+}
+
+/// Most parts that a context is divided into, given the instances that heads make of a row: few
+/// rows leave workers idle otherwise.
+pub fn context_parts(bucket: RowBucket, instances: i64) -> u32 {
+    const ENOUGH: i64 = 32;
+    if bucket.is_narrow() { (ENOUGH / instances.max(1)).max(1) as u32 } else { 1 }
+}
+
+/// The size, of at most `most`, of equal parts of an extent, as few as can be.
+pub fn even_part(extent: i64, most: u32) -> u32 {
+    let extent = extent.max(1) as u64;
+    let parts = extent.div_ceil(u64::from(most.max(1)));
+    extent.div_ceil(parts) as u32
 }
 
 #[cfg(test)]

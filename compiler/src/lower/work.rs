@@ -3,7 +3,7 @@
 //! Bytes are counted without padding, each once: what a kernel reads again, it should find in a
 //! cache.
 
-use crate::lower::attention::{Attention, ROW_BLOCK};
+use crate::lower::attention::{Attention, Axis, Extent, Key, Memory, Value};
 use crate::lower::code::WeightUse;
 use crate::lower::contraction::Contraction;
 use crate::lower::experts::{Experts, WORK};
@@ -96,28 +96,39 @@ pub fn contraction(c: &Contraction) -> Work {
     Work { bytes: written, flops: results.times(&(2 * depth).into()), ..Work::default() }
 }
 
-/// Work of an attention; `one_state` says that values are a part of the keys.
-pub fn attention(a: &Attention, one_state: bool) -> Work {
-    let (groups, per) = a.heads;
-    let (key, value) = (i64::from(a.widths.0), i64::from(a.widths.1));
-    let heads = groups * i64::from(per);
-    let rows = |width: i64| Dim::symbol("n").times(&(heads * width).into());
-    let (b, n) = (Dim::symbol("b"), Dim::symbol("n"));
+/// Work of an attention's pass over the context, and of joining its parts.
+pub fn attention(a: &Attention) -> [Work; 2] {
+    let heads = a.all_heads();
+    let seen = |axes: &[Extent]| axes.iter().map(|e| e.seen).product::<i64>();
+    let n = Dim::symbol("n");
+    let rows = |width: i64| n.times(&width.into());
     // Each sequence has the longest context, at most.
-    let width = if one_state { key.max(value) } else { key + value };
-    let state = bytes(&b.times(&Dim::symbol("t")).times(&(groups * width).into()), a.state);
-    let pages = bytes(&b.times(&Dim::symbol("mp")).plus(&n), DType::I32);
-    let lists = bytes(&b.times(&(ROW_BLOCK.len() as i64).into()), DType::I32);
-    let read = bytes(&rows(key), a.q).plus(&state).plus(&pages).plus(&lists);
-    let written = a.outs.iter().fold(read, |sum, d| sum.plus(&bytes(&rows(value), *d)));
-    Work { bytes: written, flops_per_pair: 2 * heads * (key + value), ..Work::default() }
-}
-
-/// Work of listing row blocks: every sequence has at least one.
-pub fn row_blocks() -> Work {
-    let b = Dim::symbol("b");
-    let words = b.times(&(2 + ROW_BLOCK.len() as i64).into()).plus(&2.into());
-    Work { bytes: bytes(&words, DType::I32), ..Work::default() }
+    let contexts = Dim::symbol("b").times(&Dim::symbol("t"));
+    let memory =
+        |m: &Memory| bytes(&contexts.times(&m.row.iter().product::<i64>().into()), m.dtype);
+    let pages = bytes(&Dim::symbol("b").times(&Dim::symbol("mp")).plus(&n), DType::I32);
+    let read = a.memories.iter().fold(pages, |sum, m| sum.plus(&memory(m)));
+    let read = a.keys.iter().fold(read, |sum, k| sum.plus(&bytes(&rows(seen(&k.query)), k.q)));
+    let width = |v: &Value| i64::from(a.width(v));
+    let outs = a.values.iter().flat_map(|v| v.outs.iter().map(move |d| (v, d)));
+    let outs = outs.map(|(v, d)| bytes(&rows(heads * width(v)), *d));
+    let written = outs.fold(Dim::default(), |sum, d| sum.plus(&d));
+    let depth = |k: &Key| -> i64 {
+        let columns = k.query.iter().filter(|e| matches!(e.axis, Axis::Column(_)));
+        columns.map(|e| e.seen).product()
+    };
+    let each: i64 = a.keys.iter().map(depth).sum::<i64>() + a.values.iter().map(width).sum::<i64>();
+    let flops_per_pair = 2 * heads * each;
+    let Some(_) = a.parts else {
+        let pass = Work { bytes: read.plus(&written), flops_per_pair, ..Work::default() };
+        return [pass, Work::default()];
+    };
+    // Of parts, one at least.
+    let part = bytes(&rows(heads * (2 + a.values.iter().map(width).sum::<i64>())), DType::F32);
+    [
+        Work { bytes: read.plus(&part), flops_per_pair, ..Work::default() },
+        Work { bytes: part.plus(&written), ..Work::default() },
+    ]
 }
 
 /// Work of a mixture's three launches: sorting, gate and up, down.
