@@ -10,6 +10,7 @@
 //! - [`chosen`]: programs in forms that a rewriter may choose
 //! - [`exact`]: f32 against the graph interpreter
 //! - [`near`]: bf16 against f32
+//! - [`written`]: models written by hand
 //! - [`choices`]: which experts rows go to, and where two computations part
 
 #![allow(clippy::unwrap_used)]
@@ -24,3 +25,4 @@ pub mod near;
 pub mod oracle;
 pub mod rebuild;
 pub mod reference;
+pub mod written;
