@@ -9,6 +9,7 @@ use generate::logits::Feed;
 use ir::device::DeviceSpec;
 use tests::goldens::Prompt;
 use tests::native::{Levels, build_imported, logits};
+use tests::near;
 use tests::reference::Reference;
 use tests::written::model;
 
@@ -89,7 +90,10 @@ const ABSORBED: &str = "
 
 #[test]
 fn absorbed() {
-    check(&latent("D = 24, h = 3, dn = 5, dr = 6, dv = 7, r = 17", ABSORBED), 16);
+    let layer = latent("D = 24, h = 3, dn = 5, dr = 6, dv = 7, r = 17", ABSORBED);
+    check(&layer, 16);
+    let imported = model(&layer);
+    near::check("absorbed", &imported, &prompts(&imported), &Options::default());
 }
 
 #[test]
@@ -169,6 +173,49 @@ fn grouped_keys_with_a_shared_part() {
            return %y
          }";
     check(layer, 5);
+}
+
+#[test]
+fn keys_and_values_expanded_from_the_latent() {
+    let body = "
+    %K = contract %C, %w_uk : f32[t, h, dn]
+    %V = contract %w_uv, %C : f32[h, t, dv]
+    %s1 = contract %qn, %K : f32[s, h, t]
+    %s2 = contract %qr, %KR : f32[s, h, t]
+    %sc = map { 0.31 * (%s1 + %s2) } : f32[s, h, t]
+    %p = softmax %sc where %m {index = t} : f32[s, h, t]
+    %o = contract %p, %V : f32[s, h, dv]";
+    check(&latent("D = 24, h = 3, dn = 5, dr = 6, dv = 7, r = 17", body), 16);
+    check(&latent("D = 24, h = 1, dn = 33, dr = 1, dv = 1, r = 4", body), 7);
+}
+
+/// One expansion of which keys and values are parts, of a part of each group's own state.
+#[test]
+fn a_joint_expansion_of_each_group() {
+    let layer = "graph @layer(%x: f32[s, D], weight %w_q: f32[g, p, d, D],
+           weight %w_c: f32[g, c, D], weight %w_kv: f32[g, kv, r], weight %w_o: f32[D, g, p, dv],
+           state %past: f32[u, g, c]) -> f32[s, D]
+         params D = 24, g = 2, p = 3, d = 5, dv = 4, c = 11, r = 9
+         where 1 <= s <= 65536, 1 <= t <= 65536
+         index u = t - s, kv = d + dv {
+           %q = contract %x, %w_q : f32[s, g, p, d]
+           %c1 = contract %x, %w_c : f32[s, g, c]
+           %C = append %past, %c1 {into = t} : f32[t, g, c]
+           %L = slice %C {index = c, into = r, start = 2} : f32[t, g, r]
+           %KV = contract %L, %w_kv : f32[t, g, kv]
+           %K = slice %KV {index = kv, into = d, start = 0} : f32[t, g, d]
+           %V = slice %KV {index = kv, into = dv, start = d} : f32[t, g, dv]
+           %at = iota {start = t - s} : i32[s]
+           %key = iota {start = 0} : i32[t]
+           %m = map { %key <= %at } : bool[s, t]
+           %sc = contract %q, %K : f32[s, g, p, t]
+           %sh = softmax %sc where %m {index = t} : f32[s, g, p, t]
+           %o = contract %sh, %V : f32[s, g, p, dv]
+           %z = contract %o, %w_o : f32[s, D]
+           %y = map { %x + %z } : f32[s, D]
+           return %y
+         }";
+    check(layer, 16);
 }
 
 /// What an attention that is none is refused with.

@@ -104,6 +104,7 @@ pub fn lower(input: &BlockInput<'_>, kernels: &mut Kernels) -> Result<BlockCode,
         match group.kind {
             GroupKind::Row => row::lower(&mut block, &group)?,
             GroupKind::Contraction => block.contraction(&group)?,
+            GroupKind::Context => block.context(&group)?,
             GroupKind::Attention => block.attention(&group)?,
             GroupKind::Experts => block.experts(&group)?,
         }
@@ -257,7 +258,10 @@ impl Block<'_> {
         indices.iter().filter_map(|i| self.graph.ty(value).position(i)).collect()
     }
 
-    fn weight_use(
+    /// A constant as a kernel reads it: its indices as batch, rows and columns.
+    ///
+    /// Errors: E0261, E0262.
+    pub(super) fn weight_use(
         &self,
         value: ValueId,
         [batch, rows, cols]: [&[Name]; 3],

@@ -4,7 +4,7 @@
 //! - [`claims`]: groups of many nodes that one generator lowers together
 //! - [`partition`]: nodes to fused groups
 //! - [`block`]: groups to kernels and launches, for one shape bucket
-//! - [`row`], [`contraction`], [`attention`], [`experts`], [`probe`]: the generators
+//! - [`row`], [`contraction`], [`context`], [`attention`], [`experts`], [`probe`]: the generators
 //! - [`schedule`]: tile shapes
 //! - [`plan`]: calls to launches, values to buffers
 //! - [`linear`]: values as sums of others
@@ -16,6 +16,7 @@ pub mod block;
 pub mod claims;
 pub mod code;
 pub mod constant;
+pub mod context;
 pub mod contraction;
 pub mod error;
 pub mod experts;

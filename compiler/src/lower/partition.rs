@@ -5,6 +5,7 @@
 //! is as early as the operands allow, so that a layer needs as few launches and barriers as its
 //! data flow has.
 
+use crate::lower::claims::source::Source;
 use crate::lower::claims::{Claim, Claims};
 use crate::lower::constant::is_constant;
 use crate::lower::error::LowerError;
@@ -21,6 +22,8 @@ pub enum GroupKind {
     Row,
     /// One contraction of rows with a weight.
     Contraction,
+    /// One contraction of rows over the context with a weight.
+    Context,
     /// One attention over the states.
     Attention,
     /// One mixture of experts.
@@ -109,6 +112,20 @@ fn is_context(graph: &Graph, extent: &Dim) -> bool {
     rows.into_iter().any(|index| graph.extent(index) == *extent)
 }
 
+/// Whether a value has a row for each position of the context, and none for rows of the step.
+pub fn is_over_context(graph: &Graph, value: ValueId) -> bool {
+    context_index(graph, value).is_some() && row_index(graph, value).is_none()
+}
+
+/// Whether a value is computed anew from the context at each step: a contraction of rows over it
+/// with a weight.
+pub fn is_expanded(graph: &Graph, value: ValueId) -> bool {
+    match graph.value(value).def {
+        Def::Node(n, _) => kind_alone(graph, graph.node(n)) == GroupKind::Context,
+        Def::Param(..) => false,
+    }
+}
+
 /// Whether a value is a history of state rows, which lives in the state, not in a buffer.
 pub fn is_history(graph: &Graph, value: ValueId) -> bool {
     match graph.value(value).def {
@@ -125,8 +142,9 @@ pub fn kind_of(graph: &Graph, claims: &Claims, id: NodeId) -> GroupKind {
 fn kind_alone(graph: &Graph, node: &Node) -> GroupKind {
     match op_name(node) {
         "moe" => GroupKind::Experts,
-        _ if weight_operand(graph, node).is_some() => GroupKind::Contraction,
-        _ => GroupKind::Row,
+        _ if weight_operand(graph, node).is_none() => GroupKind::Row,
+        _ if is_over_context(graph, node.results[0]) => GroupKind::Context,
+        _ => GroupKind::Contraction,
     }
 }
 
@@ -136,7 +154,11 @@ fn rows_of(graph: &Graph, node: &Node) -> Option<Name> {
         "append" => node.operands[1],
         _ => node.results[0],
     };
-    row_index(graph, from).cloned()
+    let rows = match kind_alone(graph, node) {
+        GroupKind::Context => context_index(graph, from),
+        _ => row_index(graph, from),
+    };
+    rows.cloned()
 }
 
 /// A node or a claim: what takes its place in a group as a whole.
@@ -180,7 +202,9 @@ fn units<'g>(graph: &Graph, claims: &'g Claims) -> Result<Vec<Unit<'g>>, LowerEr
             continue;
         };
         let root = NodeId(i as u32);
-        let (reads, results) = (node.operands.clone(), node.results.clone());
+        // Of a view over the context, what is read is what it shows.
+        let read = |v: &ValueId| Source::of(graph, *v).map_or(*v, |s| s.base);
+        let (reads, results) = (node.operands.iter().map(read).collect(), node.results.clone());
         units.push(Unit { kind, rows, root, nodes: vec![root], claim: None, reads, results });
     }
     units.sort_by_key(|u| u.root);
@@ -225,7 +249,7 @@ fn phases(
     Ok(phases.into_iter().map(|p| p.expect("every unit has its turn")).collect())
 }
 
-/// Dtype in which a unit reads a value.
+/// Dtype in which a unit reads a value that is not over the context.
 fn demanded(graph: &Graph, unit: &Unit<'_>, value: ValueId, operands: &Operands) -> DType {
     let natural = graph.value(value).ty.encoding.decoded();
     let enters = match unit.claim {
@@ -240,10 +264,10 @@ fn demanded(graph: &Graph, unit: &Unit<'_>, value: ValueId, operands: &Operands)
     }
 }
 
-/// Partitions a block.
+/// Partitions a block. Values over the context are stored in the dtype `kept`, as states are.
 ///
 /// Errors: E0260 where a node runs over no rows of the step and is no constant; E0261.
-pub fn partition(graph: &Graph, operands: Operands) -> Result<Partition, LowerError> {
+pub fn partition(graph: &Graph, operands: Operands, kept: DType) -> Result<Partition, LowerError> {
     let claims = Claims::of(graph)?;
     let units = units(graph, &claims)?;
     let made = |(i, unit): (usize, &Unit<'_>)| {
@@ -266,7 +290,11 @@ pub fn partition(graph: &Graph, operands: Operands) -> Result<Partition, LowerEr
         groups.entry(key(i)).or_insert_with(new).nodes.extend(&unit.nodes);
         for v in unit.reads.iter().filter(|v| !is_history(graph, **v)) {
             if maker.get(v).is_some_and(|from| key(*from) != key(i)) {
-                stored.entry(*v).or_default().insert(demanded(graph, unit, *v, &operands));
+                let dtype = match is_over_context(graph, *v) {
+                    true => kept,
+                    false => demanded(graph, unit, *v, &operands),
+                };
+                stored.entry(*v).or_default().insert(dtype);
             }
         }
     }

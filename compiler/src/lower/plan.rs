@@ -6,7 +6,7 @@ use crate::lower::block::{self, BlockInput};
 use crate::lower::code::{BlockArg, BlockCode, BlockGrid, Kernels, StepInput};
 use crate::lower::constant;
 use crate::lower::error::LowerError;
-use crate::lower::partition::{Partition, partition, row_index};
+use crate::lower::partition::{Partition, context_index, is_over_context, partition, row_index};
 use crate::lower::precision;
 use crate::lower::probe;
 use crate::lower::schedule::{BUCKETS, RowBucket};
@@ -123,7 +123,10 @@ impl<'a> Planner<'a> {
             let known = blocks.partitions.iter().position(same);
             blocks.of_call.push(known.unwrap_or(blocks.partitions.len()));
             if known.is_none() {
-                blocks.partitions.push((call.block.clone(), partition(graph, operands)?));
+                blocks.partitions.push((
+                    call.block.clone(),
+                    partition(graph, operands, self.options.kv_dtype())?,
+                ));
             }
             let bound = blocks.bindings.entry(call.block.clone()).or_default();
             for (param, arg) in graph.params.iter().zip(&call.args) {
@@ -435,7 +438,7 @@ impl<'p, 'a> Walk<'p, 'a> {
             let name = result.and_then(|r| call.results.get(r));
             let position = |n: &Name| self.entry.outputs.iter().position(|o| o == n);
             let output = name.and_then(|n| Some((n, position(n)?)));
-            let dims = stored_dims(graph, *value);
+            let dims = stored_dims(graph, *value, self.planner.options.page_tokens);
             let home = match output {
                 Some((name, at)) => {
                     self.outputs[at] = Some(tensor(name, DType::F32, &dims));
@@ -540,11 +543,15 @@ impl<'p, 'a> Walk<'p, 'a> {
     }
 }
 
-/// How a value lies in memory: the rows first, in the runtime's symbols.
-fn stored_dims(graph: &Graph, value: ValueId) -> Vec<Dim> {
-    let rows = row_index(graph, value);
-    let own = graph.ty(value).indices.iter().filter(|i| Some(*i) != rows);
-    let extents: Vec<Dim> =
-        rows.into_iter().chain(own).map(|i| graph.extent(i).bind(&graph.symbols)).collect();
-    step_dims(&extents)
+/// How a value lies in memory: the rows first, or sequences and positions of whole pages, in the
+/// runtime's symbols.
+fn stored_dims(graph: &Graph, value: ValueId, page: u32) -> Vec<Dim> {
+    let over = row_index(graph, value).or(context_index(graph, value));
+    let rows = match over.filter(|_| is_over_context(graph, value)) {
+        Some(_) => vec![Dim::symbol("b"), Dim::symbol("mp").times(&i64::from(page).into())],
+        None => over.into_iter().map(|i| graph.extent(i)).collect(),
+    };
+    let own = graph.ty(value).indices.iter().filter(|i| Some(*i) != over);
+    let own = own.map(|i| graph.extent(i).bind(&graph.symbols));
+    step_dims(&rows.into_iter().chain(own).collect::<Vec<Dim>>())
 }

@@ -174,7 +174,7 @@ fn deciding(graph: &Graph, claims: &Claims) -> BTreeSet<NodeId> {
             GroupKind::Contraction => {
                 found.insert(id);
             }
-            GroupKind::Attention | GroupKind::Experts => {}
+            GroupKind::Context | GroupKind::Attention | GroupKind::Experts => {}
         }
     }
     found

@@ -5,6 +5,7 @@
 
 use crate::lower::attention::{Attention, Axis, Extent, Key, Memory, Value};
 use crate::lower::code::WeightUse;
+use crate::lower::context::ContextContraction;
 use crate::lower::contraction::Contraction;
 use crate::lower::experts::{Experts, WORK};
 use crate::lower::size::size_expr;
@@ -129,6 +130,18 @@ pub fn attention(a: &Attention) -> [Work; 2] {
         Work { bytes: read.plus(&part), flops_per_pair, ..Work::default() },
         Work { bytes: part.plus(&written), ..Work::default() },
     ]
+}
+
+/// Work of a contraction over the context.
+pub fn context(c: &ContextContraction) -> Work {
+    let [batches, cols, depth] = c.extents;
+    let leads: i64 = c.leads.iter().map(|(extent, _)| extent).product();
+    let positions = Dim::symbol("b").times(&Dim::symbol("t"));
+    let rows = |width: i64, dtype| bytes(&positions.times(&width.into()), dtype);
+    let weight = encoded_bytes(c.weight, &[batches, cols, depth]);
+    let read = rows(c.memory.row.iter().product(), c.memory.dtype).plus(&weight.into());
+    let flops = positions.times(&(2 * leads * cols * depth).into());
+    Work { bytes: read.plus(&rows(leads * cols, c.out)), flops, ..Work::default() }
 }
 
 /// Work of a mixture's three launches: sorting, gate and up, down.

@@ -1,7 +1,7 @@
 //! From the attention that was found in a graph to what its kernels are made of.
 
 use crate::lower::attention::lists::{ContextParts, StepList};
-use crate::lower::attention::{Attention, Axis, Extent, Head, Key, Memory, Place, Rows, Value};
+use crate::lower::attention::{Attention, Axis, Extent, Head, Key, Memory, Rows, Value};
 use crate::lower::attention::{join, kernel};
 use crate::lower::block::Block;
 use crate::lower::claims::source::Source;
@@ -80,7 +80,13 @@ impl Block<'_> {
     }
 
     /// Rows over the context, as an argument.
-    fn memory(&self, root: NodeId, base: ValueId) -> Result<BlockArg, LowerError> {
+    ///
+    /// Errors: E0261.
+    pub(in crate::lower) fn memory(
+        &self,
+        root: NodeId,
+        base: ValueId,
+    ) -> Result<BlockArg, LowerError> {
         if !is_history(self.graph, base) {
             return Ok(BlockArg::Value(base, self.options.kv_dtype()));
         }
@@ -178,9 +184,9 @@ impl Shaper<'_, '_> {
     /// Axes of a row over the context; its memory joins the others.
     fn rows(&mut self, source: &Source, columns: &[Name]) -> Result<Rows, LowerError> {
         let (block, base) = (self.block, source.base);
-        let stored = block.extents(&block.graph.ty(base).indices[1..])?;
+        let here = block.context_memory(base)?;
         let mut axes = vec![];
-        for (axis, extent) in source.axes.iter().zip(&stored) {
+        for (axis, extent) in source.axes.iter().zip(&here.row) {
             let seen = block.extents(std::slice::from_ref(&axis.index))?[0];
             let Some(what) = self.axis(&axis.index, columns) else {
                 return Err(self.error(self.named(base), "rows of heads and columns"));
@@ -188,10 +194,8 @@ impl Shaper<'_, '_> {
             axes.push(Extent { stored: *extent, start: axis.start, seen, axis: what });
         }
         let memory = self.bases.iter().position(|b| *b == base).unwrap_or_else(|| {
-            let place = if is_history(block.graph, base) { Place::Pages } else { Place::Positions };
-            let dtype = block.options.kv_dtype();
             self.bases.push(base);
-            self.memories.push(Memory { place, dtype, row: stored });
+            self.memories.push(here);
             self.bases.len() - 1
         });
         Ok(Rows { memory, axes })

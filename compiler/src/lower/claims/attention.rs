@@ -214,7 +214,7 @@ impl<'g> Finder<'g> {
 
     fn source(&mut self, node: &Node, value: ValueId) -> Result<Source, LowerError> {
         let source = Source::of(self.graph, value).map_err(|at| {
-            self.form(node, self.named(at), "views of what is appended to a state")
+            self.form(node, self.named(at), "views of what is appended to a state, or made of it")
         })?;
         self.nodes.extend(&source.views);
         Ok(source)

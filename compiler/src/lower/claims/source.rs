@@ -1,6 +1,7 @@
-//! Where rows over the context come from: views of what a state keeps.
+//! Where rows over the context come from: views of what a state keeps, or of what a step computes
+//! from it.
 
-use crate::lower::partition::{is_history, op_name};
+use crate::lower::partition::{context_index, is_expanded, is_history, op_name};
 use ir::attr::Attr;
 use ir::dim::Name;
 use ir::dtype::Class;
@@ -19,7 +20,7 @@ pub struct Axis {
 /// Rows over the context, as a view of a value that lies in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
-    /// The history.
+    /// The history, or what the step computes from one.
     pub base: ValueId,
     /// Axes of a row in memory, in order.
     pub axes: Vec<Axis>,
@@ -28,12 +29,12 @@ pub struct Source {
 }
 
 impl Source {
-    /// What a value over the context shows, if it is a view of a history; else the value that is
-    /// none, on the way to it.
+    /// What a value over the context shows, if it is a view of what is in memory; else the value
+    /// that is none, on the way to it.
     pub fn of(graph: &Graph, value: ValueId) -> Result<Source, ValueId> {
         let mut views = vec![];
         let mut at = value;
-        while !is_history(graph, at) {
+        while !is_history(graph, at) && !is_expanded(graph, at) {
             let Def::Node(id, _) = graph.value(at).def else { return Err(at) };
             if !is_view(graph, graph.node(id)) {
                 return Err(at);
@@ -42,8 +43,9 @@ impl Source {
             at = graph.node(id).operands[0];
         }
         views.reverse();
-        let rows = graph.ty(at).indices.iter().skip(1);
-        let axes = rows.map(|i| Axis { index: i.clone(), start: 0 }).collect();
+        let context = context_index(graph, at);
+        let row = graph.ty(at).indices.iter().filter(|i| Some(*i) != context);
+        let axes = row.map(|i| Axis { index: i.clone(), start: 0 }).collect();
         let mut source = Source { base: at, axes, views: vec![] };
         for id in views {
             source.through(graph, graph.node(id)).ok_or(graph.node(id).results[0])?;
