@@ -5,14 +5,16 @@ mod support;
 
 use compiler::import::{ImportOptions, import};
 use compiler::lower::precision::{Operand, operands};
+use compiler::lower::states::with_states;
 use compiler::options::{Above, Compute, Options};
 
 /// Operands of each call's products, run by run, as `COUNT OPERAND`.
 fn found(model: &str, compute: Compute, bf16x2: Above) -> Vec<String> {
     let dir = support::at("tests/models").join(model);
     let program = import(&dir, &ImportOptions::default()).expect("a sound checkpoint").program;
-    let entry = program.entry("forward").expect("every program has it");
     let options = Options { compute, bf16x2, ..Options::default() };
+    let program = with_states(&program, options.kv_dtype()).expect("rows of known sizes");
+    let entry = program.entry("forward").expect("every program has it");
     let runs = |of: Vec<Operand>| {
         let runs = of.chunk_by(|a, b| a == b).map(|run| format!("{} {:?}", run.len(), run[0]));
         runs.collect::<Vec<_>>().join(", ")

@@ -3,6 +3,7 @@
 use compiler::lower::claims::Claims;
 use compiler::lower::partition::weight_operand;
 use compiler::lower::precision::{Operand, Operands, operands};
+use compiler::lower::states::with_states;
 use compiler::options::Options;
 use ir::dim::{Dim, Name};
 use ir::dtype::DType;
@@ -100,10 +101,11 @@ fn open_block(graph: &Graph) -> Option<Opened> {
 }
 
 /// The program with every operand rounded to bf16, or to two of it, that native code of these
-/// options rounds, as far as operands are nodes of the graph: those of products, what enters
-/// states, and the rows of experts. What composites round inside is left out. Each call has a
+/// options rounds, as far as operands are nodes of the graph: those of products, and the rows of
+/// experts; what enters states is cast there. What composites round inside is left out. Each call has a
 /// block of its own.
 pub fn round_operands(program: &Program, options: &Options) -> Program {
+    let program = &with_states(program, options.kv_dtype()).unwrap();
     let mut rounded = program.clone();
     rounded.blocks.clear();
     let entry = &mut rounded.entries[0];
@@ -124,7 +126,6 @@ fn round_block(graph: &Graph, operands: &Operands) -> Graph {
         let id = NodeId(i as u32);
         let claim = claims.covering(id);
         let rounded = match (node.op.name(), operands.get(&id), claim) {
-            ("append", ..) => Some((1, Operand::Bf16)),
             (.., Some(claim)) => claim.products.get(&id).map(|at| (*at, operands[&claim.root])),
             ("contract", Some(operand), _) => {
                 Some((1 - weight_operand(graph, node).unwrap(), *operand))

@@ -1,5 +1,5 @@
-//! Putting a program together: blocks stated piece by piece, each weight and state bound as its
-//! parameter is declared.
+//! Putting a program together: blocks stated piece by piece, each weight bound as its parameter is
+//! declared.
 
 use super::catalogue::{Catalogue, Tensor};
 use crate::error::{ImportError, ImportErrors};
@@ -7,7 +7,7 @@ use ir::dim::{Dim, Name, Symbol, Symbols};
 use ir::dtype::DType;
 use ir::error::IrError;
 use ir::graph::builder::GraphBuilder;
-use ir::graph::program::{Arg, Call, Entry, Input, Program, State, StateKind};
+use ir::graph::program::{Arg, Call, Entry, Input, Program};
 use ir::graph::{Def, Graph, Value, ValueId};
 
 /// Everything runs in one place until placement says otherwise.
@@ -20,14 +20,12 @@ pub struct Assembly {
     pub catalogue: Catalogue,
     /// Longest sequence.
     context: i64,
-    /// How states are stored.
-    state: DType,
 }
 
 impl Assembly {
     /// An empty program for sequences of up to `context` tokens. What the text form does not take
     /// in a name becomes `_`.
-    pub fn new(name: &str, catalogue: Catalogue, context: i64, state: DType) -> Assembly {
+    pub fn new(name: &str, catalogue: Catalogue, context: i64) -> Assembly {
         let step = |name: &str, lo| (Name::from(name), Symbol::step(lo, context));
         let program = Program {
             name: plain_name(name),
@@ -37,7 +35,7 @@ impl Assembly {
             states: vec![],
             entries: vec![],
         };
-        Assembly { program, catalogue, context, state }
+        Assembly { program, catalogue, context }
     }
 
     /// States a block over `s` new tokens; returns the call with the arguments that were bound on
@@ -61,17 +59,6 @@ impl Assembly {
         let graph = parameters_first(graph);
         let results = results.iter().map(|r| Name::from(*r)).collect();
         Ok(Call { block: self.add(graph), args, results, place: PLACE.into() })
-    }
-
-    /// Declares what is kept of a sequence: `layers` times a row of `dims` for each token.
-    pub fn rows(&mut self, name: &str, dims: &[i64], layers: i64) {
-        self.program.states.push(State {
-            name: name.into(),
-            kind: StateKind::Rows,
-            encoding: self.state.into(),
-            dims: dims.to_vec(),
-            layers: layers as u32,
-        });
     }
 
     /// Adds an entry point. Inputs have extents over `s` and `m`.
@@ -176,32 +163,13 @@ impl Block<'_> {
         self.graph.weight(name, encoding, indices)
     }
 
-    /// Appends rows `x [s, ..]` to one layer of a state, past rows along `u`; returns all rows,
-    /// along `t`.
-    pub fn keep(&mut self, state: &StateRef, x: ValueId) -> Result<ValueId, IrError> {
+    /// Rows `x [s, ..]` of this step after those of all earlier ones, along `t`.
+    pub fn keep(&mut self, x: ValueId) -> Result<ValueId, IrError> {
         if !self.graph.graph().symbols.contains_key("t") {
             self.graph.step_symbol("t", 1, self.assembly.context);
-            self.graph.index("u", Dim::symbol("t").minus(&Dim::symbol("s")));
         }
-        let kept = self.assembly.state;
-        let x = if kept == DType::F32 { x } else { self.graph.cast(x, kept)? };
-        let mut indices = self.graph.ty(x).indices.clone();
-        indices[0] = "u".into();
-        self.args.push(Arg::State { state: state.name.as_str().into(), layer: state.layer });
-        let past = self.graph.state(&format!("past_{}", state.short), kept, &indices);
-        self.graph.append(past, x, "t")
+        self.graph.history(x, "s", "t")
     }
-}
-
-/// One layer of a state.
-#[derive(Clone, Debug)]
-pub struct StateRef {
-    /// Its name in the program.
-    pub name: String,
-    /// Its name in the block.
-    pub short: &'static str,
-    /// Which layer.
-    pub layer: u32,
 }
 
 /// IR diagnostics as the importer's own fault.

@@ -1,6 +1,6 @@
 //! From a family's layer to a program: embedding, layers, head, and the draft layer behind them.
 
-use super::assembly::{Assembly, Block, StateRef, input};
+use super::assembly::{Assembly, Block, input};
 use super::catalogue::Tensor;
 use super::config::Common;
 use super::layers::ends::{EMBEDDING, HeadConfig, embed, head, norm, stream};
@@ -21,9 +21,6 @@ pub trait Model {
     /// Of the one table of rotations that every layer uses.
     fn frequencies(&self) -> Frequencies;
 
-    /// What a layer keeps of a token: extents of its key and of its value.
-    fn kept(&self) -> [Vec<i64>; 2];
-
     /// What to call the block of layer `n`: one name for layers of one kind.
     fn kind(&self, n: i64) -> &'static str;
 
@@ -34,7 +31,6 @@ pub trait Model {
         n: i64,
         prefix: &str,
         x: [ValueId; 2],
-        states: [&StateRef; 2],
     ) -> Result<ValueId, IrError>;
 
     /// How many draft (MTP) layers follow the last one.
@@ -59,10 +55,9 @@ pub fn layer_prefix(n: i64) -> String {
 pub fn state(a: &mut Assembly, model: &dyn Model, draft: bool) -> Result<(), ImportErrors> {
     let Common { layers, hidden, .. } = *model.common();
     let draft = draft && model.drafts() > 0;
-    declare_states(a, model, "", layers);
     let mut calls = vec![embedding(a, model)?];
     for n in 0..layers {
-        calls.push(layer(a, model, "", n, n, n)?);
+        calls.push(layer(a, model, n, n)?);
     }
     calls.push(logits(a, model, layers, "model.norm", draft)?);
     let results = if draft { &["logits", "hidden"][..] } else { &["logits"] };
@@ -83,38 +78,21 @@ fn step_inputs() -> Vec<Input> {
         .into()
 }
 
-fn declare_states(a: &mut Assembly, model: &dyn Model, prefix: &str, layers: i64) {
-    let [key, value] = model.kept();
-    a.rows(&format!("{prefix}k"), &key, layers);
-    a.rows(&format!("{prefix}v"), &value, layers);
-}
-
 fn embedding(a: &mut Assembly, model: &dyn Model) -> Result<Call, ImportErrors> {
     let Common { vocab, hidden, .. } = *model.common();
     let rope = model.frequencies();
     a.block("embed", &["x.0", "rope"], |b| embed(b, [vocab, hidden], &rope))
 }
 
-/// Layer `n` of the checkpoint, from the entry's value `x.AT` to `x.(AT + 1)`, with layer `kept` of
-/// the states named `STATE_PREFIX{k,v}`.
-fn layer(
-    a: &mut Assembly,
-    model: &dyn Model,
-    state_prefix: &str,
-    n: i64,
-    at: i64,
-    kept: i64,
-) -> Result<Call, ImportErrors> {
+/// Layer `n` of the checkpoint, from the entry's value `x.AT` to `x.(AT + 1)`.
+fn layer(a: &mut Assembly, model: &dyn Model, n: i64, at: i64) -> Result<Call, ImportErrors> {
     let hidden = model.common().hidden;
     let pairs = model.frequencies().radians.len() as i64;
-    let state =
-        |short| StateRef { name: format!("{state_prefix}{short}"), short, layer: kept as u32 };
     let result = format!("x.{}", at + 1);
     a.block(model.kind(n), &[&result], |b| {
         let x = stream(b, "x", hidden, &format!("x.{at}"));
         let rope = table_input(b, pairs);
-        let states = [&state("k"), &state("v")];
-        Ok(vec![model.layer(b, n, &layer_prefix(n), [x, rope], states)?])
+        Ok(vec![model.layer(b, n, &layer_prefix(n), [x, rope])?])
     })
 }
 
@@ -140,7 +118,6 @@ fn logits(
 fn draft_calls(a: &mut Assembly, model: &dyn Model) -> Result<Vec<Call>, ImportErrors> {
     let Common { layers, hidden, eps, .. } = *model.common();
     let prefix = layer_prefix(layers);
-    declare_states(a, model, "mtp.", 1);
     let embedding = embedding(a, model)?;
     let join = a.block("mtp", &["x.1"], |b| {
         let e = stream(b, "e", hidden, "x.0");
@@ -153,7 +130,7 @@ fn draft_calls(a: &mut Assembly, model: &dyn Model) -> Result<Vec<Call>, ImportE
         let joined = b.graph.concat(&[(e, "D"), (h, "D")], "w")?;
         Ok(vec![b.graph.contract(joined, w, &["s", "D"])?])
     })?;
-    let layer = layer(a, model, "mtp.", layers, 1, 0)?;
+    let layer = layer(a, model, layers, 1)?;
     let head = logits(a, model, 2, &format!("{prefix}.shared_head.norm"), true)?;
     Ok(vec![embedding, join, layer, head])
 }

@@ -37,7 +37,6 @@ use checkpoint::{CONFIG, Checkpoint, Companion};
 use config::{Common, Fields};
 use decoder::layer_prefix;
 use families::{FAMILIES, Family};
-use ir::dtype::DType;
 use ir::graph::program::Program;
 use source::WeightSource;
 use std::fmt;
@@ -48,8 +47,6 @@ use std::path::{Path, PathBuf};
 pub struct ImportOptions {
     /// Make weights up from this seed; a lone config.json is enough then.
     pub dummy_weights: Option<u64>,
-    /// How states are stored.
-    pub state: DType,
     /// Longest sequence, if less than the model's.
     pub context: Option<i64>,
     /// Whether to import the draft (MTP) layer.
@@ -58,7 +55,7 @@ pub struct ImportOptions {
 
 impl Default for ImportOptions {
     fn default() -> Self {
-        ImportOptions { dummy_weights: None, state: DType::F32, context: None, draft: true }
+        ImportOptions { dummy_weights: None, context: None, draft: true }
     }
 }
 
@@ -177,7 +174,7 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported, ImportEr
     let catalogue = Catalogue::new(origin, common.fp8_block);
     let drafts = options.draft && model.drafts() > 0;
     let present = drafts && catalogue.has_prefix(&format!("{}.", layer_prefix(common.layers)));
-    let mut assembly = Assembly::new(&info.name, catalogue, info.context, options.state);
+    let mut assembly = Assembly::new(&info.name, catalogue, info.context);
     decoder::state(&mut assembly, &*model, present)?;
     let (mut program, catalogue) = assembly.finish();
     let (weights, found) = catalogue.finish()?;

@@ -6,6 +6,7 @@
 //! - [`block`]: groups to kernels and launches, for one shape bucket
 //! - [`row`], [`contraction`], [`context`], [`attention`], [`experts`], [`probe`]: the generators
 //! - [`schedule`]: tile shapes
+//! - [`states`]: histories to states
 //! - [`plan`]: calls to launches, values to buffers
 //! - [`linear`]: values as sums of others
 //! - [`arena`], [`size`], [`work`]: memory of a step and what launches must do, symbolic
@@ -28,6 +29,7 @@ pub mod probe;
 pub mod row;
 pub mod schedule;
 pub mod size;
+pub mod states;
 pub mod work;
 
 pub use error::LowerError;

@@ -11,6 +11,7 @@ use crate::lower::precision;
 use crate::lower::probe;
 use crate::lower::schedule::{BUCKETS, RowBucket};
 use crate::lower::size::size_expr;
+use crate::lower::states::with_states;
 use crate::options::Options;
 use crate::pack::Packed;
 use artifact::plan::{
@@ -48,6 +49,7 @@ pub fn lower(
     options: &Options,
     device: &DeviceSpec,
 ) -> Result<Lowered, LowerError> {
+    let program = &with_states(program, options.kv_dtype())?;
     let mut planner = Planner::new(program, options, device);
     let entry = planner.entry("forward")?;
     let probes = probe::probes(&mut planner.kernels)?;

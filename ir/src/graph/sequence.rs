@@ -65,6 +65,13 @@ impl<'p, N: Number> Sequence<'p, N> {
         held.map_or(0, |rows| rows.dims().first().copied().unwrap_or(0))
     }
 
+    /// Rows that the histories of an entry hold; 0 where it has none.
+    pub fn kept(&self, entry: &str) -> usize {
+        let own = self.histories.iter().filter(|((name, _), _)| **name == *entry);
+        let rows = own.flat_map(|(_, kept)| kept).filter_map(|t| t.dims().first());
+        rows.max().copied().unwrap_or(0)
+    }
+
     /// Takes tokens back: every state and history keeps its first `rows`.
     pub fn truncate(&mut self, rows: usize) {
         let states = std::mem::take(&mut self.states);

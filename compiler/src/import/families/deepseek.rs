@@ -1,7 +1,7 @@
 //! What DeepSeek-V2 and V3 have in common: latent attention, first some dense layers, then layers
 //! of experts.
 
-use crate::import::assembly::{Block, StateRef};
+use crate::import::assembly::Block;
 use crate::import::config::{COUNT, Common, Fields, WIDTH};
 use crate::import::decoder::Model;
 use crate::import::layers::ends::{norm, residual};
@@ -114,11 +114,6 @@ impl Model for DeepSeek {
         self.rope.frequencies(self.attention.rotated)
     }
 
-    fn kept(&self) -> [Vec<i64>; 2] {
-        let LatentConfig { heads, plain, rotated, value, .. } = self.attention;
-        [vec![heads, plain + rotated], vec![heads, value]]
-    }
-
     fn kind(&self, n: i64) -> &'static str {
         if n < self.dense_layers { "dense" } else { "expert" }
     }
@@ -129,12 +124,11 @@ impl Model for DeepSeek {
         n: i64,
         prefix: &str,
         [x, rope]: [ValueId; 2],
-        states: [&StateRef; 2],
     ) -> Result<ValueId, IrError> {
         let Common { hidden, eps, .. } = self.common;
         let attn = format!("{prefix}.self_attn");
         let y = norm(b, "n_attn", x, &format!("{prefix}.input_layernorm"), hidden, eps)?;
-        let y = latent_attention(b, [y, rope], &attn, hidden, &self.attention, states)?;
+        let y = latent_attention(b, [y, rope], &attn, hidden, &self.attention)?;
         let x = residual(b, x, &[y])?;
         let y = norm(b, "n_mlp", x, &format!("{prefix}.post_attention_layernorm"), hidden, eps)?;
         let mlp_prefix = format!("{prefix}.mlp");

@@ -1,7 +1,7 @@
 //! Llama: grouped attention over rotated keys, and a gated network in every layer.
 
 use super::Family;
-use crate::import::assembly::{Block, StateRef};
+use crate::import::assembly::Block;
 use crate::import::config::{COUNT, Common, Fields, WIDTH};
 use crate::import::decoder::Model;
 use crate::import::layers::ends::{norm, residual};
@@ -62,11 +62,6 @@ impl Model for Llama {
         self.rope.frequencies(self.attention.width)
     }
 
-    fn kept(&self) -> [Vec<i64>; 2] {
-        let GroupedConfig { kv_heads, width, .. } = self.attention;
-        [vec![kv_heads, width], vec![kv_heads, width]]
-    }
-
     fn kind(&self, _n: i64) -> &'static str {
         "dense"
     }
@@ -77,12 +72,11 @@ impl Model for Llama {
         _n: i64,
         prefix: &str,
         [x, rope]: [ValueId; 2],
-        states: [&StateRef; 2],
     ) -> Result<ValueId, IrError> {
         let Common { hidden, eps, .. } = self.common;
         let attn = format!("{prefix}.self_attn");
         let y = norm(b, "n_attn", x, &format!("{prefix}.input_layernorm"), hidden, eps)?;
-        let y = grouped_attention(b, [y, rope], &attn, hidden, &self.attention, states)?;
+        let y = grouped_attention(b, [y, rope], &attn, hidden, &self.attention)?;
         let x = residual(b, x, &[y])?;
         let y = norm(b, "n_mlp", x, &format!("{prefix}.post_attention_layernorm"), hidden, eps)?;
         let y = mlp(b, y, &format!("{prefix}.mlp"), [hidden, self.width])?;

@@ -2,7 +2,7 @@
 
 use super::causal::causal_attention;
 use super::rotary::{self, Pairing, rotate};
-use crate::import::assembly::{Block, StateRef};
+use crate::import::assembly::Block;
 use crate::import::catalogue::Tensor;
 use ir::error::IrError;
 use ir::graph::ValueId;
@@ -24,15 +24,14 @@ pub struct GroupedConfig {
     pub scale: f64,
 }
 
-/// Attention of `x [s, D]` with tensors `PREFIX.{q,k,v,o}_proj`; the states keep a key `[g, d]` and
-/// a value `[g, dv]` for each token. Query heads are `p` for each of `g` groups.
+/// Attention of `x [s, D]` with tensors `PREFIX.{q,k,v,o}_proj`; a key `[g, d]` and a value `[g, dv]`
+/// are kept of each token. Query heads are `p` for each of `g` groups.
 pub fn grouped_attention(
     b: &mut Block,
     [x, rope]: [ValueId; 2],
     prefix: &str,
     hidden: i64,
     c: &GroupedConfig,
-    [keys, values]: [&StateRef; 2],
 ) -> Result<ValueId, IrError> {
     b.dim("g", c.kv_heads);
     b.dim("p", c.heads / c.kv_heads);
@@ -48,8 +47,10 @@ pub fn grouped_attention(
     let k = rotate(b, k, rope, "d", Pairing::HalfSplit)?;
     let v = Projection { part: "v", indices: &["g", "dv"], rows: c.kv_heads * c.width };
     let v = v.apply(b, x, &at("v"), hidden, c.qkv_bias)?;
-    let k = b.keep(keys, k)?;
-    let v = b.keep(values, v)?;
+    let k = b.graph.label(k, "k");
+    let k = b.keep(k)?;
+    let v = b.graph.label(v, "v");
+    let v = b.keep(v)?;
     let o = causal_attention(b, [q, k, v], &["g", "p"], "dv", c.scale)?;
     let tensor = Tensor::linear(&at("o"), [hidden, c.heads * c.width]);
     let w = b.weight("w_o", &["D", "g", "p", "dv"], &tensor);

@@ -3,7 +3,7 @@
 
 use super::causal::causal_attention;
 use super::rotary::{self, Pairing, rotate};
-use crate::import::assembly::{Block, StateRef};
+use crate::import::assembly::Block;
 use crate::import::catalogue::Tensor;
 use ir::dim::Dim;
 use ir::error::IrError;
@@ -31,21 +31,20 @@ pub struct LatentConfig {
     pub scale: f64,
 }
 
-/// Attention of `x [s, D]` with tensors `PREFIX.{q_proj, kv_a_proj_with_mqa, ..}`; the states keep
-/// a key `[h, d]` and a value `[h, dv]` for each token.
+/// Attention of `x [s, D]` with tensors `PREFIX.{q_proj, kv_a_proj_with_mqa, ..}`; a key
+/// `[h, d]` and a value `[h, dv]` are kept of each token.
 pub fn latent_attention(
     b: &mut Block,
     [x, rope]: [ValueId; 2],
     prefix: &str,
     hidden: i64,
     c: &LatentConfig,
-    [keys, values]: [&StateRef; 2],
 ) -> Result<ValueId, IrError> {
     declare(b, c);
     let q = queries(b, [x, rope], prefix, hidden, c)?;
     let (k, v) = keys_and_values(b, [x, rope], prefix, hidden, c)?;
-    let k = b.keep(keys, k)?;
-    let v = b.keep(values, v)?;
+    let k = b.keep(k)?;
+    let v = b.keep(v)?;
     let o = causal_attention(b, [q, k, v], &["h"], "dv", c.scale)?;
     let tensor = Tensor::linear(&format!("{prefix}.o_proj"), [hidden, c.heads * c.value]);
     let w = b.weight("w_o", &["D", "h", "dv"], &tensor);

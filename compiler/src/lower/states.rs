@@ -1,0 +1,186 @@
+//! States: what importers and rewriting leave open of how rows are kept.
+//!
+//! A `history` becomes an `append` to a state parameter of its block, stored as the options say.
+//! Each call that keeps rows gets a layer of a state of its own; calls of one entry whose rows have
+//! the same extents share a state, so that a model's layers are one row of the table.
+
+use crate::lower::error::LowerError;
+use crate::lower::partition::op_name;
+use ir::dim::Name;
+use ir::dtype::DType;
+use ir::error::IrError;
+use ir::graph::builder::GraphBuilder;
+use ir::graph::program::{Arg, Program, State, StateKind};
+use ir::graph::{Graph, Node, NodeId, ParamKind, Type, ValueId};
+use std::collections::HashMap;
+
+/// A program whose blocks keep rows in states, as elements of dtype `kept`, in place of histories.
+///
+/// Errors: E0261 for a history whose rows are not along its first index, E0262 for one whose rows
+/// have no size that is known when compiling.
+pub fn with_states(program: &Program, kept: DType) -> Result<Program, LowerError> {
+    let mut stated = program.clone();
+    let mut rows: HashMap<Name, Vec<Row>> = HashMap::new();
+    for block in stated.blocks.iter_mut().filter(|b| !b.histories().is_empty()) {
+        rows.insert(block.name.clone(), rows_of(block)?);
+        *block = appending(block, kept).expect("types of a verified block stay what they are");
+    }
+    let mut table = Table { states: std::mem::take(&mut stated.states), uses: vec![] };
+    for (i, entry) in stated.entries.iter_mut().enumerate() {
+        let prefix = if i == 0 { String::new() } else { format!("{}.", entry.name) };
+        for call in &mut entry.calls {
+            let rows = rows.get(&call.block).map_or(&[][..], |rows| rows);
+            let states = rows.iter().enumerate().map(|(at, row)| {
+                let nth = rows[..at].iter().filter(|r| r.dims == row.dims).count();
+                table.layer(Use { entry: i, dims: row.dims.clone(), nth }, &prefix, row, kept)
+            });
+            call.args.extend(states);
+        }
+    }
+    stated.states = table.states;
+    Ok(stated)
+}
+
+/// What a block keeps of a token.
+struct Row {
+    /// What the block calls it.
+    name: Name,
+    dims: Vec<i64>,
+}
+
+/// What a state is for: rows of these extents, the n-th such ones of each call of an entry.
+#[derive(PartialEq)]
+struct Use {
+    entry: usize,
+    dims: Vec<i64>,
+    nth: usize,
+}
+
+/// States, and what those made here are for.
+struct Table {
+    states: Vec<State>,
+    uses: Vec<(Use, usize)>,
+}
+
+impl Table {
+    /// The next layer of the state for a use.
+    fn layer(&mut self, of: Use, prefix: &str, row: &Row, kept: DType) -> Arg {
+        let known = self.uses.iter().find(|(u, _)| *u == of).map(|(_, at)| *at);
+        let at = known.unwrap_or_else(|| {
+            self.states.push(State {
+                name: self.free_name(&format!("{prefix}{}", row.name)),
+                kind: StateKind::Rows,
+                encoding: kept.into(),
+                dims: row.dims.clone(),
+                layers: 0,
+            });
+            self.uses.push((of, self.states.len() - 1));
+            self.states.len() - 1
+        });
+        let state = &mut self.states[at];
+        state.layers += 1;
+        Arg::State { state: state.name.clone(), layer: state.layers - 1 }
+    }
+
+    fn free_name(&self, wanted: &str) -> Name {
+        let taken = |name: &str| self.states.iter().any(|s| &*s.name == name);
+        let numbered = (2..).map(|n| format!("{wanted}.{n}"));
+        let mut names = std::iter::once(wanted.to_string()).chain(numbered);
+        names.find(|name| !taken(name)).expect("numbers do not end").into()
+    }
+}
+
+/// What each history of a block keeps of a token.
+fn rows_of(graph: &Graph) -> Result<Vec<Row>, LowerError> {
+    let row = |(id, axis): (NodeId, usize)| {
+        let node = graph.node(id);
+        let ty = graph.ty(node.results[0]);
+        if axis != 0 {
+            return Err(LowerError::Form {
+                graph: graph.name.clone(),
+                node: op_name(node),
+                found: ty.to_string(),
+                expected: "rows along the first index".to_string(),
+            });
+        }
+        let extent = |index: &Name| {
+            let extent = graph.extent(index);
+            let unbound =
+                || LowerError::Unbound { graph: graph.name.clone(), dim: extent.to_string() };
+            extent.bound_value(&graph.symbols).ok_or_else(unbound)
+        };
+        let dims = ty.indices[1..].iter().map(extent).collect::<Result<_, _>>()?;
+        Ok(Row { name: graph.value(node.operands[0]).name.clone(), dims })
+    };
+    graph.histories().into_iter().map(row).collect()
+}
+
+/// The block with an append to a state parameter in place of each history.
+fn appending(graph: &Graph, kept: DType) -> Result<Graph, IrError> {
+    let mut b = GraphBuilder::like(&graph.name, graph);
+    let mut of: HashMap<ValueId, ValueId> = HashMap::new();
+    for (at, id) in graph.params.iter().enumerate() {
+        let value = graph.value(*id);
+        of.insert(*id, b.param(&value.name, graph.param_kind(at), value.ty.clone()));
+    }
+    let histories = graph.histories();
+    let mut states: HashMap<NodeId, ValueId> = HashMap::new();
+    for (id, _) in &histories {
+        states.insert(*id, past(&mut b, graph, graph.node(*id), kept));
+    }
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let operands: Vec<ValueId> = node.operands.iter().map(|v| of[v]).collect();
+        let results = match states.get(&NodeId(i as u32)) {
+            Some(past) => vec![append(&mut b, graph, node, [*past, operands[0]])?],
+            None => {
+                let (data, mask) = operands.split_at(node.data_operands().len());
+                let types = graph.types(&node.results);
+                b.node(node.op, data, mask.first().copied(), node.attrs.clone(), Some(&types))?
+            }
+        };
+        for (old, new) in node.results.iter().zip(results) {
+            b.rename_value(new, &graph.value(*old).name);
+            of.insert(*old, new);
+        }
+    }
+    graph.outputs.iter().for_each(|v| b.output(of[v]));
+    b.finish().map_err(|mut errors| errors.swap_remove(0))
+}
+
+/// A parameter for the rows of a history before this step's.
+fn past(b: &mut GraphBuilder, graph: &Graph, history: &Node, kept: DType) -> ValueId {
+    let (x, all) = (graph.ty(history.operands[0]), graph.ty(history.results[0]));
+    let rows = graph.extent(&all.indices[0]).minus(&graph.extent(&x.indices[0]));
+    let mut indices = all.indices.clone();
+    indices[0] = b.index_of("u", &rows);
+    let name = free_name(b, graph, format!("past_{}", graph.value(history.operands[0]).name));
+    b.param(&name, ParamKind::State, Type { encoding: kept.into(), indices })
+}
+
+/// A name like this one that neither graph has.
+fn free_name(b: &GraphBuilder, graph: &Graph, mut name: String) -> String {
+    while [graph, b.graph()].iter().any(|g| g.values.iter().any(|v| *v.name == *name)) {
+        name.push('_');
+    }
+    name
+}
+
+/// All rows of a history, as wide as they were, from a state that keeps them as its encoding says.
+fn append(
+    b: &mut GraphBuilder,
+    graph: &Graph,
+    history: &Node,
+    [past, x]: [ValueId; 2],
+) -> Result<ValueId, IrError> {
+    let (kept, own) = (b.ty(past).dtype(), b.ty(x).dtype());
+    let into = &graph.ty(history.results[0]).indices[0];
+    if kept == own {
+        return b.append(past, x, into);
+    }
+    let name = graph.value(history.operands[0]).name.clone();
+    let new = b.cast(x, kept)?;
+    b.label(new, &free_name(b, graph, format!("new_{name}")));
+    let all = b.append(past, new, into)?;
+    b.label(all, &free_name(b, graph, format!("all_{name}")));
+    b.cast(all, own)
+}
