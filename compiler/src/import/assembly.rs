@@ -146,6 +146,12 @@ impl Block<'_> {
         }
     }
 
+    /// Extent of an index whose symbols are bound; 0 where they are not.
+    pub fn extent(&self, index: &str) -> i64 {
+        let graph = self.graph.graph();
+        graph.extent(index).bound_value(&graph.symbols).unwrap_or(0)
+    }
+
     /// A parameter bound to a value of the entry.
     pub fn input(&mut self, name: &str, dtype: DType, indices: &[&str], value: &str) -> ValueId {
         self.args.push(Arg::Value(value.into()));
@@ -155,9 +161,7 @@ impl Block<'_> {
     /// A parameter bound to a tensor of the checkpoint. The product of the extents of `indices` is
     /// that of the stored axes.
     pub fn weight(&mut self, name: &str, indices: &[&str], tensor: &Tensor) -> ValueId {
-        let graph = self.graph.graph();
-        let extent = |i: &&str| graph.extent(i).bound_value(&graph.symbols).unwrap_or(0);
-        let dims: Vec<i64> = indices.iter().map(extent).collect();
+        let dims: Vec<i64> = indices.iter().map(|i| self.extent(i)).collect();
         let encoding = self.assembly.catalogue.need(tensor, &dims);
         self.args.push(Arg::Weight(tensor.name.as_str().into()));
         self.graph.weight(name, encoding, indices)

@@ -133,7 +133,8 @@ impl Model for DeepSeek {
         let y = norm(b, "n_mlp", x, &format!("{prefix}.post_attention_layernorm"), hidden, eps)?;
         let mlp_prefix = format!("{prefix}.mlp");
         if n < self.dense_layers {
-            let y = mlp(b, y, &mlp_prefix, [hidden, self.dense_width])?;
+            b.dim("f", self.dense_width);
+            let y = mlp(b, y, &mlp_prefix, hidden, "f")?;
             return residual(b, x, &[y]);
         }
         let parts = experts(b, y, &mlp_prefix, hidden, &self.experts)?;

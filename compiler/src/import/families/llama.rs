@@ -79,7 +79,8 @@ impl Model for Llama {
         let y = grouped_attention(b, [y, rope], &attn, hidden, &self.attention)?;
         let x = residual(b, x, &[y])?;
         let y = norm(b, "n_mlp", x, &format!("{prefix}.post_attention_layernorm"), hidden, eps)?;
-        let y = mlp(b, y, &format!("{prefix}.mlp"), [hidden, self.width])?;
+        b.dim("f", self.width);
+        let y = mlp(b, y, &format!("{prefix}.mlp"), hidden, "f")?;
         residual(b, x, &[y])
     }
 }

@@ -4,6 +4,7 @@ use super::mlp::mlp;
 use super::router::{RouterConfig, route};
 use crate::import::assembly::Block;
 use crate::import::catalogue::Tensor;
+use ir::dim::Dim;
 use ir::error::IrError;
 use ir::graph::ValueId;
 
@@ -40,7 +41,17 @@ pub fn experts(
     if c.shared == 0 {
         return Ok(vec![routed]);
     }
-    let width = c.shared * c.width;
-    let shared = mlp(b, x, &format!("{prefix}.shared_experts"), [hidden, width])?;
+    let width = shared_width(b, c);
+    let shared = mlp(b, x, &format!("{prefix}.shared_experts"), hidden, width)?;
     Ok(vec![routed, shared])
+}
+
+/// The index of the shared network's width, in terms of an expert's: of one it is the same.
+fn shared_width(b: &mut Block, c: &ExpertsConfig) -> &'static str {
+    if c.shared == 1 {
+        return "fe";
+    }
+    b.dim("shared", c.shared);
+    b.index("f", Dim::symbol("shared").times(&Dim::symbol("fe")));
+    "f"
 }

@@ -113,7 +113,7 @@ fn open_experts(b: &mut Block, rank: ValueId, c: &RouterConfig) -> Result<ValueI
     let kept = b.graph.topk(best, None, "g", "j")?;
     let ones = b.graph.splat(1.0, &["s", "j"])?;
     let kept = b.graph.scatter(kept, ones, "j", "g")?;
-    let open = b.graph.map("m > 0.5", &[("m", kept)], &["s", "g", "o"])?;
+    let open = b.graph.map("m != 0", &[("m", kept)], &["s", "g", "o"])?;
     b.graph.merge(open, &["g", "o"], "e")
 }
 
