@@ -5,9 +5,207 @@ use crate::rebuild::Copy;
 use compiler::lower::partition::weight_operand;
 use ir::dim::{Dim, Name};
 use ir::dtype::DType;
+use ir::graph::builder::GraphBuilder;
 use ir::graph::program::Program;
 use ir::graph::{Def, Graph, Node, ParamKind, ValueId};
 use std::collections::HashMap;
+
+/// A way of writing a mixture of experts as products with gathered weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Experts {
+    /// Gate and up apart, the weighted sum last.
+    Apart,
+    /// Gate and up in one product, cut into two.
+    Merged,
+    /// The weight before the last product, which sums over choices too.
+    Early,
+    /// The weight before the last product, which leaves choices apart; then a reduction.
+    Reduced,
+    /// Weighted choices added up by what is no sum of products: they are read one by one.
+    Kept,
+    /// The shared network as one more expert that all choose, with weight 1.
+    Joined,
+    /// Squares of positive numbers instead of SwiGLU.
+    Squares,
+    /// Norms between the products, which are no function of single elements.
+    Normed,
+}
+
+impl Experts {
+    /// Every way.
+    pub const ALL: [Experts; 8] = [
+        Experts::Apart,
+        Experts::Merged,
+        Experts::Early,
+        Experts::Reduced,
+        Experts::Kept,
+        Experts::Joined,
+        Experts::Squares,
+        Experts::Normed,
+    ];
+
+    /// Whether the model stays what it was.
+    pub fn keeps_meaning(self) -> bool {
+        !matches!(self, Experts::Squares | Experts::Normed)
+    }
+}
+
+/// The program with its mixtures of experts written out.
+pub fn written_out(program: &Program, way: Experts) -> Program {
+    let mut program = program.clone();
+    for block in &mut program.blocks {
+        let mut copy = Copy::new(block);
+        let mut joined = None;
+        for (at, node) in block.nodes.iter().enumerate() {
+            copy.node(node, node.operands.clone());
+            if node.op.name() == "moe" {
+                joined = write_out(block, at, &mut copy, way);
+            }
+            if joined.is_some_and(|v| node.results.contains(&v)) {
+                let indices = block.ty(node.results[0]).indices.clone();
+                let zero = copy.builder.splat(0.0, &indices).unwrap();
+                copy.of.insert(node.results[0], zero);
+            }
+        }
+        *block = copy.finish(block.outputs.iter().copied());
+    }
+    program
+}
+
+/// The mixture that a node is, in place of its result; what has been joined to it.
+fn write_out(graph: &Graph, at: usize, copy: &mut Copy<'_>, way: Experts) -> Option<ValueId> {
+    let node = &graph.nodes[at];
+    let [x, mut index, mut share, mut gate, mut up, mut down]: [ValueId; 6] =
+        node.operands.iter().map(|v| copy.of[v]).collect::<Vec<_>>().try_into().unwrap();
+    let b = &mut copy.builder;
+    let names = |v: ValueId, b: &GraphBuilder| b.ty(v).indices.clone();
+    let [s, mut k] = <[Name; 2]>::try_from(names(index, b)).unwrap();
+    let [mut e, f, d] = <[Name; 3]>::try_from(names(gate, b)).unwrap();
+    let mut joined = None;
+    if way == Experts::Joined
+        && let Some((result, shared)) = shared(graph, at)
+    {
+        let [g, u, w] = shared.map(|v| copy.of[&v]);
+        (index, share) = choose_last(b, index, share, &e);
+        (gate, up) = (with_last(b, gate, g, &f), with_last(b, up, u, &f));
+        down = with_last(b, down, w, &f);
+        (e, k) = (names(gate, b)[0].clone(), names(index, b)[1].clone());
+        joined = Some(result);
+    }
+    let first = |b: &mut GraphBuilder, w: ValueId, f: &Name| {
+        let rows = b.gather(w, index, None, &e).unwrap();
+        b.contract(x, rows, &[&s, &k, f]).unwrap()
+    };
+    let (g, u) = match way {
+        Experts::Merged => {
+            let both = b.graph().extent(&f).times(&2.into());
+            let both = b.fresh_index("both", &both);
+            let table = b.concat(&[(gate, &f), (up, &f)], &both).unwrap();
+            let all = first(b, table, &both);
+            let half = b.graph().extent(&f);
+            (b.slice(all, &both, &f, 0).unwrap(), b.slice(all, &both, &f, half).unwrap())
+        }
+        _ => (first(b, gate, &f), first(b, up, &f)),
+    };
+    let hidden = [&s, &k, &f];
+    let mut h = match way {
+        Experts::Squares => {
+            let text = "max(g, 0) * max(g, 0) + 0.1 * u";
+            b.map(text, &[("g", g), ("u", u)], &hidden).unwrap()
+        }
+        Experts::Early => b.swiglu(g, u).unwrap(),
+        _ => b.map("g * sigmoid(g) * u", &[("g", g), ("u", u)], &hidden).unwrap(),
+    };
+    if way == Experts::Normed {
+        let gain = b.splat(0.5, &[&f]).unwrap();
+        h = b.rms_norm(h, gain, &f, 1e-6).unwrap();
+    }
+    let early = matches!(way, Experts::Early | Experts::Reduced);
+    if early {
+        h = b.map("h * w", &[("h", h), ("w", share)], &hidden).unwrap();
+    }
+    let rows = b.gather(down, index, None, &e).unwrap();
+    let routed = match way {
+        Experts::Early => b.contract(h, rows, &[&s, &d]).unwrap(),
+        _ => b.contract(h, rows, &[&s, &k, &d]).unwrap(),
+    };
+    let weighted = |b: &mut GraphBuilder| {
+        b.map("y * w", &[("y", routed), ("w", share)], &[&s, &k, &d]).unwrap()
+    };
+    let sum = match way {
+        Experts::Early => routed,
+        Experts::Reduced => b.reduce("sum", routed, None, &[&s, &d]).unwrap(),
+        Experts::Kept => {
+            let weighted = weighted(b);
+            b.reduce("sum", weighted, None, &[&s, &d]).unwrap()
+        }
+        _ => b.contract(routed, share, &[&s, &d]).unwrap(),
+    };
+    copy.of.insert(node.results[0], sum);
+    joined
+}
+
+/// The network beside a mixture that every row takes, if it has an expert's extents: its result,
+/// and the weights of gate, up and down.
+fn shared(graph: &Graph, at: usize) -> Option<(ValueId, [ValueId; 3])> {
+    let moe = &graph.nodes[at];
+    let x = moe.operands[0];
+    let made = |v: ValueId| match graph.value(v).def {
+        Def::Node(id, _) => Some(graph.node(id)),
+        Def::Param(..) => None,
+    };
+    let weight = |v: ValueId, x: Option<ValueId>| {
+        let node = made(v)?;
+        let at = weight_operand(graph, node)?;
+        x.is_none_or(|x| node.operands[1 - at] == x).then_some(node.operands[at])
+    };
+    graph.nodes.iter().find_map(|node| {
+        let at = weight_operand(graph, node)?;
+        let gated = made(node.operands[1 - at]).filter(|n| n.op.name() == "swiglu")?;
+        let [gate, up] = [0, 1].map(|i| weight(gated.operands[i], Some(x)));
+        let extents = |v: ValueId| graph.extents(graph.ty(v));
+        let (gate, up, down) = (gate?, up?, node.operands[at]);
+        let alike = extents(moe.operands[3])[1..] == extents(gate)[..];
+        alike.then_some((node.results[0], [gate, up, down]))
+    })
+}
+
+/// The choices of each row with one more: the last expert, with weight 1.
+fn choose_last(
+    b: &mut GraphBuilder,
+    index: ValueId,
+    share: ValueId,
+    e: &Name,
+) -> (ValueId, ValueId) {
+    let [s, k] = <[Name; 2]>::try_from(b.ty(index).indices.clone()).unwrap();
+    let last = b.graph().extent(e).bound_value(&b.graph().symbols).unwrap();
+    let more = b.graph().extent(&k).plus(&1.into());
+    let (one, joint) = (b.fresh_index("one", &1.into()), b.fresh_index("more", &more));
+    let i = b.constant(DType::I32, &[last as f64], &[&s, &one]).unwrap();
+    let w = b.splat(1.0, &[&s, &one]).unwrap();
+    let index = b.concat(&[(index, &k), (i, &one)], &joint).unwrap();
+    (index, b.concat(&[(share, &k), (w, &one)], &joint).unwrap())
+}
+
+/// Experts' weights with one more behind them.
+fn with_last(b: &mut GraphBuilder, experts: ValueId, last: ValueId, f: &Name) -> ValueId {
+    let indices = b.ty(experts).indices.clone();
+    let more = b.graph().extent(&indices[0]).plus(&1.into());
+    let (one, joint) = (b.fresh_index("one", &1.into()), b.fresh_index("experts", &more));
+    // The shared network has its own name for its hidden index.
+    let own = b.ty(last).indices.clone();
+    let wide = own.iter().find(|i| !indices.contains(i)).unwrap().clone();
+    let flat = b.fresh_index("flat", &b.graph().extent(f));
+    let last = b.rename(last, &[(&wide, &flat)]).unwrap();
+    let last = b.split(last, &flat, &[&one, f]).unwrap();
+    let order: Vec<Name> = [std::slice::from_ref(&one), &indices[1..]].concat();
+    let last = b.map("x", &[("x", last)], &order).unwrap();
+    let last = match b.ty(experts).dtype() {
+        DType::F32 => last,
+        dtype => b.cast(last, dtype).unwrap(),
+    };
+    b.concat(&[(experts, &indices[0]), (last, &one)], &joint).unwrap()
+}
 
 /// The program with projections of one activation merged, and gains of norms halved.
 pub fn merged(program: &Program) -> Program {

@@ -1,6 +1,7 @@
 //! Programs edited node by node: what a test changes in a graph is data, checked as any graph is.
 
 use compiler::lower::claims::Claims;
+use compiler::lower::constant::is_constant;
 use compiler::lower::partition::weight_operand;
 use compiler::lower::precision::{Operand, Operands, operands};
 use compiler::lower::states::with_states;
@@ -66,10 +67,30 @@ fn named<'g>(graph: &'g Graph, op: &str) -> impl Iterator<Item = &'g Node> {
     graph.nodes.iter().filter(move |n| n.op.name() == op)
 }
 
+/// The index by which rows choose weights.
+fn chosen(graph: &Graph) -> Option<ValueId> {
+    let moe = named(graph, "moe").map(|n| n.operands[1]);
+    let choices = |n: &&Node| graph.ty(n.operands[1]).indices.len() == 2;
+    let gather = named(graph, "gather").filter(|n| is_constant(graph, n.operands[0]));
+    moe.chain(gather.filter(choices).map(|n| n.operands[1])).next()
+}
+
+fn maker(graph: &Graph, value: ValueId) -> NodeId {
+    match graph.value(value).def {
+        Def::Node(id, _) => id,
+        Def::Param(..) => panic!("a choice is computed"),
+    }
+}
+
 /// A block that routes, opened.
 fn open_block(graph: &Graph) -> Option<Opened> {
-    let index = named(graph, "moe").next()?.operands[1];
-    let Def::Node(choice, _) = graph.value(index).def else { panic!("a choice is computed") };
+    let mut index = chosen(graph)?;
+    let mut choice = maker(graph, index);
+    if graph.node(choice).op.name() == "concat" {
+        // Behind the choices stands one that all rows make.
+        index = graph.node(choice).operands[0];
+        choice = maker(graph, index);
+    }
     let scores = graph.node(choice).operands[0];
     // Choices within a group have a third index.
     let of_groups = named(graph, "topk")

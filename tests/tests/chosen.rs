@@ -7,7 +7,7 @@ use compiler::options::Options;
 use ir::device::DeviceSpec;
 use ir::graph::program::Program;
 use serde_json::json;
-use tests::chosen::merged;
+use tests::chosen::{Experts, merged, written_out};
 use tests::goldens::{made_up, model};
 use tests::{exact, near};
 
@@ -21,7 +21,7 @@ fn check(name: &str, original: Imported, rewrite: impl Fn(&Program) -> Program) 
     imported
 }
 
-/// In f32.
+/// In f32, and that the program means what it did.
 fn check_exact(name: &str, original: Imported, rewrite: impl Fn(&Program) -> Program) -> Imported {
     let prompts = exact::prompts_of(&original);
     let program = rewrite(&original.program);
@@ -72,4 +72,62 @@ fn encodings(imported: &Imported) -> Vec<String> {
     assert!(found.iter().all(|w| w.source.len() > 1));
     assert!(!found.is_empty());
     found.into_iter().map(|w| w.encoding.clone()).collect()
+}
+
+/// Experts written out in every way, in f32; in the default precision too, if asked.
+fn check_experts(name: &str, original: &dyn Fn() -> Imported, default_precision: bool) {
+    for way in Experts::ALL {
+        let name = format!("{name}, {way:?}");
+        let rewrite = |program: &Program| written_out(program, way);
+        let imported = match way.keeps_meaning() {
+            true => check_exact(&name, original(), rewrite),
+            false => {
+                let original = original();
+                let imported = Imported { program: rewrite(&original.program), ..original };
+                exact::check(&name, &imported, 16, BOUND);
+                imported
+            }
+        };
+        let lowered =
+            lower(&imported.program, &Options::default(), &DeviceSpec::default()).unwrap();
+        let of = |family: &str| lowered.kernels.iter().any(|k| &*k.family.name == family);
+        assert_eq!(of("experts_down"), way != Experts::Normed, "{name}");
+        assert!(of("experts_up"), "{name}");
+        if default_precision {
+            near::check(&name, &imported, &exact::prompts_of(&imported), &Options::default());
+        }
+    }
+}
+
+#[test]
+fn experts_of_v2_lite() {
+    check_experts("rand-v2-lite", &|| small("rand-v2-lite"), true);
+}
+
+#[test]
+fn experts_of_v3_in_fp8() {
+    check_experts("rand-v3-fp8", &|| small("rand-v3-fp8"), true);
+}
+
+#[test]
+fn experts_of_odd_numbers() {
+    let odd = json!({
+        "hidden_size": 72, "num_hidden_layers": 1, "first_k_dense_replace": 0,
+        "n_routed_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 9,
+        "n_shared_experts": 1, "vocab_size": 67,
+    });
+    check_experts("odd", &|| made_up("rand-v2-lite", &odd, 3), false);
+}
+
+#[test]
+fn experts_that_are_all_or_one() {
+    for (experts, chosen) in [(4, 4), (3, 1), (1, 1)] {
+        let numbers = json!({
+            "hidden_size": 40, "num_hidden_layers": 1, "first_k_dense_replace": 0,
+            "n_routed_experts": experts, "num_experts_per_tok": chosen,
+            "moe_intermediate_size": 17, "n_shared_experts": 1, "vocab_size": 33,
+        });
+        let name = format!("{chosen} of {experts}");
+        check_experts(&name, &|| made_up("rand-v2-lite", &numbers, 4), false);
+    }
 }

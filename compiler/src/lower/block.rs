@@ -1,12 +1,12 @@
 //! Lowering one block for one shape bucket: groups to kernels and launches.
 
 use crate::lower::code::{
-    BlockArg, BlockCode, BlockGrid, BlockLaunch, BlockTemp, Kernels, WeightUse,
+    BlockArg, BlockCode, BlockGrid, BlockLaunch, BlockTemp, Kernels, Viewed, WeightUse,
 };
 use crate::lower::constant;
 use crate::lower::contraction::{self, Contraction, weight_packing};
 use crate::lower::error::LowerError;
-use crate::lower::experts::{self, Experts};
+use crate::lower::mixture::Combined;
 use crate::lower::partition::{Group, GroupKind, Partition, op_name, row_index, weight_operand};
 use crate::lower::precision::Operand;
 use crate::lower::row;
@@ -15,7 +15,6 @@ use crate::lower::work::{self, Work};
 use crate::options::Options;
 use crate::pack::constant::Constant;
 use crate::pack::scales::keeps_blocks;
-use ir::attr::Attr;
 use ir::device::DeviceSpec;
 use ir::dim::{Dim, Name};
 use ir::dtype::{Class, DType, Encoding};
@@ -49,20 +48,8 @@ pub struct Block<'a> {
     pub bindings: &'a HashMap<ValueId, Vec<&'a Weight>>,
     /// The result.
     pub code: BlockCode,
-    moe: HashMap<NodeId, MoeTemps>,
-}
-
-/// Memory through which a mixture of experts is combined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MoeTemps {
-    /// `[n, k]`: where the result of each choice lies.
-    pub slot_of: usize,
-    /// `[slots, width]` in f32.
-    pub results: usize,
-    /// Experts that a row chooses.
-    pub chosen: i64,
-    /// Width of the result.
-    pub width: i64,
+    /// How results of experts are combined, by value.
+    pub combined: HashMap<ValueId, Combined>,
 }
 
 /// What a block is lowered with.
@@ -97,7 +84,7 @@ pub fn lower(input: &BlockInput<'_>, kernels: &mut Kernels) -> Result<BlockCode,
         program: input.program,
         bindings: input.bindings,
         code: BlockCode::default(),
-        moe: HashMap::new(),
+        combined: HashMap::new(),
     };
     for group in &input.partition.groups {
         let group = Group { phase: group.phase * SUBPHASES, ..group.clone() };
@@ -140,7 +127,10 @@ impl Block<'_> {
         indices.iter().map(extent).collect()
     }
 
-    fn product(&self, indices: &[Name]) -> Result<i64, LowerError> {
+    /// Product of extents that are known when compiling.
+    ///
+    /// Errors: E0262.
+    pub fn product(&self, indices: &[Name]) -> Result<i64, LowerError> {
         Ok(self.extents(indices)?.iter().product())
     }
 
@@ -184,17 +174,18 @@ impl Block<'_> {
     /// Errors: E0261.
     pub fn weight_encoding(
         &self,
-        value: ValueId,
-        axes: &[Vec<usize>; 3],
+        of: &Viewed,
+        axes: &[Vec<Name>; 3],
     ) -> Result<Encoding, LowerError> {
-        let bound = self.constants(value, axes)?;
+        let bound = self.constants(of, axes)?;
         let mut encodings = BTreeSet::new();
         for constant in &bound {
             let Some(views) = constant.views(self.program) else { return Ok(DType::F32.into()) };
             encodings.extend(views.iter().map(|(_, weight)| weight.encoding));
         }
         let first = encodings.first().copied();
-        let own = first.filter(|_| encodings.len() == 1).unwrap_or(self.graph.ty(value).encoding);
+        let own =
+            first.filter(|_| encodings.len() == 1).unwrap_or(self.graph.ty(of.value).encoding);
         let keeps = |scale| bound.iter().all(|c| keeps_blocks(c, self.program, scale));
         Ok(match own.scale {
             _ if encodings.len() > 1 && encodings.contains(&DType::F32.into()) => DType::F32.into(),
@@ -205,16 +196,11 @@ impl Block<'_> {
     }
 
     /// What calls make of a constant, as batch, rows and columns.
-    fn constants(
-        &self,
-        value: ValueId,
-        axes: &[Vec<usize>; 3],
-    ) -> Result<Vec<Constant>, LowerError> {
+    fn constants(&self, of: &Viewed, axes: &[Vec<Name>; 3]) -> Result<Vec<Constant>, LowerError> {
         let calls = self.bindings.values().map(Vec::len).max().unwrap_or(0);
         let of_call = |call: usize| {
             let bound = |param| self.bindings.get(&param)?.get(call).copied();
-            let constant = constant::resolve(self.graph, value, &bound)?;
-            constant::grouped(self.graph, value, &constant, axes)
+            constant::grouped(self.graph, of, axes, &bound)
         };
         (0..calls).map(of_call).collect()
     }
@@ -224,11 +210,15 @@ impl Block<'_> {
         self.partition.operands[&node].of_rows(self.bucket)
     }
 
-    /// Names of the values that nodes compute, for reports.
-    pub fn origin(&self, nodes: &[NodeId]) -> String {
-        let results = nodes.iter().flat_map(|n| &self.graph.node(*n).results);
+    /// Values that nodes compute.
+    pub fn results(&self, nodes: &[NodeId]) -> Vec<ValueId> {
+        nodes.iter().flat_map(|n| &self.graph.node(*n).results).copied().collect()
+    }
+
+    /// Names of values, for reports.
+    pub fn origin(&self, results: &[ValueId]) -> String {
         let names: Vec<String> =
-            results.map(|v| format!("%{}", self.graph.value(*v).name)).collect();
+            results.iter().map(|v| format!("%{}", self.graph.value(*v).name)).collect();
         format!("@{} {}", self.graph.name, names.join(" "))
     }
 
@@ -253,24 +243,20 @@ impl Block<'_> {
         self.code.temps.len() - 1
     }
 
-    /// Positions, in a value's type, of some indices.
-    fn positions(&self, value: ValueId, indices: &[Name]) -> Vec<usize> {
-        indices.iter().filter_map(|i| self.graph.ty(value).position(i)).collect()
-    }
-
-    /// A constant as a kernel reads it: its indices as batch, rows and columns.
+    /// A constant as a kernel of tile products reads it.
     ///
     /// Errors: E0261, E0262.
     pub(super) fn weight_use(
         &self,
-        value: ValueId,
+        of: impl Into<Viewed>,
         [batch, rows, cols]: [&[Name]; 3],
     ) -> Result<WeightUse, LowerError> {
-        let axes = [batch, rows, cols].map(|part| self.positions(value, part));
-        let encoding = self.weight_encoding(value, &axes)?;
+        let of = of.into();
+        let axes = [batch, rows, cols].map(<[Name]>::to_vec);
+        let encoding = self.weight_encoding(&of, &axes)?;
         let dims = vec![self.product(batch)?, self.product(rows)?, self.product(cols)?];
         let packing = Some(weight_packing(encoding));
-        Ok(WeightUse { value, axes, encoding, dims, packing })
+        Ok(WeightUse { of, axes, encoding, dims, packing })
     }
 
     fn contraction(&mut self, group: &Group) -> Result<(), LowerError> {
@@ -335,99 +321,7 @@ impl Block<'_> {
         grid: BlockGrid,
         work: Work,
     ) {
-        let (phase, origin) = (group.phase + sub, self.origin(&group.nodes));
+        let (phase, origin) = (group.phase + sub, self.origin(&self.results(&group.nodes)));
         self.code.launches.push(BlockLaunch { kernel, args, grid, phase, origin, work });
-    }
-
-    fn experts(&mut self, group: &Group) -> Result<(), LowerError> {
-        let id = group.nodes[0];
-        let node = self.graph.node(id);
-        let [x, index, _, gate, up, down] = node.operands[..] else {
-            return Err(self.form(node, "other operands", "six"));
-        };
-        let (e, uses) = self.experts_shape(id)?;
-        let int = |d: Dim| d.times(&4.into());
-        let bytes = |d: &Dim, dtype: DType| d.times(&i64::from(dtype.bits() / 8).into());
-        let row_of = self.temp("row_of", int(e.slots()));
-        let slot_of = self.temp("slot_of", int(e.slots()));
-        let work = self.temp("work", e.work_bytes());
-        let hidden =
-            self.temp("hidden", bytes(&e.slots().times(&e.widths.1.into()), e.left.stored()));
-        let results = self.temp("results", int(e.slots().times(&e.widths.2.into())));
-        let (chosen, width) = (e.experts.1, e.widths.2);
-        self.moe.insert(id, MoeTemps { slot_of, results, chosen, width });
-        let [gate_use, up_use, down_use] = uses;
-        debug_assert_eq!([gate_use.value, up_use.value, down_use.value], [gate, up, down]);
-        let weight = |w: WeightUse| BlockArg::Weight(Box::new(w));
-        let temp = BlockArg::Temp;
-        let [sort_work, up_work, down_work] = work::experts(&e);
-
-        let args =
-            vec![BlockArg::Value(index, DType::I32), temp(row_of), temp(slot_of), temp(work)];
-        let kernel = self.kernels.intern(experts::dispatch(&e))?;
-        self.launch(group, 0, kernel, args, BlockGrid::Dense(1.into()), sort_work);
-
-        let columns =
-            |extent: i64, blocks| Dim::constant(extent).ceil_div(e.columns(extent, blocks).into());
-        let list = |each: Dim| BlockGrid::List { list: temp(work), each };
-        let args = vec![
-            BlockArg::Value(x, e.x),
-            temp(row_of),
-            weight(gate_use),
-            weight(up_use),
-            temp(work),
-            temp(hidden),
-        ];
-        let kernel = self.kernels.intern(experts::up(&e))?;
-        let grid = list(columns(e.widths.1, experts::UP_BLOCKS));
-        self.launch(group, 1, kernel, args, grid, up_work);
-
-        let args = vec![temp(hidden), weight(down_use), temp(work), temp(results)];
-        let kernel = self.kernels.intern(experts::down(&e))?;
-        let grid = list(columns(e.widths.2, experts::DOWN_BLOCKS));
-        self.launch(group, 2, kernel, args, grid, down_work);
-        Ok(())
-    }
-
-    fn experts_shape(&self, id: NodeId) -> Result<(Experts, [WeightUse; 3]), LowerError> {
-        let node = self.graph.node(id);
-        let [Attr::Name(experts), Attr::Name(chosen)] = &node.attrs.0[..] else {
-            return Err(self.form(node, "other attributes", "experts and chosen"));
-        };
-        let [x, index, weight, gate, up, down] = [0, 1, 2, 3, 4, 5].map(|i| node.operands[i]);
-        let (width, out) = (self.own_indices(x), self.own_indices(node.results[0]));
-        let gt = self.graph.ty(gate);
-        let hidden: Vec<Name> =
-            gt.indices.iter().filter(|i| *i != experts && !width.contains(i)).cloned().collect();
-        let by_row = |v| self.own_indices(v) == [chosen.clone()];
-        if !by_row(index) || !by_row(weight) {
-            let found = self.graph.ty(index).to_string();
-            return Err(self.form(node, found, "choices of each row"));
-        }
-        let e = [experts.clone()];
-        let uses = [
-            self.weight_use(gate, [&e, &hidden, &width])?,
-            self.weight_use(up, [&e, &hidden, &width])?,
-            self.weight_use(down, [&e, &out, &hidden])?,
-        ];
-        let left = self.operand(id);
-        let shape = Experts {
-            rows_max: self.rows_max(),
-            experts: (self.product(&e)?, self.product(std::slice::from_ref(chosen))?),
-            widths: (self.product(&width)?, self.product(&hidden)?, self.product(&out)?),
-            x: self.stored_as(x, left.stored()),
-            left,
-            weights: [0, 1, 2].map(|i| uses[i].encoding),
-            rows: schedule::expert_rows(self.bucket),
-        };
-        Ok((shape, uses))
-    }
-
-    /// Memory of a mixture of experts that an earlier group computed.
-    ///
-    /// Errors: E0261.
-    pub fn moe_temps(&self, node: NodeId) -> Result<MoeTemps, LowerError> {
-        let found = self.moe.get(&node).copied();
-        found.ok_or_else(|| self.form(self.graph.node(node), "no choice", "an earlier group"))
     }
 }

@@ -7,7 +7,7 @@ use crate::lower::work::Work;
 use crate::pack::constant::Constant;
 use ir::dim::{Dim, Name};
 use ir::dtype::{DType, Encoding};
-use ir::graph::ValueId;
+use ir::graph::{NodeId, ValueId};
 use ir::kernel::builder::KernelBuilder;
 use ir::kernel::{Kernel, Packing};
 
@@ -45,13 +45,29 @@ impl StepInput {
     }
 }
 
+/// A constant value of a block: a weight parameter, or made of some.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Viewed {
+    /// In the block.
+    pub value: ValueId,
+    /// Nodes that view something with the same indices, in order: the constant is taken as they
+    /// would show it.
+    pub through: Vec<NodeId>,
+}
+
+impl From<ValueId> for Viewed {
+    fn from(value: ValueId) -> Self {
+        Viewed { value, through: vec![] }
+    }
+}
+
 /// A weight, or a constant made of weights, as one kernel of a block wants it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WeightUse {
-    /// The block's parameter, or another constant value.
-    pub value: ValueId,
-    /// Its logical axes, by position, as batch, rows and columns.
-    pub axes: [Vec<usize>; 3],
+    /// Which.
+    pub of: Viewed,
+    /// Its indices as batch, rows and columns.
+    pub axes: [Vec<Name>; 3],
     /// Encoding that the kernel reads.
     pub encoding: Encoding,
     /// Extents as the kernel's parameter declares them.

@@ -3,6 +3,7 @@
 //! Views, concatenations and products of weights become boxes of stored elements; any other op
 //! over constants is computed when packing.
 
+use crate::lower::code::Viewed;
 use crate::lower::error::LowerError;
 use crate::lower::partition::op_name;
 use crate::pack::constant::{Computed, Constant, Source};
@@ -110,21 +111,123 @@ pub fn resolve<'w>(
     Ok(found)
 }
 
-/// A constant value as batch, rows and columns, each some of its axes.
+/// A constant with names for its axes.
+#[derive(Clone, Debug, PartialEq)]
+struct Named {
+    constant: Constant,
+    indices: Vec<Name>,
+}
+
+impl Named {
+    fn position(&self, index: &str) -> Option<usize> {
+        self.indices.iter().position(|i| &**i == index)
+    }
+
+    /// As a node that moves elements shows it; `None` for any other node.
+    fn through(&self, graph: &Graph, node: &Node) -> Option<Named> {
+        let extent = |i: &Name| extent(graph, i);
+        let (constant, mut indices) = (&self.constant, self.indices.clone());
+        let constant = match (op_name(node), &node.attrs.0[..]) {
+            ("slice", [Attr::Name(index), Attr::Name(into), Attr::Dim(start)]) => {
+                let (at, start) = (self.position(index)?, start.bound_value(&graph.symbols)?);
+                indices[at] = into.clone();
+                constant.slice(at, start, extent(into)?)?
+            }
+            ("split", [Attr::Name(index), Attr::Names(into)]) => {
+                let at = self.position(index)?;
+                let inner: Option<Vec<i64>> = into.iter().map(extent).collect();
+                indices.splice(at..=at, into.iter().cloned());
+                let inner = inner?;
+                (1..inner.len()).try_fold(constant.clone(), |split, i| {
+                    split.split(at + i - 1, inner[i..].iter().product())
+                })?
+            }
+            ("merge", [Attr::Names(merged), Attr::Name(into)]) => {
+                let first = merged.first()?;
+                indices.retain(|i| i == first || !merged.contains(i));
+                let at = indices.iter().position(|i| i == first)?;
+                let mut order = indices.clone();
+                order.splice(at..=at, merged.iter().cloned());
+                let order: Option<Vec<usize>> = order.iter().map(|i| self.position(i)).collect();
+                indices[at] = into.clone();
+                let joint = constant.permuted(&order?)?;
+                (1..merged.len()).try_fold(joint, |joint, _| joint.merge(at))?
+            }
+            ("rename", [Attr::Names(from), Attr::Names(to)]) => {
+                for index in &mut indices {
+                    let at = from.iter().position(|f| f == index);
+                    *index = at.map_or(index.clone(), |at| to[at].clone());
+                }
+                constant.clone()
+            }
+            ("cast", _) if keeps_numbers(graph, node) => constant.clone(),
+            _ => return None,
+        };
+        Some(Named { constant, indices })
+    }
+}
+
+/// What a constant is packed from, as batch, rows and columns, given the weights that a call binds
+/// to parameters.
 ///
-/// Errors: E0261 where it has too many parts.
-pub fn grouped(
+/// Errors: E0261 where it cannot be packed.
+pub fn grouped<'w>(
     graph: &Graph,
-    value: ValueId,
-    constant: &Constant,
-    axes: &[Vec<usize>; 3],
+    of: &Viewed,
+    axes: &[Vec<Name>; 3],
+    bound: &dyn Fn(ValueId) -> Option<&'w Weight>,
 ) -> Result<Constant, LowerError> {
-    constant.grouped([&axes[0], &axes[1], &axes[2]]).ok_or_else(|| LowerError::Form {
+    let constant = resolve(graph, of.value, bound)?;
+    let indices = graph.ty(of.value).indices.clone();
+    let seen = of
+        .through
+        .iter()
+        .try_fold(Named { constant, indices }, |named, id| named.through(graph, graph.node(*id)));
+    let grouped = seen.and_then(|named| {
+        let positions = |group: &Vec<Name>| group.iter().map(|i| named.position(i)).collect();
+        let [batch, rows, cols]: [Option<Vec<usize>>; 3] = axes.each_ref().map(positions);
+        let (batch, rows, cols) = (batch?, rows?, cols?);
+        let all = batch.len() + rows.len() + cols.len() == named.indices.len();
+        if all { named.constant.grouped([&batch, &rows, &cols]) } else { None }
+    });
+    grouped.ok_or_else(|| LowerError::Form {
         graph: graph.name.clone(),
         node: "weight",
-        found: format!("%{} of too many parts", graph.value(value).name),
-        expected: "one of fewer".into(),
+        found: format!("%{} of too many parts", graph.value(of.value).name),
+        expected: format!("few that make up {axes:?}"),
     })
+}
+
+fn extent(graph: &Graph, index: &str) -> Option<i64> {
+    let extent = graph.extent(index).bound_value(&graph.symbols)?;
+    (extent <= EXTENT_MAX).then_some(extent)
+}
+
+/// Whether a cast keeps every number: to f32, or to what the numbers have been before.
+fn keeps_numbers(graph: &Graph, cast: &Node) -> bool {
+    let to = graph.ty(cast.results[0]).dtype();
+    if to == DType::F32 {
+        return graph.ty(cast.operands[0]).class() == Class::Float;
+    }
+    let mut open = vec![cast.operands[0]];
+    let mut seen = BTreeSet::new();
+    while let Some(value) = open.pop() {
+        if graph.ty(value).dtype() == to || !seen.insert(value) {
+            continue;
+        }
+        let Def::Node(id, _) = graph.value(value).def else { return false };
+        let node = graph.node(id);
+        let moves = match (op_name(node), &node.attrs.0[..]) {
+            ("slice" | "split" | "merge" | "rename" | "concat" | "cast", _) => true,
+            ("map", [Attr::Expr(expr)]) => *expr == Expr::Arg(0),
+            _ => false,
+        };
+        if !moves {
+            return false;
+        }
+        open.extend(&node.operands);
+    }
+    true
 }
 
 /// Turns nodes over constants into constants.
@@ -134,52 +237,25 @@ struct Resolver<'g, 'b, 'w> {
 }
 
 impl Resolver<'_, '_, '_> {
-    fn extent(&self, index: &str) -> Option<i64> {
-        let extent = self.graph.extent(index).bound_value(&self.graph.symbols)?;
-        (extent <= EXTENT_MAX).then_some(extent)
-    }
-
     fn extents(&self, indices: &[Name]) -> Option<Vec<i64>> {
-        indices.iter().map(|i| self.extent(i)).collect()
+        indices.iter().map(|i| extent(self.graph, i)).collect()
     }
 
     /// A node that moves elements or multiplies them; `None` for any other.
     fn view(&self, node: &Node, made: &HashMap<ValueId, Constant>) -> Option<Constant> {
         let result = self.graph.ty(*node.results.first()?);
-        let operand = |i: usize| made.get(node.operands.get(i)?);
-        let position = |i: usize, index: &Name| self.graph.ty(node.operands[i]).position(index);
+        let operand = |v: &ValueId| {
+            let (constant, ty) = (made.get(v)?.clone(), self.graph.ty(*v));
+            Some(Named { constant, indices: ty.indices.clone() })
+        };
         match (op_name(node), &node.attrs.0[..]) {
-            ("slice", [Attr::Name(index), Attr::Name(into), Attr::Dim(start)]) => {
-                let start = start.bound_value(&self.graph.symbols)?;
-                operand(0)?.slice(position(0, index)?, start, self.extent(into)?)
-            }
-            ("split", [Attr::Name(index), Attr::Names(into)]) => {
-                let (at, inner) = (position(0, index)?, self.extents(into)?);
-                let mut split = operand(0)?.clone();
-                for (i, _) in inner.iter().enumerate().skip(1) {
-                    split = split.split(at + i - 1, inner[i..].iter().product())?;
-                }
-                Some(split)
-            }
-            ("merge", [Attr::Names(merged), Attr::Name(into)]) => {
-                let spelt = |i: &Name| if i == into { merged.clone() } else { vec![i.clone()] };
-                let order: Vec<Name> = result.indices.iter().flat_map(spelt).collect();
-                let order: Option<Vec<usize>> = order.iter().map(|i| position(0, i)).collect();
-                let at = result.position(into)?;
-                let mut joint = operand(0)?.permuted(&order?)?;
-                for _ in 1..merged.len() {
-                    joint = joint.merge(at)?;
-                }
-                Some(joint)
-            }
             ("concat", [Attr::Names(along), _]) => {
-                let at = position(0, along.first()?)?;
-                let parts: Option<Vec<Constant>> =
-                    (0..node.operands.len()).map(|i| operand(i).cloned()).collect();
-                Constant::concat(&parts?, at)
+                let parts: Option<Vec<Named>> = node.operands.iter().map(operand).collect();
+                let parts = parts?;
+                let at = parts.first()?.position(along.first()?)?;
+                let parts: Vec<Constant> = parts.into_iter().map(|p| p.constant).collect();
+                Constant::concat(&parts, at)
             }
-            ("rename", _) => operand(0).cloned(),
-            ("cast", _) if self.widens(node) => operand(0).cloned(),
             ("const", [Attr::Floats(values)]) if result.class() == Class::Float => {
                 let dims = self.extents(&result.indices)?;
                 Some(match values[..] {
@@ -196,14 +272,8 @@ impl Resolver<'_, '_, '_> {
                 product_of(expr, &mut factors).then_some(())?;
                 self.product(node, &factors, made)
             }
-            _ => None,
+            _ => Some(operand(node.operands.first()?)?.through(self.graph, node)?.constant),
         }
-    }
-
-    /// Whether a cast keeps every number.
-    fn widens(&self, node: &Node) -> bool {
-        let [from, to] = [node.operands[0], node.results[0]].map(|v| self.graph.ty(v).dtype());
-        from == to || (from.class() == Class::Float && to == DType::F32)
     }
 
     /// Operands and numbers multiplied, each repeated along the result's indices that it lacks.
@@ -248,7 +318,7 @@ impl Resolver<'_, '_, '_> {
         aligned = aligned.permuted(&order)?;
         for (at, index) in indices.iter().enumerate() {
             if !own.contains(index) {
-                aligned = aligned.repeated(at, self.extent(index)?)?;
+                aligned = aligned.repeated(at, extent(self.graph, index)?)?;
             }
         }
         Some(aligned)

@@ -7,32 +7,50 @@ use crate::lower::schedule::{lane_columns, staged, tile_depth};
 use ir::attr::Attr;
 use ir::dim::Dim;
 use ir::dtype::{DType, Encoding};
+use ir::expr::Expr;
 use ir::kernel::builder::{At, KernelBuilder, list, packed, tensor};
 use ir::kernel::{LoopHints, ParamId, Role, TileType, ValueId};
 
-/// A mixture of experts over the rows of a step.
+/// Which of a value's elements a slot has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Along {
+    /// That of its choice.
+    Choices,
+    /// That of its row.
+    Rows,
+}
+
+/// Products of rows of a step with weights that they choose.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Experts {
     /// Greatest number of rows of a step.
     pub rows_max: i64,
     /// Experts, and how many of them a row chooses.
     pub experts: (i64, i64),
-    /// Width of a row, of an expert's hidden layer, and of its result.
-    pub widths: (i64, i64, i64),
+    /// Width of a row, and of an expert's hidden layer.
+    pub widths: (i64, i64),
     /// How rows are stored.
     pub x: DType,
     /// How rows enter products.
     pub left: Operand,
-    /// Encodings of gate, up and down.
-    pub weights: [Encoding; 3],
+    /// Whether there is a row for each choice.
+    pub by_choice: bool,
+    /// Encodings of the weights of the first products.
+    pub branches: Vec<Encoding>,
+    /// More operands of what is computed of them, a number for each slot, and how they are stored.
+    pub leaves: Vec<(Along, DType)>,
+    /// What is computed of products and operands.
+    pub expr: Expr,
+    /// Encoding of the weight of the product behind, and its width.
+    pub down: Option<(Encoding, i64)>,
     /// Rows of a tile.
     pub rows: u32,
 }
 
 /// Fields of a work item: the expert, first slot, one past the expert's last slot.
 pub const WORK: [&str; 3] = ["e", "slot", "end"];
-/// Lane blocks of columns of a tile of gate and of up.
-pub const UP_BLOCKS: i64 = 2;
+/// Lane blocks of columns of tiles of first products, all together.
+pub const UP_BLOCKS: i64 = 4;
 /// Lane blocks of columns of a tile of down.
 pub const DOWN_BLOCKS: i64 = 4;
 
@@ -60,13 +78,34 @@ impl Experts {
     pub fn columns(&self, cols: i64, blocks: i64) -> u32 {
         lane_columns(cols, if self.rows_max == 1 { 1 } else { blocks })
     }
+
+    /// Lane blocks of columns of a tile of each first product.
+    pub fn up_blocks(&self) -> i64 {
+        (UP_BLOCKS / self.branches.len().max(1) as i64).max(1)
+    }
+
+    /// How the hidden layer is stored, or the result if nothing is behind it.
+    pub fn hidden(&self) -> DType {
+        if self.down.is_some() { self.left.stored() } else { DType::F32 }
+    }
+
+    /// Width of the result.
+    pub fn width_out(&self) -> i64 {
+        self.down.map_or(self.widths.1, |(_, width)| width)
+    }
+
+    /// Whether slots must know their choice, not only their row.
+    fn by_choice(&self) -> bool {
+        self.by_choice || self.leaves.iter().any(|(along, _)| *along == Along::Choices)
+    }
 }
 
-/// The kernel that sorts slots by expert. Parameters: index `[n * k]`; out: the row of each slot,
-/// the slot of each choice, the work list.
+/// The kernel that sorts slots by expert. Parameters: index `[n * k]`; out: the row of each slot
+/// (or, where operands differ by choice, its choice), the slot of each choice, the work list.
 pub fn dispatch(e: &Experts) -> KernelBuilder {
     let mut b = KernelBuilder::new("dispatch", "dispatch");
     let (experts, chosen) = e.experts;
+    let by_choice = e.by_choice();
     b.family_param("experts", Attr::Dim(experts.into()));
     b.family_param("rows", Attr::Dim(i64::from(e.rows).into()));
     e.n(&mut b);
@@ -82,8 +121,8 @@ pub fn dispatch(e: &Experts) -> KernelBuilder {
     b.for_loop(0, &slots, 1, &[], LoopHints::default(), |b, i, _| {
         let expert = b.load(index, &[At::one(i)]);
         let slot = b.load(count, &[At::one(expert)]);
-        let row = b.map(&format!("i / {chosen}"), &[("i", i)]);
-        b.store(row, row_of, &[At::one(slot)]);
+        let of = if by_choice { i } else { b.map(&format!("i / {chosen}"), &[("i", i)]) };
+        b.store(of, row_of, &[At::one(slot)]);
         b.store(slot, slot_of, &[At::one(i)]);
         let next = b.map("a + 1", &[("a", slot)]);
         b.store(next, count, &[At::one(expert)]);
@@ -135,55 +174,84 @@ fn weight(b: &mut KernelBuilder, name: &str, encoding: Encoding, dims: [i64; 3])
     b.param(name, Role::In, packed(encoding, &dims, weight_packing(encoding)))
 }
 
-/// Gate and up with SwiGLU. Parameters: x `[n, D]`, the row of each slot, gate, up, the work
-/// list; out: hidden `[slots, f]` as `left` is stored.
+/// First products, and what is computed of them. Parameters: x `[n, D]` (or `[slots, D]`), the row
+/// (or choice) of each slot, weights, more operands, the work list; out: hidden `[slots, f]`.
 pub fn up(e: &Experts) -> KernelBuilder {
     let mut b = KernelBuilder::new("experts_up", "experts_up");
-    let (width, hidden, _) = e.widths;
+    let (width, hidden) = e.widths;
     b.family_param("rows", Attr::Dim(i64::from(e.rows).into()));
     let n = e.n(&mut b);
     let slots = e.slots();
-    let x = b.param("x", Role::In, tensor(e.x, &[n, width.into()]));
+    let x_rows = if e.by_choice { slots.clone() } else { n.clone() };
+    let x = b.param("x", Role::In, tensor(e.x, &[x_rows, width.into()]));
     let row_of = b.param("row_of", Role::In, tensor(DType::I32, std::slice::from_ref(&slots)));
-    let gate = weight(&mut b, "gate", e.weights[0], [e.experts.0, hidden, width]);
-    let up = weight(&mut b, "up", e.weights[1], [e.experts.0, hidden, width]);
+    let dims = [e.experts.0, hidden, width];
+    let weights: Vec<ParamId> = e
+        .branches
+        .iter()
+        .enumerate()
+        .map(|(i, w)| weight(&mut b, &format!("w{i}"), *w, dims))
+        .collect();
+    let more: Vec<ParamId> = e
+        .leaves
+        .iter()
+        .enumerate()
+        .map(|(i, (along, dtype))| {
+            let rows = if *along == Along::Choices { &slots } else { &n };
+            b.param(&format!("more{i}"), Role::In, tensor(*dtype, std::slice::from_ref(rows)))
+        })
+        .collect();
     let work = b.param("work", Role::In, list(&WORK, e.work_max()));
-    let y = b.param("y", Role::Out, tensor(e.left.stored(), &[slots, hidden.into()]));
-    let cols = e.columns(hidden, UP_BLOCKS);
+    let y = b.param("y", Role::Out, tensor(e.hidden(), &[slots, hidden.into()]));
+    let cols = e.columns(hidden, e.up_blocks());
     // Columns first: each worker owns columns of every expert, whatever the routing.
     let j = b.grid_range("j", hidden, cols);
     let fields = b.grid_list(work);
     let [expert, slot, end] = fields[..] else { return b };
-    let rows = b.load(row_of, &[At::tile(slot, e.rows).bound(end)]);
+    let of = b.load(row_of, &[At::tile(slot, e.rows).bound(end)]);
+    let rows = match e.by_choice() {
+        true => b.map(&format!("i / {}", e.experts.1), &[("i", of)]),
+        false => of,
+    };
+    let enters = if e.by_choice { of } else { rows };
     let depth = tile_depth(width);
     let zero = b.splat(0.0, TileType::new(DType::F32, &[e.rows * e.left.terms(), cols]));
-    let carry = [("gate", zero), ("up", zero)];
+    let names: Vec<String> = (0..weights.len()).map(|i| format!("sum{i}")).collect();
+    let carry: Vec<(&str, ValueId)> = names.iter().map(|n| (&**n, zero)).collect();
     let sums = b.for_loop(0, width, depth, &carry, staged(e.rows), |b, k, sums| {
-        let xt = b.load(x, &[At::one(rows), part(k, depth, width)]);
+        let xt = b.load(x, &[At::one(enters), part(k, depth, width)]);
         let xt = e.left.enter(b, xt);
         let coords = [At::one(expert), part(j, cols, hidden), part(k, depth, width)];
-        let products = [(gate, sums[0]), (up, sums[1])].map(|(w, sum)| {
-            let wt = b.load_keep(w, &coords);
-            b.mma(sum, xt, wt)
-        });
-        products.to_vec()
+        let product = |(w, sum): (&ParamId, &ValueId)| {
+            let wt = b.load_keep(*w, &coords);
+            b.mma(*sum, xt, wt)
+        };
+        weights.iter().zip(sums).map(product).collect()
     });
-    let (g, u) = (e.left.leave(&mut b, sums[0]), e.left.leave(&mut b, sums[1]));
-    let h = b.map("g * sigmoid(g) * u", &[("g", g), ("u", u)]);
+    let mut operands: Vec<ValueId> = sums.iter().map(|s| e.left.leave(&mut b, *s)).collect();
+    for ((along, _), param) in e.leaves.iter().zip(more) {
+        let at = if *along == Along::Choices { of } else { rows };
+        operands.push(b.load(param, &[At::one(at)]));
+    }
+    let h = match &e.expr {
+        Expr::Arg(at) => operands[*at],
+        expr => b.map_expr(expr.clone(), &operands),
+    };
     let to = [At::tile(slot, e.rows).bound(end), part(j, cols, hidden)];
-    store_all(&mut b, h, &[(y, e.left.stored())], &to);
+    store_all(&mut b, h, &[(y, e.hidden())], &to);
     b
 }
 
 /// Down. Parameters: hidden `[slots, f]`, down, the work list; out: f32 `[slots, D]`.
 pub fn down(e: &Experts) -> KernelBuilder {
     let mut b = KernelBuilder::new("experts_down", "experts_down");
-    let (_, hidden, width) = e.widths;
+    let ((_, hidden), width) = (e.widths, e.width_out());
     b.family_param("rows", Attr::Dim(i64::from(e.rows).into()));
     e.n(&mut b);
     let slots = e.slots();
     let x = b.param("x", Role::In, tensor(e.left.stored(), &[slots.clone(), hidden.into()]));
-    let w = weight(&mut b, "down", e.weights[2], [e.experts.0, width, hidden]);
+    let encoding = e.down.map_or(DType::F32.into(), |(encoding, _)| encoding);
+    let w = weight(&mut b, "down", encoding, [e.experts.0, width, hidden]);
     let work = b.param("work", Role::In, list(&WORK, e.work_max()));
     let y = b.param("y", Role::Out, tensor(DType::F32, &[slots, width.into()]));
     let cols = e.columns(width, DOWN_BLOCKS);

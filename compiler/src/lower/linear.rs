@@ -111,7 +111,7 @@ fn linear(graph: &Graph, node: &Node, expr: &Expr) -> Option<Linear> {
 }
 
 /// The number that every element of a value is, and the node that says so.
-fn number(graph: &Graph, value: ValueId) -> Option<(NodeId, f64)> {
+pub fn number(graph: &Graph, value: ValueId) -> Option<(NodeId, f64)> {
     let Def::Node(id, _) = graph.value(value).def else { return None };
     let node = graph.node(id);
     match (op_name(node), &node.attrs.0[..]) {

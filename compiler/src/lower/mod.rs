@@ -22,6 +22,7 @@ pub mod contraction;
 pub mod error;
 pub mod experts;
 pub mod linear;
+pub mod mixture;
 pub mod partition;
 pub mod plan;
 pub mod precision;

@@ -1,9 +1,8 @@
 //! Partition: a block's nodes into fused groups, each lowered to one kernel or a few.
 //!
 //! Row-wise nodes of one level and one row domain fuse into a single group; a contraction with a
-//! weight, each claim (see [`crate::lower::claims`]) and a mixture of experts stand alone. A level
-//! is as early as the operands allow, so that a layer needs as few launches and barriers as its
-//! data flow has.
+//! weight and each claim (see [`crate::lower::claims`]) stand alone. A level is as early as the
+//! operands allow, so that a layer needs as few launches and barriers as its data flow has.
 
 use crate::lower::claims::source::Source;
 use crate::lower::claims::{Claim, Claims};
@@ -26,7 +25,7 @@ pub enum GroupKind {
     Context,
     /// One attention over the states.
     Attention,
-    /// One mixture of experts.
+    /// Products of rows with the weights that they choose.
     Experts,
 }
 
@@ -140,11 +139,10 @@ pub fn kind_of(graph: &Graph, claims: &Claims, id: NodeId) -> GroupKind {
 }
 
 fn kind_alone(graph: &Graph, node: &Node) -> GroupKind {
-    match op_name(node) {
-        "moe" => GroupKind::Experts,
-        _ if weight_operand(graph, node).is_none() => GroupKind::Row,
-        _ if is_over_context(graph, node.results[0]) => GroupKind::Context,
-        _ => GroupKind::Contraction,
+    match weight_operand(graph, node) {
+        None => GroupKind::Row,
+        Some(_) if is_over_context(graph, node.results[0]) => GroupKind::Context,
+        Some(_) => GroupKind::Contraction,
     }
 }
 
@@ -254,8 +252,7 @@ fn demanded(graph: &Graph, unit: &Unit<'_>, value: ValueId, operands: &Operands)
     let natural = graph.value(value).ty.encoding.decoded();
     let enters = match unit.claim {
         Some((_, claim)) => claim.enters(graph, value),
-        // Of what enters experts, the rows: choices and their weights stay as they are.
-        None => unit.kind != GroupKind::Experts || graph.node(unit.root).operands[0] == value,
+        None => true,
     };
     match natural.class() {
         Class::Float if enters => operands.get(&unit.root).map_or(DType::F32, |o| o.stored()),

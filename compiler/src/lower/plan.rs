@@ -514,8 +514,7 @@ impl<'p, 'a> Walk<'p, 'a> {
             },
             BlockArg::Weight(w) => {
                 let bound = |param| self.planner.bound(frame, param);
-                let constant = constant::resolve(frame.graph, w.value, &bound)?;
-                let from = constant::grouped(frame.graph, w.value, &constant, &w.axes)?;
+                let from = constant::grouped(frame.graph, &w.of, &w.axes, &bound)?;
                 let dims = w.dims.iter().map(|d| *d as u64).collect();
                 let (encoding, packing) = (w.encoding, w.packing.clone());
                 Arg::Weight(self.planner.pack(Packed { from, encoding, dims, packing })?)

@@ -1,7 +1,8 @@
 //! Generator of row kernels: a group of row-wise nodes, one row per instance.
 
 use crate::lower::block::Block;
-use crate::lower::code::{BlockArg, BlockGrid, BlockLaunch, StepInput, WeightUse};
+use crate::lower::claims::experts::Combine;
+use crate::lower::code::{BlockArg, BlockGrid, BlockLaunch, StepInput, Viewed, WeightUse};
 use crate::lower::constant::is_constant;
 use crate::lower::error::LowerError;
 use crate::lower::partition::{Group, op_name, row_index};
@@ -12,7 +13,7 @@ use ir::dim::{Dim, Name};
 use ir::dtype::DType;
 use ir::graph::{Def, Graph, Node, NodeId, ValueId};
 use ir::kernel::builder::{At, KernelBuilder, tensor};
-use ir::kernel::{self, LoopHints, ParamId, Role, TileType};
+use ir::kernel::{self, Fold, LoopHints, ParamId, Role, TileType};
 use ir::tiles::{Env, Row, Tile, Tiles};
 
 /// A row kernel under construction.
@@ -33,6 +34,18 @@ struct RowKernel<'b, 'g> {
 ///
 /// Errors: E0261, E0262, E0264.
 pub fn lower(block: &mut Block<'_>, group: &Group) -> Result<(), LowerError> {
+    lower_to(block, group, block.results(&group.nodes))
+}
+
+/// Lowers a group that stores these values.
+///
+/// Errors: E0261, E0262, E0264.
+pub fn lower_to(
+    block: &mut Block<'_>,
+    group: &Group,
+    results: Vec<ValueId>,
+) -> Result<(), LowerError> {
+    let origin = block.origin(&results);
     let graph = block.graph;
     let mut b = KernelBuilder::new("row", "row");
     let ops: Vec<Name> = group.nodes.iter().map(|n| op_name(graph.node(*n)).into()).collect();
@@ -54,10 +67,9 @@ pub fn lower(block: &mut Block<'_>, group: &Group) -> Result<(), LowerError> {
     for id in &group.nodes {
         kernel.node(&mut tiles, *id)?;
     }
-    kernel.store_results(&mut tiles)?;
+    kernel.store_results(&mut tiles, results)?;
     let (args, work) = (kernel.args, kernel.work);
     let kernel = block.kernels.intern(b)?;
-    let origin = block.origin(&group.nodes);
     let grid = BlockGrid::Dense(n);
     let phase = group.phase;
     block.code.launches.push(BlockLaunch { kernel, args, grid, phase, origin, work });
@@ -142,9 +154,7 @@ impl RowKernel<'_, '_> {
                 }
                 return self.lower_node(tiles, id);
             }
-            Def::Node(id, _) if op_name(self.graph.node(id)) == "moe" => {
-                self.combined(tiles, id, value)?
-            }
+            _ if self.combines(value) => self.combined(tiles, value)?,
             _ => self.stored_row(tiles, value, None)?,
         };
         self.env.insert(value, tile);
@@ -154,13 +164,11 @@ impl RowKernel<'_, '_> {
     /// Whether a value is to be read from memory, and no part of it has been.
     fn is_stored(&self, value: ValueId) -> bool {
         let here = match self.graph.value(value).def {
-            Def::Node(id, _) => {
-                self.group.nodes.contains(&id) || op_name(self.graph.node(id)) == "moe"
-            }
+            Def::Node(id, _) => self.group.nodes.contains(&id),
             Def::Param(..) => false,
         };
         let kept = self.block.partition.stored.contains_key(&value);
-        kept && !here && !self.env.contains_key(&value)
+        kept && !here && !self.combines(value) && !self.env.contains_key(&value)
     }
 
     /// A part of a stored value: the rest is not read.
@@ -229,16 +237,13 @@ impl RowKernel<'_, '_> {
         let ty = self.graph.ty(value);
         let extents = self.block.extents(&ty.indices)?;
         let rank = extents.len();
-        let axes = [
-            vec![],
-            (0..rank.saturating_sub(1)).collect(),
-            (rank.saturating_sub(1)..rank).collect(),
-        ];
-        let encoding = self.block.weight_encoding(value, &axes)?;
+        let (rows, cols) = ty.indices.split_at(rank.saturating_sub(1));
+        let (of, axes) = (Viewed::from(value), [vec![], rows.to_vec(), cols.to_vec()]);
+        let encoding = self.block.weight_encoding(&of, &axes)?;
         let dims: Vec<Dim> = extents.iter().map(|e| Dim::constant(*e)).collect();
         let param = self.param(tiles, tensor(encoding, &dims));
         let packing = None;
-        let weight = WeightUse { value, axes, encoding, dims: extents.clone(), packing };
+        let weight = WeightUse { of, axes, encoding, dims: extents.clone(), packing };
         self.touch(&match at {
             Some((axis, _)) => work::weight_row_bytes(&weight, axis, &self.rows),
             None => work::weight_bytes(&weight),
@@ -337,50 +342,75 @@ impl RowKernel<'_, '_> {
         Ok(())
     }
 
-    /// The weighted sum of the chosen experts' rows, in the order of choice.
-    fn combined(
-        &mut self,
-        tiles: &mut Tiles,
-        moe: NodeId,
-        value: ValueId,
-    ) -> Result<Tile, LowerError> {
-        let node = self.graph.node(moe);
-        let (weights, temps) = (node.operands[2], self.block.moe_temps(moe)?);
-        let (chosen, width) = (temps.chosen, temps.width);
-        let dtype = self.block.stored_dtype(weights);
+    /// Whether a value is what choices of experts are combined to here, not in memory.
+    fn combines(&self, value: ValueId) -> bool {
+        let found = self.block.combined.get(&value);
+        found.is_some_and(|c| !c.stored || self.group.nodes.is_empty())
+    }
+
+    /// Results of the chosen experts, in the order of choice: added up, or each by itself.
+    fn combined(&mut self, tiles: &mut Tiles, value: ValueId) -> Result<Tile, LowerError> {
+        let c = self.block.combined[&value].clone();
+        let (chosen, width) = (c.chosen, c.width);
         let n = Dim::symbol("n");
-        let shares = self.param(tiles, tensor(dtype, &[n.clone(), chosen.into()]));
-        self.args.push(BlockArg::Value(weights, dtype));
+        let shares = match c.combine {
+            Combine::Weighted(shares) => {
+                let dtype = self.block.stored_dtype(shares);
+                let param = self.param(tiles, tensor(dtype, &[n.clone(), chosen.into()]));
+                self.args.push(BlockArg::Value(shares, dtype));
+                self.touch_rows(chosen, dtype);
+                Some(param)
+            }
+            Combine::Sum | Combine::Keep => None,
+        };
         let slots = n.times(&chosen.into());
         let slot_of = self.param(tiles, tensor(DType::I32, &[n, chosen.into()]));
-        self.args.push(BlockArg::Temp(temps.slot_of));
+        self.args.push(BlockArg::Temp(c.slot_of));
         let rows = self.param(tiles, tensor(DType::F32, &[slots, width.into()]));
-        self.args.push(BlockArg::Temp(temps.results));
-        self.touch_rows(chosen, dtype);
+        self.args.push(BlockArg::Temp(c.results));
         self.touch_rows(chosen, DType::I32);
         self.touch_rows(chosen * width, DType::F32);
+        let row = self.row;
+        let whole = At::tile(0, width as u32);
+        let out = self.block.extents(&c.out)?;
+        let out: Vec<u32> = out.iter().map(|e| *e as u32).collect();
+        if c.combine == Combine::Keep {
+            let slots = tiles.kernel.load(slot_of, &[At::one(row), At::tile(0, chosen as u32)]);
+            let all = tiles.kernel.load(rows, &[At::one(slots), whole]);
+            let all = tiles.unflattened(all, &out);
+            let choices = self.block.extents(&c.choices)?;
+            let choices: Vec<u32> = choices.iter().map(|e| *e as u32).collect();
+            let value = match choices[..] {
+                [] => tiles.kernel.reduce(Fold::Add, 0, all),
+                [_] => all,
+                _ => tiles.kernel.split(all, 0, &choices),
+            };
+            return Ok(Tile { value, indices: [c.choices, c.out].concat() });
+        }
         let flops = self.rows.times(&(2 * chosen * width).into());
         self.work.flops = self.work.flops.plus(&flops);
-        let row = self.row;
         let zero = tiles.kernel.splat(0.0, TileType::new(DType::F32, &[width as u32]));
         let (carry, hints) = ([("sum", zero)], LoopHints::default());
         let sum = tiles.kernel.for_loop(0, chosen, 1, &carry, hints, |b, k, sum| {
             let slot = b.load(slot_of, &[At::one(row), At::one(k)]);
-            let share = b.load(shares, &[At::one(row), At::one(k)]);
-            let part = b.load(rows, &[At::one(slot), At::tile(0, width as u32)]);
-            vec![b.map("s + w * x", &[("s", sum[0]), ("w", share), ("x", part)])]
+            let share = shares.map(|shares| b.load(shares, &[At::one(row), At::one(k)]));
+            let part = b.load(rows, &[At::one(slot), whole.clone()]);
+            vec![match share {
+                Some(w) => b.map("s + w * x", &[("s", sum[0]), ("w", w), ("x", part)]),
+                None => b.map("s + x", &[("s", sum[0]), ("x", part)]),
+            }]
         })[0];
-        let indices = tiles.axes(&self.graph.ty(value).indices);
-        let extents = self.block.extents(&indices)?;
-        let extents: Vec<u32> = extents.iter().map(|e| *e as u32).collect();
-        Ok(Tile { value: tiles.unflattened(sum, &extents), indices })
+        Ok(Tile { value: tiles.unflattened(sum, &out), indices: c.out })
     }
 
-    fn store_results(&mut self, tiles: &mut Tiles) -> Result<(), LowerError> {
-        let results: Vec<ValueId> =
-            self.group.nodes.iter().flat_map(|n| &self.graph.node(*n).results).copied().collect();
+    fn store_results(
+        &mut self,
+        tiles: &mut Tiles,
+        results: Vec<ValueId>,
+    ) -> Result<(), LowerError> {
         for value in results {
             let Some(dtypes) = self.block.partition.stored.get(&value).cloned() else { continue };
+            self.bring(tiles, value)?;
             let tile = self.env[&value].clone();
             let (dims, own) = self.block.stored_dims(value)?;
             let ordered = tiles.permuted(&tile, &own);

@@ -144,30 +144,45 @@ pub fn context(c: &ContextContraction) -> Work {
     Work { bytes: read.plus(&rows(leads * cols, c.out)), flops, ..Work::default() }
 }
 
-/// Work of a mixture's three launches: sorting, gate and up, down.
-pub fn experts(e: &Experts) -> [Work; 3] {
-    let (width, hidden, out) = e.widths;
-    let (slots, (all, _)) = (e.slots(), e.experts);
-    // More cannot be chosen, whether or not the rows agree.
-    let chosen = slots.at_most(all);
-    let weights = |encoding, dims: [i64; 2]| chosen.times(&encoded_bytes(encoding, &dims).into());
-    let list = bytes(&chosen.plus(&1.into()).times(&(WORK.len() as i64).into()), DType::I32);
-    let ints = bytes(&slots, DType::I32);
-    let passed = bytes(&slots.times(&hidden.into()), e.left.stored());
-    let dispatch = ints.times(&3.into()).plus(&list);
-    let up = bytes(&Dim::symbol("n").times(&width.into()), e.x)
-        .plus(&ints)
-        .plus(&list)
-        .plus(&weights(e.weights[0], [hidden, width]))
-        .plus(&weights(e.weights[1], [hidden, width]))
-        .plus(&passed);
-    let down = passed
-        .plus(&list)
-        .plus(&weights(e.weights[2], [out, hidden]))
+/// Experts that are chosen: no more than there are, whether or not the rows agree.
+fn chosen(e: &Experts) -> Dim {
+    e.slots().at_most(e.experts.0)
+}
+
+fn work_list(e: &Experts) -> Dim {
+    bytes(&chosen(e).plus(&1.into()).times(&(WORK.len() as i64).into()), DType::I32)
+}
+
+/// Work of sorting slots by expert.
+pub fn experts_dispatch(e: &Experts) -> Work {
+    let ints = bytes(&e.slots(), DType::I32);
+    Work { bytes: ints.times(&3.into()).plus(&work_list(e)), ..Work::default() }
+}
+
+/// Work of the first products.
+pub fn experts_up(e: &Experts) -> Work {
+    let (slots, (width, hidden)) = (e.slots(), e.widths);
+    let rows = if e.by_choice { slots.clone() } else { Dim::symbol("n") };
+    let read = bytes(&rows.times(&width.into()), e.x)
+        .plus(&bytes(&slots, DType::I32))
+        .plus(&work_list(e))
+        .plus(&bytes(&slots.times(&hidden.into()), e.hidden()));
+    let weights: i64 = e.branches.iter().map(|w| encoded_bytes(*w, &[hidden, width])).sum();
+    let more = e.leaves.iter().map(|(_, dtype)| bytes(&slots, *dtype));
+    let bytes = more.fold(read.plus(&chosen(e).times(&weights.into())), |sum, b| sum.plus(&b));
+    let products = 2 * e.branches.len() as i64 * width * hidden;
+    Work { bytes, flops: slots.times(&products.into()), ..Work::default() }
+}
+
+/// Work of the product behind them.
+pub fn experts_down(e: &Experts) -> Work {
+    let (slots, hidden, out) = (e.slots(), e.widths.1, e.width_out());
+    let weight = e.down.map_or(0, |(encoding, _)| encoded_bytes(encoding, &[out, hidden]));
+    let bytes = bytes(&slots.times(&hidden.into()), e.hidden())
+        .plus(&work_list(e))
+        .plus(&chosen(e).times(&weight.into()))
         .plus(&bytes(&slots.times(&out.into()), DType::F32));
-    let flops = |products: i64| slots.times(&(2 * products).into());
-    let work = |bytes, flops| Work { bytes, flops, ..Work::default() };
-    [work(dispatch, 0.into()), work(up, flops(2 * width * hidden)), work(down, flops(hidden * out))]
+    Work { bytes, flops: slots.times(&(2 * hidden * out).into()), ..Work::default() }
 }
 
 #[cfg(test)]
@@ -176,6 +191,7 @@ mod tests {
     use crate::lower::plan::SYMBOLS;
     use crate::lower::precision::Operand;
     use ir::dtype::Scale;
+    use ir::expr::Expr;
 
     fn eval(expr: &SizeExpr, of: &[(&str, i64)]) -> i64 {
         let value = |s: &&str| of.iter().find(|(name, _)| name == s).map_or(0, |(_, v)| *v);
@@ -220,13 +236,17 @@ mod tests {
         let e = Experts {
             rows_max: 1 << 20,
             experts: (8, 3),
-            widths: (64, 32, 64),
+            widths: (64, 32),
             x: DType::BF16,
             left: Operand::Bf16,
-            weights: [DType::BF16.into(); 3],
+            by_choice: false,
+            branches: vec![DType::BF16.into(); 2],
+            leaves: vec![],
+            expr: Expr::Arg(0),
+            down: Some((DType::BF16.into(), 64)),
             rows: 48,
         };
-        let [_, up, down] = experts(&e).map(|w| w.sized(&symbols()));
+        let [up, down] = [experts_up(&e), experts_down(&e)].map(|w| w.sized(&symbols()));
         let expert = 64 * 32 * 2;
         for (n, read) in [(1, 3), (2, 6), (3, 8), (100, 8)] {
             let own = n * 64 * 2 + 3 * n * 4 + (read + 1) * 12 + 3 * n * 32 * 2;

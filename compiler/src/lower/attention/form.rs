@@ -33,7 +33,10 @@ impl Block<'_> {
     /// Errors: E0261, E0262, E0264.
     pub fn attention(&mut self, group: &Group) -> Result<(), LowerError> {
         let claim = &self.partition.claims.all()[group.claim.expect("attention is a claim")];
-        let Form::Attention(form) = &claim.form;
+        let Form::Attention(form) = &claim.form else {
+            let node = self.graph.node(claim.root);
+            return Err(self.form(node, "another group", "an attention"));
+        };
         let (root, bases, memories) = (claim.root, vec![], vec![]);
         let mut shaper = Shaper { block: self, form, root, bases, memories };
         let mut a = shaper.shape()?;

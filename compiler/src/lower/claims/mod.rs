@@ -5,6 +5,8 @@
 //! share nodes, such as a mask that several attentions see through.
 
 pub mod attention;
+pub mod elementwise;
+pub mod experts;
 pub mod source;
 
 use crate::lower::error::LowerError;
@@ -19,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 type Matcher = fn(&Graph) -> Result<Vec<Claim>, LowerError>;
 
 /// One line for each kind of group.
-const MATCHERS: &[Matcher] = &[attention::find];
+const MATCHERS: &[Matcher] = &[attention::find, experts::find];
 
 /// A group of nodes, and what its generator needs to know of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +49,8 @@ pub struct Claim {
 pub enum Form {
     /// Attention over histories.
     Attention(attention::Form),
+    /// Products with weights that an index chooses.
+    Experts(experts::Form),
 }
 
 impl Claim {
