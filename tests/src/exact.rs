@@ -22,13 +22,13 @@ pub fn prompts_of(imported: &Imported) -> Vec<Prompt> {
     LENGTHS.iter().map(prompt).collect()
 }
 
-/// Every target and level, prompts whole and in chunks of several sequences: the worst relative
-/// error of a row is below the bound.
-pub fn check(name: &str, imported: &Imported, page_tokens: u32, bound: f64) {
+/// Every target, prompts whole and in chunks of several sequences: the worst relative error of a
+/// row is below the bound.
+pub fn check(name: &str, imported: &Imported, page_tokens: u32, bound: f64, which: Levels) {
     let prompts = prompts_of(imported);
     let ids: Vec<Vec<i32>> = prompts.iter().map(|p| p.ids.clone()).collect();
     let options = Options { compute: Compute::F32, page_tokens, ..Options::default() };
-    let built = build_imported(imported, &options, Levels::All);
+    let built = build_imported(imported, &options, which);
     for way in &built.ways {
         let mut worst = 0f64;
         for feed in [Feed::Whole, Feed::BatchedChunks(5)] {

@@ -4,11 +4,14 @@
 use compiler::import::{ImportOptions, Imported, import};
 use compiler::lower::lower;
 use compiler::options::Options;
+use ir::attr::Attr;
 use ir::device::DeviceSpec;
 use ir::graph::program::Program;
+use ir::kernel::Kernel;
 use serde_json::json;
 use tests::chosen::{Experts, merged, written_out};
 use tests::goldens::{made_up, model};
+use tests::native::Levels;
 use tests::{exact, near};
 
 /// Relative error allowed at each position in f32.
@@ -32,7 +35,7 @@ fn check_exact(name: &str, original: Imported, rewrite: impl Fn(&Program) -> Pro
         let worst = a.errors(&meaning).into_iter().fold(0.0, f64::max);
         assert!(worst < BOUND, "{name}: the program means something else: {worst:e}");
     }
-    exact::check(name, &imported, 16, BOUND);
+    exact::check(name, &imported, 16, BOUND, Levels::Best);
     imported
 }
 
@@ -74,39 +77,56 @@ fn encodings(imported: &Imported) -> Vec<String> {
     found.into_iter().map(|w| w.encoding.clone()).collect()
 }
 
-/// Experts written out in every way, in f32; in the default precision too, if asked.
-fn check_experts(name: &str, original: &dyn Fn() -> Imported, default_precision: bool) {
-    for way in Experts::ALL {
+/// What experts written out in a way become: one group of kernels, or two where none takes what is
+/// between the products.
+fn check_groups(name: &str, imported: &Imported, way: Experts) {
+    let lowered = lower(&imported.program, &Options::default(), &DeviceSpec::default()).unwrap();
+    let of = |family: &str| -> Vec<&Kernel> {
+        let decoding = |k: &&Kernel| k.symbols.get("n").is_some_and(|n| n.hi == 1);
+        let all = lowered.kernels.iter().filter(|k| &*k.family.name == family);
+        all.filter(decoding).collect()
+    };
+    let apart = way == Experts::Normed;
+    assert_eq!(of("experts_down").len(), usize::from(!apart), "{name}");
+    let stacked = imported.program.weights.iter().filter(|w| w.source.stacked);
+    let stored = stacked.map(|w| w.dims[0]).max().unwrap();
+    let experts = Attr::Dim((stored + i64::from(way == Experts::Joined)).into());
+    for kernel in of("dispatch") {
+        assert_eq!(kernel.family.params[0].1, experts, "{name}");
+    }
+}
+
+/// Experts written out in f32; in the default precision too in some ways.
+fn check_experts(name: &str, original: &dyn Fn() -> Imported, ways: &[Experts], near: &[Experts]) {
+    for way in ways {
         let name = format!("{name}, {way:?}");
-        let rewrite = |program: &Program| written_out(program, way);
+        let rewrite = |program: &Program| written_out(program, *way);
         let imported = match way.keeps_meaning() {
             true => check_exact(&name, original(), rewrite),
             false => {
                 let original = original();
                 let imported = Imported { program: rewrite(&original.program), ..original };
-                exact::check(&name, &imported, 16, BOUND);
+                exact::check(&name, &imported, 16, BOUND, Levels::Best);
                 imported
             }
         };
-        let lowered =
-            lower(&imported.program, &Options::default(), &DeviceSpec::default()).unwrap();
-        let of = |family: &str| lowered.kernels.iter().any(|k| &*k.family.name == family);
-        assert_eq!(of("experts_down"), way != Experts::Normed, "{name}");
-        assert!(of("experts_up"), "{name}");
-        if default_precision {
+        check_groups(&name, &imported, *way);
+        if near.contains(way) {
             near::check(&name, &imported, &exact::prompts_of(&imported), &Options::default());
         }
     }
 }
 
 #[test]
-fn experts_of_v2_lite() {
-    check_experts("rand-v2-lite", &|| small("rand-v2-lite"), true);
+fn experts_of_v3() {
+    let near = [Experts::Early, Experts::Joined];
+    check_experts("rand-v3", &|| small("rand-v3"), &Experts::ALL, &near);
 }
 
 #[test]
-fn experts_of_v3_in_fp8() {
-    check_experts("rand-v3-fp8", &|| small("rand-v3-fp8"), true);
+fn experts_in_fp8() {
+    let ways = [Experts::Apart, Experts::Joined, Experts::Normed];
+    check_experts("rand-v3-fp8", &|| small("rand-v3-fp8"), &ways, &[Experts::Joined]);
 }
 
 #[test]
@@ -116,11 +136,12 @@ fn experts_of_odd_numbers() {
         "n_routed_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 9,
         "n_shared_experts": 1, "vocab_size": 67,
     });
-    check_experts("odd", &|| made_up("rand-v2-lite", &odd, 3), false);
+    check_experts("odd", &|| made_up("rand-v2-lite", &odd, 3), &Experts::ALL, &[]);
 }
 
 #[test]
 fn experts_that_are_all_or_one() {
+    let ways = [Experts::Early, Experts::Joined, Experts::Normed];
     for (experts, chosen) in [(4, 4), (3, 1), (1, 1)] {
         let numbers = json!({
             "hidden_size": 40, "num_hidden_layers": 1, "first_k_dense_replace": 0,
@@ -128,6 +149,6 @@ fn experts_that_are_all_or_one() {
             "moe_intermediate_size": 17, "n_shared_experts": 1, "vocab_size": 33,
         });
         let name = format!("{chosen} of {experts}");
-        check_experts(&name, &|| made_up("rand-v2-lite", &numbers, 4), false);
+        check_experts(&name, &|| made_up("rand-v2-lite", &numbers, 4), &ways, &[]);
     }
 }

@@ -5,6 +5,7 @@
 use compiler::options::Options;
 use serde_json::{Value, json};
 use tests::goldens::made_up;
+use tests::native::Levels;
 use tests::{exact, near};
 
 /// Relative error allowed at each position.
@@ -12,7 +13,7 @@ const BOUND: f64 = 1e-4;
 
 fn check(base: &str, changes: Value, page_tokens: u32, seed: u64) {
     let imported = made_up(base, &changes, seed);
-    exact::check(&format!("{base} {changes}"), &imported, page_tokens, BOUND);
+    exact::check(&format!("{base} {changes}"), &imported, page_tokens, BOUND, Levels::All);
     near::check(base, &imported, &exact::prompts_of(&imported), &Options::default());
 }
 
