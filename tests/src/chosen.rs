@@ -80,7 +80,7 @@ fn write_out(graph: &Graph, at: usize, copy: &mut Copy<'_>, way: Experts) -> Opt
     let b = &mut copy.builder;
     let names = |v: ValueId, b: &GraphBuilder| b.ty(v).indices.clone();
     let [s, mut k] = <[Name; 2]>::try_from(names(index, b)).unwrap();
-    let [mut e, f, d] = <[Name; 3]>::try_from(names(gate, b)).unwrap();
+    let [e, f, d] = <[Name; 3]>::try_from(names(gate, b)).unwrap();
     let mut joined = None;
     if way == Experts::Joined
         && let Some((result, shared)) = shared(graph, at)
@@ -89,11 +89,15 @@ fn write_out(graph: &Graph, at: usize, copy: &mut Copy<'_>, way: Experts) -> Opt
         (index, share) = choose_last(b, index, share, &e);
         (gate, up) = (with_last(b, gate, g, &f), with_last(b, up, u, &f));
         down = with_last(b, down, w, &f);
-        (e, k) = (names(gate, b)[0].clone(), names(index, b)[1].clone());
+        k = names(index, b)[1].clone();
         joined = Some(result);
     }
+    let choose = |b: &mut GraphBuilder, w: ValueId| {
+        let experts = names(w, b)[0].clone();
+        b.gather(w, index, None, &experts).unwrap()
+    };
     let first = |b: &mut GraphBuilder, w: ValueId, f: &Name| {
-        let rows = b.gather(w, index, None, &e).unwrap();
+        let rows = choose(b, w);
         b.contract(x, rows, &[&s, &k, f]).unwrap()
     };
     let (g, u) = match way {
@@ -124,7 +128,7 @@ fn write_out(graph: &Graph, at: usize, copy: &mut Copy<'_>, way: Experts) -> Opt
     if early {
         h = b.map("h * w", &[("h", h), ("w", share)], &hidden).unwrap();
     }
-    let rows = b.gather(down, index, None, &e).unwrap();
+    let rows = choose(b, down);
     let routed = match way {
         Experts::Early => b.contract(h, rows, &[&s, &d]).unwrap(),
         _ => b.contract(h, rows, &[&s, &k, &d]).unwrap(),
@@ -163,7 +167,9 @@ fn shared(graph: &Graph, at: usize) -> Option<(ValueId, [ValueId; 3])> {
         let at = weight_operand(graph, node)?;
         let gated = made(node.operands[1 - at]).filter(|n| n.op.name() == "swiglu")?;
         let [gate, up] = [0, 1].map(|i| weight(gated.operands[i], Some(x)));
-        let extents = |v: ValueId| graph.extents(graph.ty(v));
+        let extents = |v: ValueId| -> Vec<Option<i64>> {
+            graph.extents(graph.ty(v)).iter().map(|d| d.bound_value(&graph.symbols)).collect()
+        };
         let (gate, up, down) = (gate?, up?, node.operands[at]);
         let alike = extents(moe.operands[3])[1..] == extents(gate)[..];
         alike.then_some((node.results[0], [gate, up, down]))
@@ -195,8 +201,10 @@ fn with_last(b: &mut GraphBuilder, experts: ValueId, last: ValueId, f: &Name) ->
     // The shared network has its own name for its hidden index.
     let own = b.ty(last).indices.clone();
     let wide = own.iter().find(|i| !indices.contains(i)).unwrap().clone();
-    let flat = b.fresh_index("flat", &b.graph().extent(f));
-    let last = b.rename(last, &[(&wide, &flat)]).unwrap();
+    let extent = b.graph().extent(f);
+    let flat = b.fresh_index("flat", &extent);
+    // Of the same extent, if not by name: all of it.
+    let last = b.slice(last, &wide, &flat, 0).unwrap();
     let last = b.split(last, &flat, &[&one, f]).unwrap();
     let order: Vec<Name> = [std::slice::from_ref(&one), &indices[1..]].concat();
     let last = b.map("x", &[("x", last)], &order).unwrap();
