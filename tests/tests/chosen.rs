@@ -86,8 +86,8 @@ fn check_groups(name: &str, imported: &Imported, way: Experts) {
         let all = lowered.kernels.iter().filter(|k| &*k.family.name == family);
         all.filter(decoding).collect()
     };
-    let apart = way == Experts::Normed;
-    assert_eq!(of("experts_down").len(), usize::from(!apart), "{name}");
+    let groups = !matches!(way, Experts::Normed | Experts::Naive);
+    assert_eq!(of("experts_down").len(), usize::from(groups), "{name}");
     let stacked = imported.program.weights.iter().filter(|w| w.source.stacked);
     let stored = stacked.map(|w| w.dims[0]).max().unwrap();
     let experts = Attr::Dim((stored + i64::from(way == Experts::Joined)).into());

@@ -16,6 +16,9 @@ use ir::kernel::builder::{At, KernelBuilder, tensor};
 use ir::kernel::{self, Fold, LoopHints, ParamId, Role, TileType};
 use ir::tiles::{Env, Row, Tile, Tiles};
 
+/// Most elements of a weight that a row kernel holds at once.
+const WHOLE_MAX: i64 = 1 << 22;
+
 /// A row kernel under construction.
 struct RowKernel<'b, 'g> {
     block: &'b mut Block<'g>,
@@ -236,6 +239,14 @@ impl RowKernel<'_, '_> {
     ) -> Result<Tile, LowerError> {
         let ty = self.graph.ty(value);
         let extents = self.block.extents(&ty.indices)?;
+        let size = extents.iter().try_fold(1i64, |n, e| n.checked_mul(*e));
+        if at.is_none() && size.is_none_or(|n| n > WHOLE_MAX) {
+            let (graph, node) = (self.graph.name.clone(), "weight");
+            let found =
+                format!("all of %{}: {ty} {extents:?} at once", self.graph.value(value).name);
+            let expected = format!("at most {WHOLE_MAX} elements where no product sums over it");
+            return Err(LowerError::Form { graph, node, found, expected });
+        }
         let rank = extents.len();
         let (rows, cols) = ty.indices.split_at(rank.saturating_sub(1));
         let (of, axes) = (Viewed::from(value), [vec![], rows.to_vec(), cols.to_vec()]);
