@@ -210,9 +210,9 @@ fn with_last(b: &mut GraphBuilder, experts: ValueId, last: ValueId, f: &Name) ->
     let indices = b.ty(experts).indices.clone();
     let more = b.graph().extent(&indices[0]).plus(&1.into());
     let (one, joint) = (b.fresh_index("one", &1.into()), b.fresh_index("experts", &more));
-    // The shared network has its own name for its hidden index.
+    // The shared network may have its own name for its hidden index.
     let own = b.ty(last).indices.clone();
-    let wide = own.iter().find(|i| !indices.contains(i)).unwrap().clone();
+    let wide = own.iter().find(|i| !indices.contains(i)).unwrap_or(f).clone();
     let extent = b.graph().extent(f);
     let flat = b.fresh_index("flat", &extent);
     // Of the same extent, if not by name: all of it.
