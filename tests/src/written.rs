@@ -5,7 +5,7 @@ use compiler::error::ImportError;
 use compiler::import::source::{StoredType, TensorInfo, WeightSource};
 use compiler::import::{Generation, Imported, ModelInfo};
 use ir::dim::{Dim, Symbol, Symbols};
-use ir::dtype::DType;
+use ir::dtype::{DType, Encoding};
 use ir::graph::parse::parse_graph;
 use ir::graph::program::{
     Arg, Call, Entry, Input, Program, Source, State, StateKind, View, Weight,
@@ -20,7 +20,7 @@ const VOCAB: i64 = 61;
 const CONTEXT: i64 = 1 << 16;
 
 /// A model of one layer `graph @layer(%x: f32[s, D], ..) -> f32[s, D]`, whose other parameters
-/// are weights in f32 and states, made up and kept.
+/// are weights in f32 or bf16 and states, made up and kept.
 pub fn model(layer: &str) -> Imported {
     let layer = parse_graph(layer).unwrap_or_else(|e| panic!("{layer}\n{e:?}"));
     let width = extents(&layer, "D");
@@ -42,7 +42,8 @@ pub fn model(layer: &str) -> Imported {
     let blocks = [parse_graph(&embed).unwrap(), layer, parse_graph(&head).unwrap()];
     let program = program(blocks);
     program.verify().unwrap_or_else(|e| panic!("{program}\n{e:?}"));
-    let sizes = program.weights.iter().map(|w| (w.name.to_string(), w.dims.clone())).collect();
+    let stored = |w: &Weight| (w.name.to_string(), (w.encoding.code, w.dims.clone()));
+    let sizes = program.weights.iter().map(stored).collect();
     let info = ModelInfo {
         name: "written".into(),
         family: "written",
@@ -89,7 +90,7 @@ fn program(blocks: [Graph; 3]) -> Program {
                 ParamKind::Input if at == 0 => Arg::Value(value.into()),
                 ParamKind::Input => Arg::Value(param.name.clone()),
                 ParamKind::Weight => {
-                    program.weights.push(weight(&param.name, dims(0)));
+                    program.weights.push(weight(&param.name, param.ty.encoding, dims(0)));
                     Arg::Weight(param.name.clone())
                 }
                 ParamKind::State => {
@@ -114,7 +115,7 @@ fn program(blocks: [Graph; 3]) -> Program {
     program
 }
 
-fn weight(name: &str, dims: Vec<i64>) -> Weight {
+fn weight(name: &str, encoding: Encoding, dims: Vec<i64>) -> Weight {
     let mut strides = vec![1; dims.len()];
     for i in (1..dims.len()).rev() {
         strides[i - 1] = strides[i] * dims[i];
@@ -126,16 +127,19 @@ fn weight(name: &str, dims: Vec<i64>) -> Weight {
         stored_dims: dims.clone(),
         view: View { offset: 0, strides },
     };
-    Weight { name: name.into(), encoding: DType::F32.into(), dims, source }
+    Weight { name: name.into(), encoding, dims, source }
 }
 
-/// Tensors in f32, by name, of numbers around zero that keep the size of what they multiply.
-struct MadeUp(BTreeMap<String, Vec<i64>>);
+/// Tensors in f32 or bf16, by name, of numbers around zero that keep the size of what they
+/// multiply.
+struct MadeUp(BTreeMap<String, (DType, Vec<i64>)>);
 
 impl WeightSource for MadeUp {
     fn tensor(&self, key: &str) -> Option<TensorInfo> {
-        let dims = self.0.get(key)?.iter().map(|d| *d as u64).collect();
-        Some(TensorInfo { dtype: StoredType::F32, dims })
+        let (dtype, dims) = self.0.get(key)?;
+        let dims = dims.iter().map(|d| *d as u64).collect();
+        let dtype = if *dtype == DType::BF16 { StoredType::BF16 } else { StoredType::F32 };
+        Some(TensorInfo { dtype, dims })
     }
 
     fn keys(&self) -> Vec<&str> {
@@ -143,13 +147,16 @@ impl WeightSource for MadeUp {
     }
 
     fn read(&self, key: &str, at: u64, out: &mut [u8]) -> Result<(), ImportError> {
-        let depth = self.0[key].last().copied().unwrap_or(1) as f64;
+        let (dtype, dims) = &self.0[key];
+        let depth = dims.last().copied().unwrap_or(1) as f64;
+        // Of a number in bf16, the two upper bytes.
+        let size = u64::from(dtype.bits() / 8);
         let seed = key.bytes().fold(7, |h, b| mix(h ^ u64::from(b)));
         for (i, byte) in out.iter_mut().enumerate() {
             let i = at + i as u64;
-            let unit = (mix(seed.wrapping_add(i / 4)) >> 40) as f64 / f64::from(1 << 23) - 1.0;
+            let unit = (mix(seed.wrapping_add(i / size)) >> 40) as f64 / f64::from(1 << 23) - 1.0;
             let value = (unit * (3.0 / depth).sqrt()) as f32;
-            *byte = value.to_le_bytes()[(i % 4) as usize];
+            *byte = value.to_le_bytes()[(4 - size + i % size) as usize];
         }
         Ok(())
     }

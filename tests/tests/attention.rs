@@ -5,10 +5,11 @@
 use compiler::import::Imported;
 use compiler::lower::lower;
 use compiler::options::{Compute, Options};
+use generate::engine::{Engine, Part, Want};
 use generate::logits::Feed;
 use ir::device::DeviceSpec;
 use tests::goldens::Prompt;
-use tests::native::{Levels, build_imported, logits};
+use tests::native::{Built, Levels, build_imported, logits};
 use tests::near;
 use tests::reference::Reference;
 use tests::written::model;
@@ -216,6 +217,34 @@ fn a_joint_expansion_of_each_group() {
            return %y
          }";
     check(layer, 16);
+}
+
+/// Logits of the next token of a sequence of several parts, computed together with that of
+/// another sequence of so many tokens.
+fn beside(built: &Built, way: &str, other: usize) -> Vec<f32> {
+    const PAGES: u32 = 32;
+    let mut engine = built.engine(way, 2, 4096);
+    let vocab = engine.vocab();
+    let sequences = [700, other].map(|n| (0..=n as i32).map(|i| i * 7 % 61).collect::<Vec<i32>>());
+    let pages = [0, PAGES].map(|from| (from..from + PAGES).collect::<Vec<u32>>());
+    let part = |i: usize, from: usize, to: usize| {
+        let (ids, pages): (&[i32], &[u32]) = (&sequences[i], &pages[i]);
+        Part { tokens: &ids[from..to], past: from, pages, want: Want::Last }
+    };
+    for (i, ids) in sequences.iter().enumerate() {
+        engine.step(&[part(i, 0, ids.len() - 1)]).unwrap();
+    }
+    let next = [0, 1].map(|i| part(i, sequences[i].len() - 1, sequences[i].len()));
+    engine.step(&next).unwrap()[..vocab].to_vec()
+}
+
+#[test]
+fn a_sequence_does_not_depend_on_its_neighbours() {
+    let layer = latent("D = 24, h = 3, dn = 5, dr = 6, dv = 7, r = 17", ABSORBED);
+    let built = build_imported(&model(&layer), &Options::default(), Levels::Best);
+    for way in &built.ways {
+        assert!(beside(&built, way, 3) == beside(&built, way, 2000), "{way}");
+    }
 }
 
 /// What an attention that is none is refused with.

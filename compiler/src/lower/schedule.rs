@@ -108,23 +108,27 @@ pub fn expert_rows(bucket: RowBucket) -> u32 {
     bucket.rows_max.min(48) as u32
 }
 
-/// Rows of an attention's tile, over rows of the step and heads, that registers and the first
-/// caches like.
+/// Heads of an attention's tile, at most.
 pub const TILE_HEADS: u32 = 32;
 /// Positions of a context that are worth an instance of their own.
 pub const PART_POSITIONS: u32 = 256;
 
-/// Query rows of one attention instance, given the heads of its tile.
+/// Query rows of one attention instance, given the heads of its tile: as many as make what is
+/// transposed and interleaved of each page worth it.
 pub fn attention_rows(bucket: RowBucket, tile_heads: u32) -> u32 {
-    let wanted = (TILE_HEADS / tile_heads.max(1)).max(1);
-    if bucket.rows_max == 1 { 1 } else { wanted.min(bucket.rows_max.min(64) as u32) }
+    const TILE_ROWS: i64 = 64;
+    let wanted = (TILE_ROWS / i64::from(tile_heads.max(1))).max(1);
+    wanted.min(bucket.rows_max) as u32
 }
 
 /// Most parts that a context is divided into, given the instances that heads make of a row: few
-/// rows leave workers idle otherwise.
+/// rows leave workers idle otherwise. Joining parts is a launch more, which two or three are not
+/// worth.
 pub fn context_parts(bucket: RowBucket, instances: i64) -> u32 {
-    const ENOUGH: i64 = 32;
-    if bucket.is_narrow() { (ENOUGH / instances.max(1)).max(1) as u32 } else { 1 }
+    const WORKERS: i64 = 32;
+    const FEW: i64 = 4;
+    let parts = WORKERS / instances.max(1);
+    if bucket.is_narrow() && parts >= FEW { parts as u32 } else { 1 }
 }
 
 /// The size, of at most `most`, of equal parts of an extent, as few as can be.
