@@ -2,16 +2,25 @@
 #![allow(clippy::unwrap_used)]
 
 use compiler::import::{ImportOptions, Imported, import};
+use compiler::lower::claims::Claims;
+use compiler::lower::constant::is_constant;
 use compiler::lower::lower;
-use compiler::options::Options;
+use compiler::lower::partition::GroupKind;
+use compiler::options::{Compute, Options};
 use ir::attr::Attr;
 use ir::device::DeviceSpec;
+use ir::dim::Name;
+use ir::dtype::DType;
 use ir::graph::program::Program;
+use ir::graph::{Def, Graph, Node, NodeId, Type, Value, ValueId};
 use ir::kernel::Kernel;
 use serde_json::json;
+use std::collections::HashMap;
 use tests::chosen::{Experts, merged, written_out};
-use tests::goldens::{made_up, model};
+use tests::goldens::{made_up, model, relative_error};
 use tests::native::Levels;
+use tests::oracle::{Oracle, Part, interpret};
+use tests::reference::Reference;
 use tests::{exact, near};
 
 /// Relative error allowed at each position in f32.
@@ -151,4 +160,73 @@ fn experts_that_are_all_or_one() {
         let name = format!("{chosen} of {experts}");
         check_experts(&name, &|| made_up("rand-v2-lite", &numbers, 4), &ways, &[]);
     }
+}
+
+/// What experts add up to, as a result of the block and as rows of a product, where no row-wise
+/// node adds it up for itself.
+#[test]
+fn sums_of_experts_are_read_by_others() {
+    let numbers = json!({
+        "hidden_size": 40, "num_hidden_layers": 1, "first_k_dense_replace": 0,
+        "n_routed_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 17,
+        "n_shared_experts": 1, "vocab_size": 33,
+    });
+    let mut imported = made_up("rand-v2-lite", &numbers, 5);
+    for way in [Experts::Apart, Experts::Early, Experts::Normed] {
+        let original = imported.program.clone();
+        imported.program = summing(&written_out(&original, way));
+        let options = Options { compute: Compute::F32, page_tokens: 16, ..Options::default() };
+        let lowered = lower(&imported.program, &options, &DeviceSpec::default()).unwrap();
+        for ids in [vec![3], vec![7, 1, 30, 2, 2, 19, 4, 11, 0, 5]] {
+            let expected = Reference::new(&imported).forward(&imported.program, &ids, vec![]);
+            let part = Part { tokens: &ids, past: 0, pages: &[0] };
+            let mut oracle = Oracle::new(&imported, &lowered, 1);
+            let found = oracle.walk(&[part], &HashMap::new(), &mut interpret::<f32>);
+            for (name, expected) in imported.program.entries[0].outputs.iter().zip(&expected) {
+                let found: Vec<f32> =
+                    found[&**name].iter().map(|word| f32::from_bits(*word)).collect();
+                let error = relative_error(&found, expected.as_floats());
+                assert!(error < BOUND, "{way:?}, {} rows, {name}: {error:e}", ids.len());
+            }
+        }
+        imported.program = original;
+    }
+}
+
+/// The program with two more outputs: what experts add up to, and its product with a weight.
+fn summing(program: &Program) -> Program {
+    let mut program = program.clone();
+    let entry = &mut program.entries[0];
+    for call in &mut entry.calls {
+        let block = program.blocks.iter_mut().find(|b| b.name == call.block).unwrap();
+        let claims = Claims::of(block).unwrap();
+        let last = claims.all().iter().filter(|c| c.kind == GroupKind::Experts).last();
+        let Some(sum) = last.map(|c| c.results[0]) else { continue };
+        let width = block.ty(sum).indices[1].clone();
+        let is_router = |v: &&ValueId| {
+            let ty = block.ty(**v);
+            ty.indices.len() == 2 && ty.indices[1] == width && is_constant(block, **v)
+        };
+        let weight = *block.params.iter().find(is_router).unwrap();
+        let (product, graph) = with_product(block, sum, weight);
+        *block = graph;
+        block.outputs.extend([sum, product]);
+        let names = ["sum", "product"].map(Name::from);
+        call.results.extend(names.clone());
+        entry.outputs.extend(names);
+    }
+    program
+}
+
+/// A block with one more node: a product of a value with a weight `[cols, width]`.
+fn with_product(block: &Graph, x: ValueId, weight: ValueId) -> (ValueId, Graph) {
+    let mut graph = block.clone();
+    let contract = graph.nodes.iter().find(|n| n.op.name() == "contract").unwrap().clone();
+    let (node, value) = (NodeId(graph.nodes.len() as u32), ValueId(graph.values.len() as u32));
+    let indices = [&block.ty(x).indices[0], &block.ty(weight).indices[0]];
+    let ty = Type::new(DType::F32, &indices);
+    graph.values.push(Value { name: "product".into(), ty, def: Def::Node(node, 0) });
+    let operands = vec![x, weight];
+    graph.nodes.push(Node { operands, masked: false, results: vec![value], ..contract });
+    (value, graph)
 }
