@@ -85,11 +85,8 @@ fn write_out(graph: &Graph, at: usize, copy: &mut Copy<'_>, way: Experts) -> Opt
     let [s, mut k] = <[Name; 2]>::try_from(names(index, b)).unwrap();
     let [e, f, d] = <[Name; 3]>::try_from(names(gate, b)).unwrap();
     if way == Experts::Naive {
-        let shares = b.scatter(index, share, &k, &e).unwrap();
-        let [g, u] = [gate, up].map(|w| b.contract(x, w, &[&s, &e, &f]).unwrap());
-        let h = b.swiglu(g, u).unwrap();
-        let y = b.contract(h, down, &[&s, &e, &d]).unwrap();
-        let sum = b.contract(y, shares, &[&s, &d]).unwrap();
+        let operands = [x, index, share, gate, up, down];
+        let sum = naive(b, operands, [&s, &k, &e, &f, &d]);
         copy.of.insert(node.results[0], sum);
         return None;
     }
@@ -123,23 +120,7 @@ fn write_out(graph: &Graph, at: usize, copy: &mut Copy<'_>, way: Experts) -> Opt
         }
         _ => (first(b, gate, &f), first(b, up, &f)),
     };
-    let hidden = [&s, &k, &f];
-    let mut h = match way {
-        Experts::Squares => {
-            let text = "max(g, 0) * max(g, 0) + 0.1 * u";
-            b.map(text, &[("g", g), ("u", u)], &hidden).unwrap()
-        }
-        Experts::Early => b.swiglu(g, u).unwrap(),
-        _ => b.map("g * sigmoid(g) * u", &[("g", g), ("u", u)], &hidden).unwrap(),
-    };
-    if way == Experts::Normed {
-        let gain = b.splat(0.5, &[&f]).unwrap();
-        h = b.rms_norm(h, gain, &f, 1e-6).unwrap();
-    }
-    let early = matches!(way, Experts::Early | Experts::Reduced);
-    if early {
-        h = b.map("h * w", &[("h", h), ("w", share)], &hidden).unwrap();
-    }
+    let h = between(b, way, [g, u, share], [&s, &k, &f]);
     let rows = choose(b, down);
     let routed = match way {
         Experts::Early => b.contract(h, rows, &[&s, &d]).unwrap(),
@@ -159,6 +140,42 @@ fn write_out(graph: &Graph, at: usize, copy: &mut Copy<'_>, way: Experts) -> Opt
     };
     copy.of.insert(node.results[0], sum);
     joined
+}
+
+/// What is computed between the products: of gate and up, and of the weights of choices.
+fn between(
+    b: &mut GraphBuilder,
+    way: Experts,
+    [g, u, share]: [ValueId; 3],
+    hidden: [&Name; 3],
+) -> ValueId {
+    let mut h = match way {
+        Experts::Squares => {
+            let text = "max(g, 0) * max(g, 0) + 0.1 * u";
+            b.map(text, &[("g", g), ("u", u)], &hidden).unwrap()
+        }
+        Experts::Early => b.swiglu(g, u).unwrap(),
+        _ => b.map("g * sigmoid(g) * u", &[("g", g), ("u", u)], &hidden).unwrap(),
+    };
+    if way == Experts::Normed {
+        let gain = b.splat(0.5, &hidden[2..]).unwrap();
+        h = b.rms_norm(h, gain, hidden[2], 1e-6).unwrap();
+    }
+    let early = matches!(way, Experts::Early | Experts::Reduced);
+    if early {
+        h = b.map("h * w", &[("h", h), ("w", share)], &hidden).unwrap();
+    }
+    h
+}
+
+/// Every expert on every row, times a gate; operands as the composite has them.
+fn naive(b: &mut GraphBuilder, operands: [ValueId; 6], indices: [&Name; 5]) -> ValueId {
+    let ([x, index, share, gate, up, down], [s, k, e, f, d]) = (operands, indices);
+    let shares = b.scatter(index, share, k, e).unwrap();
+    let [g, u] = [gate, up].map(|w| b.contract(x, w, &[s, e, f]).unwrap());
+    let h = b.swiglu(g, u).unwrap();
+    let y = b.contract(h, down, &[s, e, d]).unwrap();
+    b.contract(y, shares, &[s, d]).unwrap()
 }
 
 /// The network beside a mixture that every row takes, if it has an expert's extents: its result,

@@ -200,7 +200,7 @@ fn summing(program: &Program) -> Program {
     for call in &mut entry.calls {
         let block = program.blocks.iter_mut().find(|b| b.name == call.block).unwrap();
         let claims = Claims::of(block).unwrap();
-        let last = claims.all().iter().filter(|c| c.kind == GroupKind::Experts).last();
+        let last = claims.all().iter().rfind(|c| c.kind == GroupKind::Experts);
         let Some(sum) = last.map(|c| c.results[0]) else { continue };
         let width = block.ty(sum).indices[1].clone();
         let is_router = |v: &&ValueId| {

@@ -5,6 +5,8 @@
 //! - [`partition`]: nodes to fused groups
 //! - [`block`]: groups to kernels and launches, for one shape bucket
 //! - [`row`], [`contraction`], [`context`], [`attention`], [`experts`], [`probe`]: the generators
+//! - [`constant`]: values that depend on weights alone, and what they are packed from
+//! - [`mixture`]: memory and launches of groups of experts
 //! - [`schedule`]: tile shapes
 //! - [`states`]: histories to states
 //! - [`plan`]: calls to launches, values to buffers
