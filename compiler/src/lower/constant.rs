@@ -330,8 +330,13 @@ impl Resolver<'_, '_, '_> {
     fn computed(&self, value: ValueId) -> Result<Constant, String> {
         let ty = self.graph.ty(value);
         let size = |d: &Vec<i64>| d.iter().try_fold(1i64, |n, d| n.checked_mul(*d));
-        let dims = self.extents(&ty.indices).filter(|d| size(d).is_some_and(|n| n <= COMPUTED_MAX));
-        let dims = dims.ok_or_else(|| format!("a computed constant {ty}"))?;
+        let held = |v: &ValueId| {
+            let ty = self.graph.ty(*v);
+            let dims =
+                self.extents(&ty.indices).filter(|d| size(d).is_some_and(|n| n <= COMPUTED_MAX));
+            dims.ok_or_else(|| format!("a computed constant {ty}"))
+        };
+        let dims = held(&value)?;
         let closure = closure(self.graph, value).ok_or_else(|| format!("{ty}"))?;
         let mut builder = GraphBuilder::like("constant", self.graph);
         let mut copies: HashMap<ValueId, ValueId> = HashMap::new();
@@ -357,9 +362,13 @@ impl Resolver<'_, '_, '_> {
         let graph = builder.finish().map_err(|errors| {
             errors.first().map_or_else(|| format!("{ty}"), ToString::to_string)
         })?;
-        let params = closure.weights.iter().map(|w| self.extents(&self.graph.ty(*w).indices));
-        let held = params.flatten().chain([dims.clone()]).filter_map(|d| size(&d));
-        let bytes = held.fold(0u64, |sum, n| sum.saturating_add(4 * n as u64));
+        let params: Vec<Vec<i64>> =
+            closure.weights.iter().map(&held).collect::<Result<_, String>>()?;
+        for id in &closure.nodes {
+            self.graph.node(*id).results.iter().try_for_each(|v| held(v).map(|_| ()))?;
+        }
+        let sizes = params.iter().chain([&dims]).filter_map(size);
+        let bytes = sizes.fold(0u64, |sum, n| sum.saturating_add(4 * n as u64));
         let computed = Computed { graph, weights, bytes };
         Ok(Constant::dense(Source::Computed(Arc::new(computed)), &dims))
     }
