@@ -7,14 +7,16 @@ use compiler::options::Options;
 use ir::device::DeviceSpec;
 use ir::graph::parse::parse_program;
 
+/// Name, type and extents of a weight.
+type Given = (&'static str, &'static str, &'static [i64]);
+
 /// Lowers a program of one block over `%x: f32[s, D]`, `%i: i32[s, k]` and weights.
-fn lowered(params: &str, weights: &[(&str, &str, &[i64])], body: &str) -> Result<(), LowerError> {
+fn lowered(params: &str, weights: &[Given], body: &str) -> Result<(), LowerError> {
     let result = body.rsplit_once("return %").unwrap().1;
     let ty = body.split_once(&format!("%{result} = ")).unwrap().1;
     let ty = ty.split_once(" : ").unwrap().1.lines().next().unwrap();
-    let list = |item: &dyn Fn(&(&str, &str, &[i64])) -> String| -> Vec<String> {
-        weights.iter().map(item).collect()
-    };
+    let list =
+        |item: &dyn Fn(&Given) -> String| -> Vec<String> { weights.iter().map(item).collect() };
     let given = list(&|(name, ty, _)| format!("weight %{name}: {ty}")).join(", ");
     let bound = list(&|(name, ..)| format!("@{name}")).join(", ");
     let stored = list(&|(name, ty, dims)| {
@@ -45,7 +47,7 @@ program @one
     lower(&program, &Options::default(), &DeviceSpec::default()).map(|_| ())
 }
 
-fn refused(params: &str, weights: &[(&str, &str, &[i64])], body: &str, found: &str) {
+fn refused(params: &str, weights: &[Given], body: &str, found: &str) {
     let error = lowered(params, weights, body).unwrap_err();
     assert_eq!(error.code(), "E0261", "{error}");
     assert!(error.to_string().contains(found), "{error}");
@@ -53,10 +55,9 @@ fn refused(params: &str, weights: &[(&str, &str, &[i64])], body: &str, found: &s
 
 #[test]
 fn weights_of_absurd_extents_are_refused() {
-    let huge = 1i64 << 40;
-    let params = format!("D = 64, c = {huge}, k = 2, r = 64");
-    let weights: [(&str, &str, &[i64]); 2] =
-        [("w", "f32[c]", &[huge]), ("v", "f32[r, D]", &[64, 64])];
+    const HUGE: i64 = 1 << 40;
+    let params = format!("D = 64, c = {HUGE}, k = 2, r = 64");
+    let weights: [Given; 2] = [("w", "f32[c]", &[HUGE]), ("v", "f32[r, D]", &[64, 64])];
     let body = "  %a = map { exp(%w) } : f32[c]
   %b = contract %a : f32[]
   %c = contract %v, %b : f32[r, D]
@@ -68,7 +69,7 @@ fn weights_of_absurd_extents_are_refused() {
 #[test]
 fn large_weights_gathered_for_other_than_products_of_rows_are_refused() {
     let params = "D = 64, e = 64, f = 2048, k = 2, r = 64";
-    let weights: [(&str, &str, &[i64]); 1] = [("w", "f32[e, f, r]", &[64, 2048, 64])];
+    let weights: [Given; 1] = [("w", "f32[e, f, r]", &[64, 2048, 64])];
     let body = "  %rows = gather %w, %i {index = e} : f32[s, k, f, r]
   %y = reduce %rows {op = sum} : f32[s, r]
   return %y";
@@ -86,7 +87,7 @@ fn constants_are_no_results() {
 #[test]
 fn tables_of_other_counts_are_groups_of_their_own() {
     let params = "D = 64, e = 4, e2 = 5, f = 8, k = 2, r = 64";
-    let weights: [(&str, &str, &[i64]); 2] =
+    let weights: [Given; 2] =
         [("a", "bf16[e, f, D]", &[4, 8, 64]), ("b", "bf16[e2, r, f]", &[5, 64, 8])];
     let body = "  %wa = gather %a, %i {index = e} : bf16[s, k, f, D]
   %h = contract %x, %wa : f32[s, k, f]
