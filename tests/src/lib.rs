@@ -5,6 +5,7 @@
 //! - [`mod@reference`]: logits by the graph interpreter
 //! - [`oracle`]: walks a plan with the kernel interpreter, or with native code
 //! - [`kernel`]: single kernels by every target and by interpreters
+//! - [`latent`]: latent attention as rewriting may choose it
 //! - [`native`]: models compiled, loaded and stepped in this process
 //! - [`rebuild`]: programs edited node by node
 //! - [`chosen`]: programs in forms that a rewriter may choose
@@ -20,6 +21,7 @@ pub mod chosen;
 pub mod exact;
 pub mod goldens;
 pub mod kernel;
+pub mod latent;
 pub mod native;
 pub mod near;
 pub mod oracle;

@@ -2,7 +2,7 @@
 
 use compiler::lower::claims::Claims;
 use compiler::lower::constant::is_constant;
-use compiler::lower::partition::weight_operand;
+use compiler::lower::partition::{is_expanded, weight_operand};
 use compiler::lower::precision::{Operand, Operands, operands};
 use compiler::lower::states::with_states;
 use compiler::options::Options;
@@ -132,7 +132,8 @@ pub fn round_operands(program: &Program, options: &Options) -> Program {
     let entry = &mut rounded.entries[0];
     let operands = operands(program, &program.entries[0], options).unwrap();
     for ((i, call), operands) in entry.calls.iter_mut().enumerate().zip(operands) {
-        let mut block = round_block(program.block(&call.block).unwrap(), &operands);
+        let mut block =
+            round_block(program.block(&call.block).unwrap(), &operands, options.kv_dtype());
         block.name = format!("{}_{i}", block.name).into();
         call.block = block.name.clone();
         rounded.blocks.push(block);
@@ -140,7 +141,7 @@ pub fn round_operands(program: &Program, options: &Options) -> Program {
     rounded
 }
 
-fn round_block(graph: &Graph, operands: &Operands) -> Graph {
+fn round_block(graph: &Graph, operands: &Operands, kept: DType) -> Graph {
     let claims = Claims::of(graph).unwrap();
     let mut copy = Copy::new(graph);
     for (i, node) in graph.nodes.iter().enumerate() {
@@ -155,6 +156,12 @@ fn round_block(graph: &Graph, operands: &Operands) -> Graph {
             _ => None,
         };
         copy.rounding(node, rounded);
+        // What is computed over the context is stored as states are.
+        let result = node.results[0];
+        if kept == DType::BF16 && is_expanded(graph, result) {
+            let near = copy.near(copy.of[&result]);
+            copy.of.insert(result, near);
+        }
     }
     copy.finish(graph.outputs.iter().copied())
 }

@@ -2,17 +2,19 @@
 //! graph interpreter.
 #![allow(clippy::unwrap_used)]
 
-use compiler::import::Imported;
+use compiler::import::{ImportOptions, Imported, import};
 use compiler::lower::lower;
 use compiler::options::{Compute, Options};
 use generate::engine::{Engine, Part, Want};
 use generate::logits::Feed;
 use ir::device::DeviceSpec;
-use tests::goldens::Prompt;
+use ir::graph::program::Program;
+use tests::goldens::{Prompt, model as checkpoint};
+use tests::latent::{Form, over_latents};
 use tests::native::{Built, Levels, build_imported, logits};
-use tests::near;
 use tests::reference::Reference;
 use tests::written::model;
+use tests::{exact, near};
 
 /// Lengths of the prompts: the longest has a context of several parts.
 const LENGTHS: [usize; 4] = [1, 7, 70, 600];
@@ -217,6 +219,47 @@ fn a_joint_expansion_of_each_group() {
            return %y
          }";
     check(layer, 16);
+}
+
+/// Bytes that are kept of a token, in each layer.
+fn state_bytes(program: &Program) -> u64 {
+    let lowered = lower(program, &Options::default(), &DeviceSpec::default()).unwrap();
+    lowered.plan.states.iter().map(|s| s.bytes_per_token).sum()
+}
+
+/// An imported model that keeps the latent means what it did, and native code computes it.
+fn check_imported(name: &str, form: Form) -> Imported {
+    let original = import(&checkpoint(name), &ImportOptions::default()).unwrap();
+    let prompts = exact::prompts_of(&original);
+    let before = state_bytes(&original.program);
+    let program = over_latents(&original.program, form);
+    assert_ne!(program, original.program);
+    let imported = Imported { program, ..original };
+    for (a, b) in prompts.iter().zip(exact::prompts_of(&imported)) {
+        let worst = a.errors(&b.logits.concat()).into_iter().fold(0.0, f64::max);
+        assert!(worst < BOUND, "{name}: the program means something else: {worst:e}");
+    }
+    exact::check(name, &imported, 16, BOUND, Levels::Best);
+    assert!(state_bytes(&imported.program) < before, "{name}: the state is not the latent");
+    imported
+}
+
+#[test]
+fn imported_models_over_the_latent_itself() {
+    for name in ["rand-v2", "rand-v2-lite", "rand-v3-fp8"] {
+        check_imported(name, Form::Absorbed);
+    }
+    let imported = check_imported("rand-v3", Form::Absorbed);
+    near::check("rand-v3", &imported, &exact::prompts_of(&imported), &Options::default());
+}
+
+#[test]
+fn imported_models_expanded_from_the_latent() {
+    for name in ["rand-v2-lite", "rand-v3-fp8"] {
+        check_imported(name, Form::Expanded);
+    }
+    let imported = check_imported("rand-v3", Form::Expanded);
+    near::check("rand-v3", &imported, &exact::prompts_of(&imported), &Options::default());
 }
 
 /// Logits of the next token of a sequence of several parts, computed together with that of
