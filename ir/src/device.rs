@@ -1,9 +1,11 @@
 //! Numbers that describe a device, one JSON schema for all of them.
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// What generators and cost models need to know of a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DeviceSpec {
     /// Unique name.
     pub name: String,
@@ -11,36 +13,126 @@ pub struct DeviceSpec {
     pub kind: String,
     /// Workers that run instances at once.
     pub workers: u32,
-    /// First-level data cache of a worker, in bytes.
+    /// First-level data cache or local memory of a worker, in bytes.
     pub l1_bytes: u64,
-    /// Second-level cache of a worker, in bytes.
+    /// Second-level cache, in bytes: a CPU worker's own, a GPU's whole.
     pub l2_bytes: u64,
     /// Peak floating-point operations per second of all workers, in f32.
     pub f32_flops_per_s: f64,
     /// Peak of tile products of bf16 with sums in f32.
     pub bf16_flops_per_s: f64,
+    /// Peak of tile products of fp8, where the device has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fp8_flops_per_s: Option<f64>,
+    /// Peak of tile products of int8, where the device has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub int8_ops_per_s: Option<f64>,
     /// Bytes per second that all workers can read from memory.
     pub read_bytes_per_s: f64,
+    /// Bytes of memory, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
     /// Nanoseconds of a launch and the barrier after it.
     pub launch_ns: f64,
 }
 
-const BUILT_IN: [&str; 1] = [include_str!("../devices/cpu.json")];
+const BUILT_IN: [&str; 7] = [
+    include_str!("../devices/cpu.json"),
+    include_str!("../devices/ddr5-desktop.json"),
+    include_str!("../devices/h100.json"),
+    include_str!("../devices/h800.json"),
+    include_str!("../devices/h20.json"),
+    include_str!("../devices/rtx-4090.json"),
+    include_str!("../devices/ascend-910b.json"),
+];
+
+/// What is wrong with a description of a device.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    /// The JSON, or a key of it.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// A number that no device has.
+    #[error("found {key} = {found}, expected {expected}")]
+    Number {
+        /// Its key.
+        key: &'static str,
+        /// As given.
+        found: f64,
+        /// What it can be.
+        expected: &'static str,
+    },
+    /// Neither a file nor built in.
+    #[error("found no device '{found}', expected a file or one of {}", expected.join(", "))]
+    Unknown {
+        /// As given.
+        found: String,
+        /// Built-in names.
+        expected: Vec<String>,
+    },
+}
+
+impl DeviceError {
+    /// Every code with what it stands for.
+    pub const CODES: &[(&str, &str)] = &[
+        ("E0195", "a device's description is no JSON of its schema"),
+        ("E0196", "a device has a number that none has"),
+        ("E0197", "no device of this name"),
+    ];
+
+    /// The diagnostic's code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            DeviceError::Json(_) => "E0195",
+            DeviceError::Number { .. } => "E0196",
+            DeviceError::Unknown { .. } => "E0197",
+        }
+    }
+}
 
 impl DeviceSpec {
     /// The built-in device of a name.
     pub fn built_in(name: &str) -> Option<DeviceSpec> {
-        BUILT_IN
-            .iter()
-            .filter_map(|text| DeviceSpec::from_json(text).ok())
-            .find(|device| device.name == name)
+        DeviceSpec::all_built_in().into_iter().find(|device| device.name == name)
+    }
+
+    /// Every built-in device.
+    pub fn all_built_in() -> Vec<DeviceSpec> {
+        BUILT_IN.iter().filter_map(|text| DeviceSpec::from_json(text).ok()).collect()
     }
 
     /// Reads a description.
     ///
-    /// Errors: what the JSON lacks, and where.
-    pub fn from_json(text: &str) -> Result<DeviceSpec, serde_json::Error> {
-        serde_json::from_str(text)
+    /// Errors: E0195 for what the JSON lacks, and where; E0196.
+    pub fn from_json(text: &str) -> Result<DeviceSpec, DeviceError> {
+        let device: DeviceSpec = serde_json::from_str(text)?;
+        device.check()?;
+        Ok(device)
+    }
+
+    fn check(&self) -> Result<(), DeviceError> {
+        let rates = [
+            ("f32_flops_per_s", Some(self.f32_flops_per_s)),
+            ("bf16_flops_per_s", Some(self.bf16_flops_per_s)),
+            ("fp8_flops_per_s", self.fp8_flops_per_s),
+            ("int8_ops_per_s", self.int8_ops_per_s),
+            ("read_bytes_per_s", Some(self.read_bytes_per_s)),
+            ("workers", Some(f64::from(self.workers))),
+            ("l1_bytes", Some(self.l1_bytes as f64)),
+            ("l2_bytes", Some(self.l2_bytes as f64)),
+            ("memory_bytes", self.memory_bytes.map(|b| b as f64)),
+        ];
+        let known = rates.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        for (key, found) in known {
+            if !(found.is_finite() && found >= 1.0) {
+                return Err(DeviceError::Number { key, found, expected: "1 or more" });
+            }
+        }
+        if self.launch_ns.is_finite() && self.launch_ns >= 0.0 {
+            return Ok(());
+        }
+        let (key, found, expected) = ("launch_ns", self.launch_ns, "a number not below 0");
+        Err(DeviceError::Number { key, found, expected })
     }
 }
 
@@ -59,8 +151,18 @@ mod tests {
     fn built_in_devices_are_well_formed() {
         for text in BUILT_IN {
             let device = DeviceSpec::from_json(text).expect("a built-in device");
-            assert!(device.workers > 0 && device.read_bytes_per_s > 0.0);
             assert_eq!(DeviceSpec::built_in(&device.name), Some(device));
         }
+    }
+
+    #[test]
+    fn impossible_devices_are_refused() {
+        let text = BUILT_IN[0];
+        let code = |text: &str| DeviceSpec::from_json(text).expect_err("a wrong device").code();
+        assert_eq!(code(&text.replace("\"workers\": 2", "\"workers\": 0")), "E0196");
+        assert_eq!(code(&text.replace("\"launch_ns\": 2000", "\"launch_ns\": -1")), "E0196");
+        assert_eq!(code(&text.replace("\"launch_ns\": 2000", "\"launch\": 1")), "E0195");
+        assert_eq!(code(&text.replace("\"workers\"", "\"worker\"")), "E0195");
+        assert_eq!(code("{"), "E0195");
     }
 }
