@@ -135,8 +135,10 @@ impl Wishes {
     /// How far from what is wished; `None` for what cannot be.
     fn badness(&self, params: &Bindings, steps: &[Bindings; 2]) -> Option<u64> {
         let value = |dim: &Dim| Small::value(params, steps, dim);
-        let fits = self.rooms.iter().all(|d| value(d).is_some_and(|v| v >= 0));
-        if !fits {
+        // In the first step, which has fewer rows, too.
+        let first = [steps[0].clone(), steps[0].clone()];
+        let held = |d: &Dim, steps| Small::value(params, steps, d).is_some_and(|v| v >= 0);
+        if !self.rooms.iter().all(|d| held(d, steps) && held(d, &first)) {
             return None;
         }
         let mut extents: Vec<i64> = self.extents.iter().map(value).collect::<Option<_>>()?;
