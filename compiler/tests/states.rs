@@ -1,6 +1,7 @@
 //! Histories become states: which, how many layers, and that nothing else changes.
 
 use compiler::lower::states::with_states;
+use compiler::options::Options;
 use ir::dtype::DType;
 use ir::graph::error::GraphError;
 use ir::graph::parse::parse_program;
@@ -61,8 +62,12 @@ fn program() -> Program {
     program
 }
 
+fn keeping(kept: DType) -> Options {
+    Options { state: Some(kept), ..Options::default() }
+}
+
 fn stated(kept: DType) -> Program {
-    let stated = with_states(&program(), kept).expect("rows of known sizes");
+    let stated = with_states(&program(), &keeping(kept)).expect("rows of known sizes");
     stated.verify().unwrap_or_else(|e| panic!("{stated}\n{e:?}"));
     let text = stated.to_string();
     assert_eq!(parse_program(&text).as_ref(), Ok(&stated), "{text}");
@@ -136,7 +141,7 @@ fn what_is_computed_stays() {
 #[test]
 fn a_program_with_states_stays_as_it_is() {
     let program = stated(DType::BF16);
-    assert_eq!(with_states(&program, DType::F32), Ok(program));
+    assert_eq!(with_states(&program, &keeping(DType::F32)), Ok(program));
 }
 
 #[test]
@@ -145,7 +150,7 @@ fn rows_that_no_state_takes_are_refused() {
         let text = TEXT.replacen(from, to, 1);
         assert_ne!(text, TEXT);
         let program = parse_program(&text).unwrap_or_else(|e| panic!("{text}\n{e:?}"));
-        with_states(&program, DType::F32).expect_err(to).code()
+        with_states(&program, &keeping(DType::F32)).expect_err(to).code()
     };
     let last = "%n = contract %x, %w : f32[c, s]
   %N = history %n {index = s, into = t} : f32[c, t]
@@ -161,6 +166,7 @@ fn rows_that_no_state_takes_are_refused() {
     let text = TEXT.replacen("1 <= t <= 16 {", "1 <= t <= 16\n  index b = t {", 1);
     let program = parse_program(&text.replacen("%K = history", &open, 1));
     let program = program.unwrap_or_else(|e| panic!("{e:?}"));
-    let error = with_states(&program, DType::F32).expect_err("rows as long as the context");
+    let error =
+        with_states(&program, &keeping(DType::F32)).expect_err("rows as long as the context");
     assert_eq!(error.code(), "E0262");
 }

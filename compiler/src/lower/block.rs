@@ -169,13 +169,15 @@ impl Block<'_> {
     }
 
     /// Encoding in which a constant is packed when it is read with these axes: of views of weights
-    /// that of the weights, unless blocks of scales are no blocks of the packed tensor; else f32.
+    /// that of the weights, decoded where
+    /// blocks of scales are no blocks of the packed tensor; else f32.
     ///
     /// Errors: E0261.
     pub fn weight_encoding(
         &self,
         of: &Viewed,
         axes: &[Vec<Name>; 3],
+        decoded: DType,
     ) -> Result<Encoding, LowerError> {
         let bound = self.constants(of, axes)?;
         let mut encodings = BTreeSet::new();
@@ -191,7 +193,7 @@ impl Block<'_> {
             _ if encodings.len() > 1 && encodings.contains(&DType::F32.into()) => DType::F32.into(),
             None if encodings.len() == 1 => own,
             Some(scale) if keeps(scale) => own,
-            _ => self.options.compute.dtype().into(),
+            _ => decoded.into(),
         })
     }
 
@@ -243,17 +245,18 @@ impl Block<'_> {
         self.code.temps.len() - 1
     }
 
-    /// A constant as a kernel of tile products reads it.
+    /// A constant as a kernel of tile products reads it, beside activations that enter so.
     ///
     /// Errors: E0261, E0262.
     pub(super) fn weight_use(
         &self,
         of: impl Into<Viewed>,
         [batch, rows, cols]: [&[Name]; 3],
+        left: Operand,
     ) -> Result<WeightUse, LowerError> {
         let of = of.into();
         let axes = [batch, rows, cols].map(<[Name]>::to_vec);
-        let encoding = self.weight_encoding(&of, &axes)?;
+        let encoding = self.weight_encoding(&of, &axes, left.stored())?;
         let dims = vec![self.product(batch)?, self.product(rows)?, self.product(cols)?];
         let packing = Some(weight_packing(encoding));
         Ok(WeightUse { of, axes, encoding, dims, packing })
@@ -281,8 +284,9 @@ impl Block<'_> {
             let expected = "rows, batch and sum in this order, to rows, batch and columns";
             return Err(self.form(node, found, expected));
         }
-        let weight = self.weight_use(w, [&batch, &cols, &summed])?;
         let left = self.operand(id);
+        let weight = self.weight_use(w, [&batch, &cols, &summed], left)?;
+        let left = left.beside(weight.encoding);
         let (n, depth) = (weight.dims[1], weight.dims[2]);
         let c = Contraction {
             rows: (self.rows_symbol(&group.rows), self.rows_max()),

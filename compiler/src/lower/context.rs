@@ -239,9 +239,15 @@ impl Block<'_> {
             let expected = "batch and columns in this order, and a sum over all else of a row";
             return Err(self.form(self.graph.node(id), found, expected));
         }
-        let weight = self.weight_use(w, [&batch, &cols, &summed])?;
-        let [batches, n, depth] = weight.dims[..] else { unreachable!("it has three parts") };
         let memory = self.context_memory(source.base)?;
+        // Rows that are kept in bf16 are bf16 already.
+        let left = match memory.dtype {
+            DType::BF16 => Operand::Bf16,
+            _ => self.operand(id),
+        };
+        let weight = self.weight_use(w, [&batch, &cols, &summed], left)?;
+        let left = left.beside(weight.encoding);
+        let [batches, n, depth] = weight.dims[..] else { unreachable!("it has three parts") };
         let mut axes = vec![];
         for axis in &source.axes {
             let extent = self.extents(std::slice::from_ref(&axis.index))?[0];
@@ -250,11 +256,6 @@ impl Block<'_> {
                 None => RowAxis::Summed { start: axis.start, extent },
             });
         }
-        // Rows that are kept in bf16 are bf16 already.
-        let left = match memory.dtype {
-            DType::BF16 => Operand::Bf16,
-            _ => self.operand(id),
-        };
         let page = self.options.page_tokens;
         let shape = schedule::contraction(
             self.device,
@@ -275,7 +276,7 @@ impl Block<'_> {
             left,
             weight: weight.encoding,
             extents: [batches, n, depth],
-            out: self.options.kv_dtype(),
+            out: self.partition.kept,
             tile: ContractionTile { rows: page, cols: shape.cols, depth: parts },
         };
         Ok((c, weight))
@@ -290,6 +291,6 @@ impl Block<'_> {
         let row = self.extents(&indices.cloned().collect::<Vec<Name>>())?;
         let is_kept = crate::lower::partition::is_history(self.graph, base);
         let place = if is_kept { Place::Pages } else { Place::Positions };
-        Ok(Memory { place, dtype: self.options.kv_dtype(), row })
+        Ok(Memory { place, dtype: self.partition.kept, row })
     }
 }

@@ -168,10 +168,10 @@ impl Block<'_> {
         root: NodeId,
         form: &Form,
     ) -> Result<(Experts, Vec<WeightUse>, Option<WeightUse>), LowerError> {
-        let node = self.graph.node(root);
+        let (node, left) = (self.graph.node(root), self.operand(root));
         let weight = |table: &Table, rows: &[Name], cols: &[Name]| {
             let of = std::slice::from_ref(&table.experts);
-            self.weight_use(table.of.clone(), [of, rows, cols])
+            self.weight_use(table.of.clone(), [of, rows, cols], left)
         };
         let first: Vec<WeightUse> = form
             .branches()
@@ -189,7 +189,6 @@ impl Block<'_> {
             Leaf::Choice(value) => Some((Along::Choices, self.stored_dtype(*value))),
             Leaf::Row(value) => Some((Along::Rows, self.stored_dtype(*value))),
         };
-        let left = self.operand(root);
         let shape = Experts {
             rows_max: self.rows_max(),
             experts: (all, self.product(&form.chosen)?),

@@ -52,7 +52,7 @@ pub struct Group {
 }
 
 /// A block's groups in launch order, and what they hand to each other.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Partition {
     /// By phase.
     pub groups: Vec<Group>,
@@ -60,6 +60,8 @@ pub struct Partition {
     pub stored: BTreeMap<ValueId, BTreeSet<DType>>,
     /// In what precision activations enter the products of each group that has some.
     pub operands: Operands,
+    /// Dtype of rows over the context, kept or computed.
+    pub kept: DType,
     /// The block's claims.
     pub claims: Claims,
 }
@@ -305,5 +307,6 @@ pub fn partition(graph: &Graph, operands: Operands, kept: DType) -> Result<Parti
         let dtype = if natural.class() == Class::Float { DType::F32 } else { natural };
         stored.entry(*v).or_default().insert(dtype);
     }
-    Ok(Partition { groups: groups.into_values().collect(), stored, operands, claims })
+    let groups = groups.into_values().collect();
+    Ok(Partition { groups, stored, operands, kept, claims })
 }

@@ -3,7 +3,7 @@
 //! Whether a row is sent to one expert or to another is a step of what the router computes: a
 //! rounding error above it changes not the row a little but its expert. An error made above the
 //! first choice reaches every choice there is, so products there, a few layers' worth, take their
-//! activations with twice the digits.
+//! activations with twice the digits, and what they keep of a sequence is not rounded.
 
 use crate::lower::claims::Claims;
 use crate::lower::error::LowerError;
@@ -11,7 +11,7 @@ use crate::lower::partition::{GroupKind, kind_of, op_name};
 use crate::lower::schedule::RowBucket;
 use crate::options::{Above, Compute, Options};
 use ir::dim::Name;
-use ir::dtype::DType;
+use ir::dtype::{DType, Encoding};
 use ir::graph::program::{Arg, Call, Entry, Program};
 use ir::graph::{Graph, Node, NodeId, ValueId};
 use ir::kernel;
@@ -44,6 +44,14 @@ impl Operand {
     pub fn of_rows(self, bucket: RowBucket) -> Operand {
         match self {
             Operand::Bf16x2 if bucket.is_narrow() => Operand::F32,
+            operand => operand,
+        }
+    }
+
+    /// The operand of a product with weights encoded so: in parts only beside what is rounded, too.
+    pub fn beside(self, weight: Encoding) -> Operand {
+        match self {
+            Operand::Bf16x2 if weight == DType::F32.into() => Operand::F32,
             operand => operand,
         }
     }
@@ -113,6 +121,20 @@ pub fn operands(
         let products = numbered(graph).map(|(id, _)| id).filter(|id| is_root(*id));
         let products = products.filter(|id| kind_of(graph, &claims, *id).multiplies());
         Ok(products.map(|id| (id, operand(id))).collect())
+    };
+    entry.calls.iter().zip(&above).map(of).collect()
+}
+
+/// Dtype of the rows that each call of an entry keeps: where they reach a choice of those asked
+/// for, that of activations.
+pub fn kept(program: &Program, entry: &Entry, options: &Options) -> Vec<DType> {
+    let above = above(program, entry, options.bf16x2);
+    let of = |(call, above): (&Call, &BTreeSet<NodeId>)| {
+        let reaches = block(program, call).histories().iter().any(|(id, _)| above.contains(id));
+        match options.state {
+            None if reaches => DType::F32,
+            _ => options.kv_dtype(),
+        }
     };
     entry.calls.iter().zip(&above).map(of).collect()
 }

@@ -250,7 +250,8 @@ impl RowKernel<'_, '_> {
         let rank = extents.len();
         let (rows, cols) = ty.indices.split_at(rank.saturating_sub(1));
         let (of, axes) = (Viewed::from(value), [vec![], rows.to_vec(), cols.to_vec()]);
-        let encoding = self.block.weight_encoding(&of, &axes)?;
+        let encoding =
+            self.block.weight_encoding(&of, &axes, self.block.options.compute.dtype())?;
         let dims: Vec<Dim> = extents.iter().map(|e| Dim::constant(*e)).collect();
         let param = self.param(tiles, tensor(encoding, &dims));
         let packing = None;
@@ -335,7 +336,7 @@ impl RowKernel<'_, '_> {
         self.args.push(BlockArg::Step(StepInput::Slot));
         let own = self.block.own_indices(x);
         let (ordered, extents) = (tiles.permuted(&tile, &own), self.block.extents(&own)?);
-        let dtype = self.block.options.kv_dtype();
+        let dtype = self.block.partition.kept;
         self.touch_rows(1, DType::I32);
         self.touch_rows(extents.iter().product(), dtype);
         // State rows lie one after the other, page by page: a slot is a row.

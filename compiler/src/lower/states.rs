@@ -1,11 +1,14 @@
 //! States: what importers and rewriting leave open of how rows are kept.
 //!
-//! A `history` becomes an `append` to a state parameter of its block, stored as the options say.
-//! Each call that keeps rows gets a layer of a state of its own; calls of one entry whose rows have
-//! the same extents share a state, so that a model's layers are one row of the table.
+//! A `history` becomes an `append` to a state parameter of its block, stored as the options say and
+//! as precision wants. Each call that keeps rows gets a layer of a state of its own; calls of one
+//! entry whose rows have the same extents and dtype share a state, so that a model's layers are one
+//! row of the table.
 
 use crate::lower::error::LowerError;
 use crate::lower::partition::op_name;
+use crate::lower::precision;
+use crate::options::Options;
 use ir::dim::Name;
 use ir::dtype::DType;
 use ir::error::IrError;
@@ -14,31 +17,82 @@ use ir::graph::program::{Arg, Program, State, StateKind};
 use ir::graph::{Graph, Node, NodeId, ParamKind, Type, ValueId};
 use std::collections::HashMap;
 
-/// A program whose blocks keep rows in states, as elements of dtype `kept`, in place of histories.
+/// A program whose blocks keep rows in states, in place of histories. A block whose calls keep rows
+/// of different dtypes becomes one block for each.
 ///
 /// Errors: E0261 for a history whose rows are not along its first index, E0262 for one whose rows
 /// have no size that is known when compiling.
-pub fn with_states(program: &Program, kept: DType) -> Result<Program, LowerError> {
+pub fn with_states(program: &Program, options: &Options) -> Result<Program, LowerError> {
     let mut stated = program.clone();
     let mut rows: HashMap<Name, Vec<Row>> = HashMap::new();
-    for block in stated.blocks.iter_mut().filter(|b| !b.histories().is_empty()) {
+    for block in stated.blocks.iter().filter(|b| !b.histories().is_empty()) {
         rows.insert(block.name.clone(), rows_of(block)?);
-        *block = appending(block, kept).expect("types of a verified block stay what they are");
     }
+    let mut appending = Appending { program, made: vec![] };
     let mut table = Table { states: std::mem::take(&mut stated.states), uses: vec![] };
     for (i, entry) in stated.entries.iter_mut().enumerate() {
         let prefix = if i == 0 { String::new() } else { format!("{}.", entry.name) };
-        for call in &mut entry.calls {
-            let rows = rows.get(&call.block).map_or(&[][..], |rows| rows);
+        let kept = precision::kept(program, &program.entries[i], options);
+        for (call, kept) in entry.calls.iter_mut().zip(kept) {
+            let Some(rows) = rows.get(&call.block) else { continue };
+            call.block = appending.block(&call.block, kept);
             let states = rows.iter().enumerate().map(|(at, row)| {
                 let nth = rows[..at].iter().filter(|r| r.dims == row.dims).count();
-                table.layer(Use { entry: i, dims: row.dims.clone(), nth }, &prefix, row, kept)
+                let of = Use { entry: i, dims: row.dims.clone(), kept, nth };
+                table.layer(of, &prefix, row)
             });
             call.args.extend(states);
         }
     }
     stated.states = table.states;
+    let made = |block: Graph| match rows.contains_key(&block.name) {
+        true => appending.of(&block.name),
+        false => vec![block],
+    };
+    stated.blocks = stated.blocks.into_iter().flat_map(made).collect();
     Ok(stated)
+}
+
+/// Dtype of the rows that a block keeps: of its states, or as the options say.
+pub fn kept_in(block: &Graph, options: &Options) -> DType {
+    let states = (0..block.params.len()).filter(|at| block.param_kind(*at) == ParamKind::State);
+    let dtypes = states.map(|at| block.ty(block.params[at]).dtype());
+    dtypes.into_iter().next().unwrap_or(options.kv_dtype())
+}
+
+/// Blocks with appends, by what they are of and the dtype they keep.
+struct Appending<'a> {
+    program: &'a Program,
+    made: Vec<((Name, DType), Graph)>,
+}
+
+impl Appending<'_> {
+    fn block(&mut self, name: &Name, kept: DType) -> Name {
+        let of = (name.clone(), kept);
+        if let Some((_, block)) = self.made.iter().find(|(known, _)| *known == of) {
+            return block.name.clone();
+        }
+        let source = self.program.block(name).expect("a verified program has the blocks it calls");
+        let mut block =
+            appending(source, kept).expect("types of a verified block stay as they are");
+        let taken = |n: &Name| {
+            n != name && self.program.block(n).is_some()
+                || self.made.iter().any(|(_, b)| b.name == *n)
+        };
+        let mut named: Name = name.clone();
+        while taken(&named) {
+            named = format!("{named}_{kept}").into();
+        }
+        block.name = named.clone();
+        self.made.push((of, block));
+        named
+    }
+
+    /// All that was made of a block.
+    fn of(&self, name: &Name) -> Vec<Graph> {
+        let made = self.made.iter().filter(|((of, _), _)| of == name);
+        made.map(|(_, block)| block.clone()).collect()
+    }
 }
 
 /// What a block keeps of a token.
@@ -48,11 +102,12 @@ struct Row {
     dims: Vec<i64>,
 }
 
-/// What a state is for: rows of these extents, the n-th such ones of each call of an entry.
+/// What a state is for: rows of these extents and dtype, the n-th such ones of each call of an entry.
 #[derive(PartialEq)]
 struct Use {
     entry: usize,
     dims: Vec<i64>,
+    kept: DType,
     nth: usize,
 }
 
@@ -64,13 +119,13 @@ struct Table {
 
 impl Table {
     /// The next layer of the state for a use.
-    fn layer(&mut self, of: Use, prefix: &str, row: &Row, kept: DType) -> Arg {
+    fn layer(&mut self, of: Use, prefix: &str, row: &Row) -> Arg {
         let known = self.uses.iter().find(|(u, _)| *u == of).map(|(_, at)| *at);
         let at = known.unwrap_or_else(|| {
             self.states.push(State {
                 name: self.free_name(&format!("{prefix}{}", row.name)),
                 kind: StateKind::Rows,
-                encoding: kept.into(),
+                encoding: of.kept.into(),
                 dims: row.dims.clone(),
                 layers: 0,
             });
