@@ -3,13 +3,20 @@
 use crate::error::{ImportError, ImportErrors};
 use crate::import::{Imported, ModelInfo};
 use crate::link::{self, LinkError, Object};
+use crate::lower::plan::{Variant, lower_variants};
+use crate::lower::schedule::{BUCKETS, RowBucket};
 use crate::lower::{LowerError, Lowered};
 use crate::options::Options;
 use crate::pack::pack;
 use crate::progress::Progress;
+use crate::rewrite::choose::Plan as RewritePlan;
+use crate::rewrite::cost::Point;
+use crate::rewrite::program::{RewriteError, rewrite};
 use artifact::error::ArtifactError;
 use artifact::manifest::{GenerationDefaults, Manifest, TargetInfo};
 use artifact::writer::{Summary, WeightsPlace, Writer};
+use ir::device::DeviceSpec;
+use ir::graph::program::Program;
 use ir::kernel::Kernel;
 use ir::target::{CodeObject, Support, Target, TargetError};
 use std::collections::BTreeMap;
@@ -25,6 +32,9 @@ pub enum CompileError {
     /// Everything wrong with the checkpoint.
     #[error(transparent)]
     Imports(#[from] ImportErrors),
+    /// Rewriting.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
     /// The graphs.
     #[error(transparent)]
     Lower(#[from] LowerError),
@@ -80,6 +90,7 @@ impl CompileError {
         match self {
             CompileError::Import(e) => e.code(),
             CompileError::Imports(e) => e.0.first().map_or("E0200", ImportError::code),
+            CompileError::Rewrite(e) => e.code(),
             CompileError::Lower(e) => e.code(),
             CompileError::Unsupported { .. } => "E0280",
             CompileError::Isa { .. } => "E0281",
@@ -95,6 +106,7 @@ impl CompileError {
         Some(match self {
             CompileError::Import(e) => e.help().to_string(),
             CompileError::Imports(e) => e.0.first()?.help().to_string(),
+            CompileError::Rewrite(e) => e.help().to_string(),
             CompileError::Lower(e) => e.help().to_string(),
             CompileError::Unsupported { .. } => "try `-C backend=` with another target".into(),
             CompileError::Isa { .. } => "`-C isa=` takes levels separated by commas".into(),
@@ -109,6 +121,36 @@ impl CompileError {
     pub fn is_limit(&self) -> bool {
         matches!(self, CompileError::Disk { .. })
     }
+}
+
+/// The forms of a naive program in the steps that its plan tells apart.
+///
+/// Errors: E0291, E0292.
+pub fn variants(
+    program: &Program,
+    options: &Options,
+    device: &DeviceSpec,
+) -> Result<Vec<Variant>, RewriteError> {
+    let context = i64::from(options.decode.0);
+    let point = |bucket: &RowBucket| match bucket.is_narrow() {
+        true => Point { batch: bucket.typical, tokens: 1, context },
+        false => Point { batch: 1, tokens: bucket.typical, context: bucket.typical },
+    };
+    let points: Vec<Point> = BUCKETS.iter().map(point).collect();
+    let rewritten = rewrite(program, &RewritePlan::of(options, device), &points)?;
+    let pairs = BUCKETS.into_iter().zip(rewritten.programs);
+    Ok(pairs.map(|(bucket, program)| Variant { bucket, program }).collect())
+}
+
+/// Rewrites a naive program, and lowers its forms.
+///
+/// Errors: E0291, E0292, E0260 to E0265.
+pub fn lower(
+    program: &Program,
+    options: &Options,
+    device: &DeviceSpec,
+) -> Result<Lowered, CompileError> {
+    Ok(lower_variants(&variants(program, options, device)?, options, device)?)
 }
 
 /// Code of all kernels for one instruction set level.

@@ -13,9 +13,11 @@
 
 pub mod compile;
 pub mod error;
+pub mod explain;
 pub mod import;
 pub mod link;
 pub mod lower;
 pub mod options;
 pub mod pack;
 pub mod progress;
+pub mod rewrite;

@@ -1,5 +1,9 @@
 //! `-C key=value`: what the user may choose, with defaults. One row per key.
 
+use crate::rewrite::choose::Kept;
+use crate::rewrite::law;
+use crate::rewrite::merge;
+use crate::rewrite::saturate::Limits;
 use ir::dtype::DType;
 use std::fmt::Write;
 
@@ -55,8 +59,18 @@ pub struct Options {
     pub compute: Compute,
     /// Where activations enter tile products in two parts.
     pub bf16x2: Above,
+    /// What a sequence keeps.
+    pub kv: Kept,
     /// Dtype of the KV cache; `None`: that of `compute`.
-    pub kv: Option<DType>,
+    pub state: Option<DType>,
+    /// Context and sequences of the step at which what is kept is decided.
+    pub decode: (u32, u32),
+    /// Laws that rewriting leaves out.
+    pub without: Vec<String>,
+    /// Whether rewriting keeps the order of sums.
+    pub exact: bool,
+    /// E-nodes of a block at most.
+    pub max_e_nodes: usize,
     /// Rows of a page of state.
     pub page_tokens: u32,
     /// Instruction set levels to compile for; empty: the target's own choice.
@@ -72,7 +86,12 @@ impl Default for Options {
         Options {
             compute: Compute::Bf16,
             bf16x2: Above::First,
-            kv: None,
+            kv: Kept::Auto,
+            state: None,
+            decode: (4096, 1),
+            without: vec![],
+            exact: false,
+            max_e_nodes: Limits::default().nodes,
             page_tokens: 64,
             isa: vec![],
             context: None,
@@ -84,7 +103,7 @@ impl Default for Options {
 impl Options {
     /// Dtype of the KV cache.
     pub fn kv_dtype(&self) -> DType {
-        self.kv.unwrap_or(self.compute.dtype())
+        self.state.unwrap_or(self.compute.dtype())
     }
 }
 
@@ -125,18 +144,67 @@ pub const KEYS: &[Key] = &[
         "none|first|all",
         "above which choices of experts activations enter products as two bf16 numbers"
     ),
+    one_of!(
+        kv,
+        KEPT,
+        "auto|latent|expanded",
+        "what is kept of a sequence (auto: what costs least at the decode point)"
+    ),
     Key {
-        name: "kv",
+        name: "kv-dtype",
         values: "auto|bf16|f32",
         help: "dtype of the KV cache (auto: that of compute)",
-        get: |o| o.kv.map_or("auto".into(), |d| d.to_string()),
+        get: |o| o.state.map_or("auto".into(), |d| d.to_string()),
         set: |o, v| {
-            o.kv = match v {
+            o.state = match v {
                 "auto" => None,
                 "bf16" => Some(DType::BF16),
                 "f32" => Some(DType::F32),
                 _ => return None,
             };
+            Some(())
+        },
+    },
+    Key {
+        name: "state.context",
+        values: "N",
+        help: "context of the decode point, in tokens",
+        get: |o| o.decode.0.to_string(),
+        set: |o, v| {
+            o.decode.0 = v.parse().ok().filter(|c| *c > 0)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "state.batch",
+        values: "N",
+        help: "sequences of the decode point",
+        get: |o| o.decode.1.to_string(),
+        set: |o, v| {
+            o.decode.1 = v.parse().ok().filter(|c| *c > 0)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "rules",
+        values: "-NAME,..",
+        help: "laws that rewriting leaves out (`explain` names those it used)",
+        get: |o| o.without.iter().map(|name| format!("-{name}")).collect::<Vec<_>>().join(","),
+        set: |o, v| {
+            let name = |word: &str| known_law(word.strip_prefix('-')?);
+            let words = v.split(',').filter(|w| !w.is_empty());
+            o.without = words.map(name).collect::<Option<_>>()?;
+            Some(())
+        },
+    },
+    one_of!(exact, FLAG, "false|true", "whether rewriting keeps the order of sums"),
+    Key {
+        name: "max-e-nodes",
+        values: "N",
+        help: "e-nodes of a block at most; the best graph so far is taken then",
+        get: |o| o.max_e_nodes.to_string(),
+        set: |o, v| {
+            o.max_e_nodes = v.parse().ok().filter(|n| *n > 0)?;
             Some(())
         },
     },
@@ -182,6 +250,17 @@ pub const KEYS: &[Key] = &[
 ];
 
 const COMPUTE: [(&str, Compute); 2] = [("bf16", Compute::Bf16), ("f32", Compute::F32)];
+
+const KEPT: [(&str, Kept); 3] =
+    [("auto", Kept::Auto), ("latent", Kept::Latent), ("expanded", Kept::Expanded)];
+
+const FLAG: [(&str, bool); 2] = [("false", false), ("true", true)];
+
+/// The name of a law, if there is one of that name.
+fn known_law(name: &str) -> Option<String> {
+    let known = law::all().iter().any(|law| law.name == name) || name == merge::NAME;
+    known.then(|| name.to_string())
+}
 
 const ABOVE: [(&str, Above); 3] =
     [("none", Above::None), ("first", Above::First), ("all", Above::All)];
@@ -237,7 +316,11 @@ impl OptionError {
 impl Options {
     /// Takes one `key=value`.
     pub fn set(&mut self, text: &str) -> Result<(), OptionError> {
-        let (key, value) = text.split_once('=').ok_or_else(|| OptionError::Form(text.into()))?;
+        // A flag alone is a flag that is set.
+        let flag = |k: &&Key| k.name == text && k.values == "false|true";
+        let alone = KEYS.iter().find(flag).map(|k| (k.name, "true"));
+        let pair = text.split_once('=').or(alone);
+        let (key, value) = pair.ok_or_else(|| OptionError::Form(text.into()))?;
         let Some(key) = KEYS.iter().find(|k| k.name == key) else {
             let expected = KEYS.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
             return Err(OptionError::Key { found: key.into(), expected });
@@ -294,6 +377,9 @@ mod tests {
         assert!(matches!(o.set("compute"), Err(OptionError::Form(_))));
         assert!(matches!(o.set("comput=f32"), Err(OptionError::Key { .. })));
         assert!(matches!(o.set("compute=f31"), Err(OptionError::Value { .. })));
+        assert!(matches!(o.set("rules=-associated"), Err(OptionError::Value { .. })));
+        assert!(matches!(o.set("rules=associate"), Err(OptionError::Value { .. })));
+        assert_eq!((o.set("exact"), o.exact), (Ok(()), true));
         assert!(matches!(o.set("page=0"), Err(OptionError::Value { .. })));
     }
 }

@@ -10,7 +10,7 @@ use compiler::options::Options;
 use generate::engine::{Engine, Part, Want};
 use std::collections::BTreeMap;
 use std::time::Instant;
-use tests::native::{Levels, build_imported};
+use tests::native::{Levels, Stage, build_imported};
 use tests::written::model;
 
 /// A layer with these declarations of weights and states, and this body from queries `%qn [s, h,
@@ -75,7 +75,7 @@ const KEPT: &str = "
     %o = contract %p, %V : f32[s, h, dv]";
 
 fn measure(name: &str, layer: &str, steps: usize, [threads, context, tokens]: [usize; 3]) {
-    let built = build_imported(&model(layer), &Options::default(), Levels::Best);
+    let built = build_imported(&model(layer), Stage::Stated, &Options::default(), Levels::Best);
     let mut engine = built.engine(&built.ways[0], threads, context);
     let pages: Vec<u32> = (0..context.div_ceil(engine.page_tokens()) as u32).collect();
     let ids = vec![5; tokens];

@@ -4,12 +4,13 @@
 //! and can be told what to choose. So rows whose experts are chosen otherwise at a lower precision
 //! can be told from rows that are computed wrongly.
 
-use crate::native::NativeCode;
+use crate::native::{NativeCode, Stage};
 use crate::oracle::{Oracle, Part};
 use crate::rebuild::{Routing, open_choices, round_operands};
 use crate::reference::Reference;
 use compiler::import::Imported;
 use compiler::lower::Lowered;
+use compiler::lower::plan::Variant;
 use compiler::options::Options;
 use generate::command::bounds::SPREAD;
 use ir::graph::program::Program;
@@ -59,6 +60,14 @@ pub struct ScoreError {
 }
 
 impl ScoreError {
+    /// The larger of two, of each kind.
+    pub fn max(self, other: ScoreError) -> ScoreError {
+        ScoreError {
+            experts: self.experts.max(other.experts),
+            groups: self.groups.max(other.groups),
+        }
+    }
+
     /// Least gap that an error of this size does not close.
     pub fn closes(&self, flip: &Flip) -> f64 {
         SPREAD * if flip.of_groups { self.groups } else { self.experts }
@@ -70,6 +79,8 @@ pub struct Open<'a> {
     reference: Reference<'a>,
     /// The program.
     pub program: Program,
+    /// Its forms as they are shipped.
+    pub forms: Vec<Variant>,
     rounded: Program,
     /// Its routings, by depth.
     pub routings: Vec<Routing>,
@@ -77,10 +88,17 @@ pub struct Open<'a> {
 
 impl<'a> Open<'a> {
     /// Opens an imported model, to be rounded as these options do.
-    pub fn new(imported: &'a Imported, options: &Options) -> Self {
+    pub fn new(imported: &'a Imported, stage: Stage, options: &Options) -> Self {
         let (program, routings) = open_choices(&imported.program);
-        let rounded = round_operands(&program, options);
-        Open { reference: Reference::new(imported), program, rounded, routings }
+        let mut forms = stage.variants(&imported.program, options);
+        for form in &mut forms {
+            let (program, same) = open_choices(&form.program);
+            assert_eq!(same, routings, "choices are not rewritten");
+            form.program = program;
+        }
+        let prefill = forms.last().expect("prompts have a form");
+        let rounded = round_operands(&prefill.program, options);
+        Open { reference: Reference::new(imported), program, forms, rounded, routings }
     }
 
     /// A prompt in f32, by the interpreter.
@@ -211,18 +229,33 @@ pub fn is_touched(flips: &[Flip], routings: usize, row: usize) -> bool {
 
 /// Errors of the scores of each routing over pairs of a reference and what was found.
 pub fn score_errors(routings: usize, pairs: &[(&Shown, &Shown)]) -> Vec<ScoreError> {
-    let rms = |of: &dyn Fn(&Routed) -> Vec<f32>, i: usize| {
-        let (mut sum, mut count) = (0f64, 0usize);
-        for (a, b) in pairs {
-            let (a, b) = (of(&a.routed[i]), of(&b.routed[i]));
-            sum += a.iter().zip(&b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-            count += a.len();
+    let of = |i: usize| {
+        let all = pairs.iter().map(|(a, b)| (&a.routed[i], &b.routed[i]));
+        ScoreError {
+            experts: rms(all.clone().map(|(a, b)| (&a.scores[..], &b.scores[..]))),
+            groups: rms(all.map(|(a, b)| (&a.groups[..], &b.groups[..]))),
         }
-        (sum / count.max(1) as f64).sqrt()
-    };
-    let of = |i| ScoreError {
-        experts: rms(&|r| r.scores.clone(), i),
-        groups: rms(&|r| r.groups.clone(), i),
     };
     (0..routings).map(of).collect()
+}
+
+/// The same of one row of a routing.
+pub fn row_error(routing: &Routing, row: usize, [a, b]: [&Routed; 2]) -> ScoreError {
+    let of = |values: fn(&Routed) -> &[f32], width: usize| {
+        let of_row = |r| &values(r)[row * width..][..width];
+        rms([(of_row(a), of_row(b))].into_iter())
+    };
+    ScoreError {
+        experts: of(|r| &r.scores, routing.experts),
+        groups: of(|r| &r.groups, routing.groups),
+    }
+}
+
+fn rms<'a>(pairs: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> f64 {
+    let (mut sum, mut count) = (0f64, 0usize);
+    for (a, b) in pairs {
+        sum += a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        count += a.len();
+    }
+    (sum / count.max(1) as f64).sqrt()
 }

@@ -29,13 +29,11 @@ pub enum Experts {
     Squares,
     /// Norms between the products, which are no function of single elements.
     Normed,
-    /// As textbooks have it: every expert on every row, times a gate that is 0 for most.
-    Naive,
 }
 
 impl Experts {
     /// Every way.
-    pub const ALL: [Experts; 9] = [
+    pub const ALL: [Experts; 8] = [
         Experts::Apart,
         Experts::Merged,
         Experts::Early,
@@ -44,7 +42,6 @@ impl Experts {
         Experts::Joined,
         Experts::Squares,
         Experts::Normed,
-        Experts::Naive,
     ];
 
     /// Whether the model stays what it was.
@@ -59,11 +56,17 @@ pub fn written_out(program: &Program, way: Experts) -> Program {
     for block in &mut program.blocks {
         let mut copy = Copy::new(block);
         let mut joined = None;
-        for (at, node) in block.nodes.iter().enumerate() {
-            copy.node(node, node.operands.clone());
-            if node.op.name() == "moe" {
-                joined = write_out(block, at, &mut copy, way);
+        let mixtures: Vec<Mixture> =
+            block.nodes.iter().filter_map(|n| Mixture::of(block, n)).collect();
+        for node in &block.nodes {
+            let result = node.results[0];
+            if let Some(whole) = mixtures.iter().find(|m| m.sum == result) {
+                joined = write_out(block, whole, &mut copy, way);
             }
+            if mixtures.iter().any(|m| m.values.contains(&result)) {
+                continue;
+            }
+            copy.node(node, node.operands.clone());
             if joined.is_some_and(|v| node.results.contains(&v)) {
                 let indices = block.ty(node.results[0]).indices.clone();
                 let zero = copy.builder.splat(0.0, &indices).unwrap();
@@ -75,24 +78,54 @@ pub fn written_out(program: &Program, way: Experts) -> Program {
     program
 }
 
-/// The mixture that a node is, in place of its result; what has been joined to it.
-fn write_out(graph: &Graph, at: usize, copy: &mut Copy<'_>, way: Experts) -> Option<ValueId> {
-    let node = &graph.nodes[at];
-    let [x, mut index, mut share, mut gate, mut up, mut down]: [ValueId; 6] =
-        node.operands.iter().map(|v| copy.of[v]).collect::<Vec<_>>().try_into().unwrap();
+/// A mixture as textbooks state it: every expert on every row, times a gate that is 0 for most.
+struct Mixture {
+    /// Rows, the experts chosen, their weights; the experts' gate, up and down.
+    operands: [ValueId; 6],
+    /// What experts add up to.
+    sum: ValueId,
+    /// All that is computed on the way, the sum among it.
+    values: Vec<ValueId>,
+}
+
+fn made(graph: &Graph, value: ValueId) -> Option<&Node> {
+    match graph.value(value).def {
+        Def::Node(id, _) => Some(graph.node(id)),
+        Def::Param(..) => None,
+    }
+}
+
+impl Mixture {
+    /// The mixture whose sum is a node.
+    fn of(graph: &Graph, node: &Node) -> Option<Mixture> {
+        let [each, gates] = node.operands[..] else { return None };
+        let scatter = made(graph, gates).filter(|n| n.op.name() == "scatter")?;
+        let product = |v: ValueId| {
+            let node = made(graph, v)?;
+            let at = weight_operand(graph, node)?;
+            Some([node.operands[1 - at], node.operands[at]])
+        };
+        let [inner, down] = product(each)?;
+        let gated = made(graph, inner).filter(|n| n.op.name() == "swiglu")?;
+        let [g, u] = [gated.operands[0], gated.operands[1]];
+        let ([x, gate], [_, up]) = (product(g)?, product(u)?);
+        let [index, share] = [scatter.operands[0], scatter.operands[1]];
+        let sum = node.results[0];
+        let values = vec![gates, g, u, inner, each, sum];
+        Some(Mixture { operands: [x, index, share, gate, up, down], sum, values })
+    }
+}
+
+/// A mixture in place of its sum; what has been joined to it.
+fn write_out(graph: &Graph, whole: &Mixture, copy: &mut Copy<'_>, way: Experts) -> Option<ValueId> {
+    let [x, mut index, mut share, mut gate, mut up, mut down] = whole.operands.map(|v| copy.of[&v]);
     let b = &mut copy.builder;
     let names = |v: ValueId, b: &GraphBuilder| b.ty(v).indices.clone();
     let [s, mut k] = <[Name; 2]>::try_from(names(index, b)).unwrap();
     let [e, f, d] = <[Name; 3]>::try_from(names(gate, b)).unwrap();
-    if way == Experts::Naive {
-        let operands = [x, index, share, gate, up, down];
-        let sum = naive(b, operands, [&s, &k, &e, &f, &d]);
-        copy.of.insert(node.results[0], sum);
-        return None;
-    }
     let mut joined = None;
     if way == Experts::Joined
-        && let Some((result, shared)) = shared(graph, at)
+        && let Some((result, shared)) = shared(graph, whole)
     {
         let [g, u, w] = shared.map(|v| copy.of[&v]);
         (index, share) = choose_last(b, index, share, &e);
@@ -138,7 +171,7 @@ fn write_out(graph: &Graph, at: usize, copy: &mut Copy<'_>, way: Experts) -> Opt
         }
         _ => b.contract(routed, share, &[&s, &d]).unwrap(),
     };
-    copy.of.insert(node.results[0], sum);
+    copy.of.insert(whole.sum, sum);
     joined
 }
 
@@ -168,39 +201,24 @@ fn between(
     h
 }
 
-/// Every expert on every row, times a gate; operands as the composite has them.
-fn naive(b: &mut GraphBuilder, operands: [ValueId; 6], indices: [&Name; 5]) -> ValueId {
-    let ([x, index, share, gate, up, down], [s, k, e, f, d]) = (operands, indices);
-    let shares = b.scatter(index, share, k, e).unwrap();
-    let [g, u] = [gate, up].map(|w| b.contract(x, w, &[s, e, f]).unwrap());
-    let h = b.swiglu(g, u).unwrap();
-    let y = b.contract(h, down, &[s, e, d]).unwrap();
-    b.contract(y, shares, &[s, d]).unwrap()
-}
-
 /// The network beside a mixture that every row takes, if it has an expert's extents: its result,
 /// and the weights of gate, up and down.
-fn shared(graph: &Graph, at: usize) -> Option<(ValueId, [ValueId; 3])> {
-    let moe = &graph.nodes[at];
-    let x = moe.operands[0];
-    let made = |v: ValueId| match graph.value(v).def {
-        Def::Node(id, _) => Some(graph.node(id)),
-        Def::Param(..) => None,
-    };
+fn shared(graph: &Graph, whole: &Mixture) -> Option<(ValueId, [ValueId; 3])> {
+    let [x, _, _, routed, ..] = whole.operands;
     let weight = |v: ValueId, x: Option<ValueId>| {
-        let node = made(v)?;
+        let node = made(graph, v)?;
         let at = weight_operand(graph, node)?;
         x.is_none_or(|x| node.operands[1 - at] == x).then_some(node.operands[at])
     };
     graph.nodes.iter().find_map(|node| {
         let at = weight_operand(graph, node)?;
-        let gated = made(node.operands[1 - at]).filter(|n| n.op.name() == "swiglu")?;
+        let gated = made(graph, node.operands[1 - at]).filter(|n| n.op.name() == "swiglu")?;
         let [gate, up] = [0, 1].map(|i| weight(gated.operands[i], Some(x)));
         let extents = |v: ValueId| -> Vec<Option<i64>> {
             graph.extents(graph.ty(v)).iter().map(|d| d.bound_value(&graph.symbols)).collect()
         };
         let (gate, up, down) = (gate?, up?, node.operands[at]);
-        let alike = extents(moe.operands[3])[1..] == extents(gate)[..];
+        let alike = extents(routed)[1..] == extents(gate)[..];
         alike.then_some((node.results[0], [gate, up, down]))
     })
 }

@@ -1,7 +1,7 @@
 //! Native code in f32 against the graph interpreter.
 
 use crate::goldens::Prompt;
-use crate::native::{Levels, build_imported, logits};
+use crate::native::{Levels, Stage, build_imported, logits};
 use crate::reference::Reference;
 use compiler::import::Imported;
 use compiler::options::{Compute, Options};
@@ -24,11 +24,18 @@ pub fn prompts_of(imported: &Imported) -> Vec<Prompt> {
 
 /// Every target, prompts whole and in chunks of several sequences: the worst relative error of a
 /// row is below the bound.
-pub fn check(name: &str, imported: &Imported, page_tokens: u32, bound: f64, which: Levels) {
+pub fn check(
+    name: &str,
+    imported: &Imported,
+    stage: Stage,
+    page_tokens: u32,
+    bound: f64,
+    which: Levels,
+) {
     let prompts = prompts_of(imported);
     let ids: Vec<Vec<i32>> = prompts.iter().map(|p| p.ids.clone()).collect();
     let options = Options { compute: Compute::F32, page_tokens, ..Options::default() };
-    let built = build_imported(imported, &options, which);
+    let built = build_imported(imported, stage, &options, which);
     for way in &built.ways {
         let mut worst = 0f64;
         for feed in [Feed::Whole, Feed::BatchedChunks(5)] {

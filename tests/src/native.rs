@@ -1,14 +1,18 @@
 //! Models compiled, loaded and stepped in this process.
 
 use crate::oracle::Launched;
+use compiler::compile;
 use compiler::compile::{Output, all_code, code, write};
 use compiler::import::{ImportOptions, Imported, import};
-use compiler::lower::{Lowered, lower};
+use compiler::lower::Lowered;
+use compiler::lower::plan::{Variant, lower_variants};
+use compiler::lower::schedule::BUCKETS;
 use compiler::options::Options;
 use compiler::progress::Silent;
 use generate::engine::{Engine, LoadOptions, Model, ModelEngine, Part, Want};
 use generate::logits::{Feed, every_position};
 use ir::device::DeviceSpec;
+use ir::graph::program::Program;
 use ir::target::Target;
 use runtime::load::Image;
 use std::collections::BTreeMap;
@@ -59,12 +63,42 @@ pub struct Built {
 pub fn build(model: &Path, made_up: Option<u64>, options: &Options, which: Levels) -> Built {
     let import_options = ImportOptions { dummy_weights: made_up, ..ImportOptions::default() };
     let imported = import(model, &import_options).unwrap_or_else(|e| panic!("{e:?}"));
-    build_imported(&imported, options, which)
+    build_imported(&imported, Stage::Rewritten, options, which)
+}
+
+/// In which form a program is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// As it is stated.
+    Stated,
+    /// As rewriting chose.
+    Rewritten,
+}
+
+impl Stage {
+    /// The program for each range of steps.
+    pub fn variants(self, program: &Program, options: &Options) -> Vec<Variant> {
+        match self {
+            Stage::Stated => {
+                BUCKETS.map(|bucket| Variant { bucket, program: program.clone() }).to_vec()
+            }
+            Stage::Rewritten => {
+                let chosen = compile::variants(program, options, &DeviceSpec::default());
+                chosen.unwrap_or_else(|e| panic!("{}: {e}", e.code()))
+            }
+        }
+    }
 }
 
 /// Compiles an imported model.
-pub fn build_imported(imported: &Imported, options: &Options, which: Levels) -> Built {
-    let lowered = lower(&imported.program, options, &DeviceSpec::default());
+pub fn build_imported(
+    imported: &Imported,
+    stage: Stage,
+    options: &Options,
+    which: Levels,
+) -> Built {
+    let variants = stage.variants(&imported.program, options);
+    let lowered = lower_variants(&variants, options, &DeviceSpec::default());
     let lowered = lowered.unwrap_or_else(|e| panic!("{}: {e}", e.code()));
     build_lowered(imported, lowered, options, which)
 }

@@ -1,10 +1,9 @@
 //! Programs edited node by node: what a test changes in a graph is data, checked as any graph is.
 
 use compiler::lower::claims::Claims;
-use compiler::lower::constant::is_constant;
 use compiler::lower::partition::{is_expanded, weight_operand};
 use compiler::lower::precision::{Operand, Operands, operands};
-use compiler::lower::states::with_states;
+use compiler::lower::states::{kept_in, with_states};
 use compiler::options::Options;
 use ir::dim::{Dim, Name};
 use ir::dtype::DType;
@@ -67,12 +66,17 @@ fn named<'g>(graph: &'g Graph, op: &str) -> impl Iterator<Item = &'g Node> {
     graph.nodes.iter().filter(move |n| n.op.name() == op)
 }
 
-/// The index by which rows choose weights.
+/// The index by which rows choose experts: the last choice of a block that scatters its shares, or
+/// gathers weights by it, at times with a choice behind it that all rows make.
 fn chosen(graph: &Graph) -> Option<ValueId> {
-    let moe = named(graph, "moe").map(|n| n.operands[1]);
-    let choices = |n: &&Node| graph.ty(n.operands[1]).indices.len() == 2;
-    let gather = named(graph, "gather").filter(|n| is_constant(graph, n.operands[0]));
-    moe.chain(gather.filter(choices).map(|n| n.operands[1])).next()
+    let last = named(graph, "topk").last()?.results[0];
+    let longer = named(graph, "concat").filter(|n| n.operands[0] == last).map(|n| n.results[0]);
+    let indices: Vec<ValueId> = longer.chain([last]).collect();
+    let is_used = |n: &Node| {
+        ["scatter", "gather"].contains(&n.op.name())
+            && n.operands.iter().any(|v| indices.contains(v))
+    };
+    graph.nodes.iter().any(is_used).then_some(last)
 }
 
 fn maker(graph: &Graph, value: ValueId) -> NodeId {
@@ -84,13 +88,8 @@ fn maker(graph: &Graph, value: ValueId) -> NodeId {
 
 /// A block that routes, opened.
 fn open_block(graph: &Graph) -> Option<Opened> {
-    let mut index = chosen(graph)?;
-    let mut choice = maker(graph, index);
-    if graph.node(choice).op.name() == "concat" {
-        // Behind the choices stands one that all rows make.
-        index = graph.node(choice).operands[0];
-        choice = maker(graph, index);
-    }
+    let index = chosen(graph)?;
+    let choice = maker(graph, index);
     let scores = graph.node(choice).operands[0];
     // Choices within a group have a third index.
     let of_groups = named(graph, "topk")
@@ -126,14 +125,14 @@ fn open_block(graph: &Graph) -> Option<Opened> {
 /// experts; what enters states is cast there. What composites round inside is left out. Each call has a
 /// block of its own.
 pub fn round_operands(program: &Program, options: &Options) -> Program {
-    let program = &with_states(program, options.kv_dtype()).unwrap();
+    let program = &with_states(program, options).unwrap();
     let mut rounded = program.clone();
     rounded.blocks.clear();
     let entry = &mut rounded.entries[0];
     let operands = operands(program, &program.entries[0], options).unwrap();
     for ((i, call), operands) in entry.calls.iter_mut().enumerate().zip(operands) {
-        let mut block =
-            round_block(program.block(&call.block).unwrap(), &operands, options.kv_dtype());
+        let block = program.block(&call.block).unwrap();
+        let mut block = round_block(block, &operands, kept_in(block, options));
         block.name = format!("{}_{i}", block.name).into();
         call.block = block.name.clone();
         rounded.blocks.push(block);

@@ -11,7 +11,7 @@ use ir::device::DeviceSpec;
 use ir::graph::program::Program;
 use tests::goldens::{Prompt, model as checkpoint};
 use tests::latent::{Form, over_latents};
-use tests::native::{Built, Levels, build_imported, logits};
+use tests::native::{Built, Levels, Stage, build_imported, logits};
 use tests::reference::Reference;
 use tests::written::model;
 use tests::{exact, near};
@@ -37,7 +37,7 @@ fn check(layer: &str, page_tokens: u32) {
     let prompts = prompts(&imported);
     let ids: Vec<Vec<i32>> = prompts.iter().map(|p| p.ids.clone()).collect();
     let options = Options { compute: Compute::F32, page_tokens, ..Options::default() };
-    let built = build_imported(&imported, &options, Levels::Best);
+    let built = build_imported(&imported, Stage::Stated, &options, Levels::Best);
     for way in &built.ways {
         // One row, a few, and many: each has kernels of its own.
         for feed in [Feed::Chunked(1), Feed::BatchedChunks(2), Feed::Whole, Feed::Batched] {
@@ -96,7 +96,7 @@ fn absorbed() {
     let layer = latent("D = 24, h = 3, dn = 5, dr = 6, dv = 7, r = 17", ABSORBED);
     check(&layer, 16);
     let imported = model(&layer);
-    near::check("absorbed", &imported, &prompts(&imported), &Options::default());
+    near::check("absorbed", &imported, Stage::Stated, &prompts(&imported), &Options::default());
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn check_imported(name: &str, form: Form) -> Imported {
         let worst = a.errors(&b.logits.concat()).into_iter().fold(0.0, f64::max);
         assert!(worst < BOUND, "{name}: the program means something else: {worst:e}");
     }
-    exact::check(name, &imported, 16, BOUND, Levels::Best);
+    exact::check(name, &imported, Stage::Stated, 16, BOUND, Levels::Best);
     assert!(state_bytes(&imported.program) < before, "{name}: the state is not the latent");
     imported
 }
@@ -250,7 +250,13 @@ fn imported_models_over_the_latent_itself() {
         check_imported(name, Form::Absorbed);
     }
     let imported = check_imported("rand-v3", Form::Absorbed);
-    near::check("rand-v3", &imported, &exact::prompts_of(&imported), &Options::default());
+    near::check(
+        "rand-v3",
+        &imported,
+        Stage::Stated,
+        &exact::prompts_of(&imported),
+        &Options::default(),
+    );
 }
 
 #[test]
@@ -259,7 +265,13 @@ fn imported_models_expanded_from_the_latent() {
         check_imported(name, Form::Expanded);
     }
     let imported = check_imported("rand-v3", Form::Expanded);
-    near::check("rand-v3", &imported, &exact::prompts_of(&imported), &Options::default());
+    near::check(
+        "rand-v3",
+        &imported,
+        Stage::Stated,
+        &exact::prompts_of(&imported),
+        &Options::default(),
+    );
 }
 
 /// Logits of the next token of a sequence of several parts, computed together with that of
@@ -284,7 +296,7 @@ fn beside(built: &Built, way: &str, other: usize) -> Vec<f32> {
 #[test]
 fn a_sequence_does_not_depend_on_its_neighbours() {
     let layer = latent("D = 24, h = 3, dn = 5, dr = 6, dv = 7, r = 17", ABSORBED);
-    let built = build_imported(&model(&layer), &Options::default(), Levels::Best);
+    let built = build_imported(&model(&layer), Stage::Stated, &Options::default(), Levels::Best);
     for way in &built.ways {
         assert!(beside(&built, way, 3) == beside(&built, way, 2000), "{way}");
     }

@@ -7,7 +7,7 @@ use compiler::lower::{Lowered, lower};
 use compiler::options::{Compute, Options};
 use ir::device::DeviceSpec;
 use tests::goldens::model;
-use tests::native::{Levels, build, build_imported, build_lowered};
+use tests::native::{Levels, Stage, build, build_imported, build_lowered};
 
 fn imported(name: &str) -> Imported {
     import(&model(name), &ImportOptions::default()).unwrap()
@@ -64,7 +64,7 @@ fn every_way_to_the_artifact_gives_the_same_bytes() {
         let mut resumed = imported(name);
         let text = resumed.program.to_string();
         resumed.program = ir::graph::parse::parse_program(&text).unwrap();
-        let from_graph = read(build_imported(&resumed, &options, Levels::Best));
+        let from_graph = read(build_imported(&resumed, Stage::Rewritten, &options, Levels::Best));
         assert!(straight == from_graph, "{name}: from the text of the graphs");
 
         let imported = imported(name);

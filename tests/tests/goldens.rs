@@ -7,7 +7,7 @@ use compiler::options::{Above, Compute, Options};
 use generate::engine::Engine;
 use generate::logits::Feed;
 use tests::goldens::{Prompt, model, prompts, relative_error};
-use tests::native::{Built, Levels, build, greedy, logits};
+use tests::native::{Built, Levels, Stage, build, greedy, logits};
 
 /// Room for all prompts of a model together, however pages divide them.
 const TOKENS: usize = 4096;
@@ -83,7 +83,7 @@ fn near(name: &str) {
 
 fn near_with(name: &str, options: &Options) {
     let imported = import(&model(name), &ImportOptions::default()).unwrap();
-    tests::near::check(name, &imported, &prompts(name), options);
+    tests::near::check(name, &imported, Stage::Rewritten, &prompts(name), options);
 }
 
 #[test]

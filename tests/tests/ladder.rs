@@ -1,8 +1,8 @@
 //! The ladder, from goldens down: kernels as the interpreter runs them.
 #![allow(clippy::unwrap_used)]
 
+use compiler::compile::lower;
 use compiler::import::{ImportOptions, import};
-use compiler::lower::lower;
 use compiler::options::{Compute, Options};
 use ir::device::DeviceSpec;
 use tests::goldens::{model, prompts, relative_error};

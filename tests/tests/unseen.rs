@@ -5,7 +5,7 @@
 use compiler::options::Options;
 use serde_json::{Value, json};
 use tests::goldens::made_up;
-use tests::native::Levels;
+use tests::native::{Levels, Stage};
 use tests::{exact, near};
 
 /// Relative error allowed at each position.
@@ -13,8 +13,21 @@ const BOUND: f64 = 1e-4;
 
 fn check(base: &str, changes: Value, page_tokens: u32, seed: u64) {
     let imported = made_up(base, &changes, seed);
-    exact::check(&format!("{base} {changes}"), &imported, page_tokens, BOUND, Levels::All);
-    near::check(base, &imported, &exact::prompts_of(&imported), &Options::default());
+    exact::check(
+        &format!("{base} {changes}"),
+        &imported,
+        Stage::Rewritten,
+        page_tokens,
+        BOUND,
+        Levels::All,
+    );
+    near::check(
+        base,
+        &imported,
+        Stage::Rewritten,
+        &exact::prompts_of(&imported),
+        &Options::default(),
+    );
 }
 
 /// Numbers that divide nothing.

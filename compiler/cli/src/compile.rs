@@ -7,9 +7,9 @@ use crate::progress::Shown;
 use crate::targets;
 use artifact::writer::WeightsPlace;
 use clap::{Args, ValueEnum};
-use compiler::compile::{Output, all_code, check_levels, levels, write};
+use compiler::compile::{Output, all_code, check_levels, levels, lower, write};
 use compiler::import::{ImportOptions, Imported, import};
-use compiler::lower::{Lowered, lower};
+use compiler::lower::Lowered;
 use compiler::options::{Options, help};
 use generate::command::interrupt;
 use ir::device::DeviceSpec;
@@ -112,7 +112,7 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
     if args.codegen.iter().any(|c| c == "help") {
         return output::write(None, help().as_bytes());
     }
-    let options = options(args)?;
+    let options = options(&args.codegen)?;
     let Some(model) = &args.model else {
         let message = "found no MODEL, expected a checkpoint directory".to_string();
         return Err(Failure::usage(message, "`latentc compile MODEL -o OUT`"));
@@ -150,10 +150,10 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
 }
 
 /// All choices of `-C`, or all that is wrong with them.
-fn options(args: &CompileArgs) -> Result<Options, Failure> {
+pub fn options(choices: &[String]) -> Result<Options, Failure> {
     let mut options = Options::default();
     let set = |choice: &String| options.set(choice).err().map(Failure::from);
-    Failure::all(args.codegen.iter().filter_map(set).collect())?;
+    Failure::all(choices.iter().filter_map(set).collect())?;
     if targets::cpu(&options, 1).is_empty() {
         let message = "found -C backend=llvm, expected cranelift: this build has no LLVM".into();
         return Err(Failure::usage(message, "build latentc with the feature `llvm`"));

@@ -7,6 +7,7 @@ use compiler::options::OptionError;
 use generate::GenerateError;
 use generate::command::args::usage;
 use generate::command::diagnostic::{Diagnostic, Text, report};
+use ir::device::DeviceError;
 use ir::error::{IrError, IrErrorKind, Span};
 use std::io::{self, IsTerminal};
 use std::path::Path;
@@ -61,6 +62,16 @@ impl Failure {
             _ => "check the path, its permissions and the free space",
         };
         Failure::one(FILE_CODE, message, Some(help.into()), INPUT)
+    }
+
+    /// A device that is not to be had, or is described wrongly.
+    pub fn device(name: &str, e: DeviceError) -> Failure {
+        let help = "compare with the files in ir/devices";
+        let message = match &e {
+            DeviceError::Unknown { .. } => e.to_string(),
+            _ => format!("{name}: {e}"),
+        };
+        Failure::one(e.code(), message, Some(help.into()), INPUT)
     }
 
     /// Less of something than is needed.

@@ -2,6 +2,7 @@
 
 mod compile;
 mod diagnostic;
+mod explain;
 mod forecast;
 mod interpret;
 mod machine;
@@ -31,6 +32,8 @@ struct Cli {
 enum Top {
     /// Compile a checkpoint into an executable or an artifact
     Compile(compile::CompileArgs),
+    /// Say what rewriting decides for a model on a device, and why
+    Explain(explain::ExplainArgs),
     /// List the ops of the graph IR, or every diagnostic's code
     Ops(ops::OpsArgs),
     #[command(flatten)]
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Top::Compile(args) => compile::compile(&args),
+        Top::Explain(args) => explain::explain(&args),
         Top::Ops(args) => ops::ops(&args),
         Top::Model(Command::Logits { file, args }) if file.interpret => {
             interpret::logits(&file.file, &args)

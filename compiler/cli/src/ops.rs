@@ -36,6 +36,7 @@ fn codes() -> Vec<(&'static str, &'static str)> {
         ir::graph::error::GraphError::CODES,
         ir::kernel::error::KernelError::CODES,
         ir::kernel::interp::InterpError::CODES,
+        ir::device::DeviceError::CODES,
         &compiler::error::ImportError::CODES,
         compiler::link::LinkError::CODES,
         compiler::lower::LowerError::CODES,

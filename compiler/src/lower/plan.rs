@@ -11,7 +11,7 @@ use crate::lower::precision;
 use crate::lower::probe;
 use crate::lower::schedule::{BUCKETS, RowBucket};
 use crate::lower::size::size_expr;
-use crate::lower::states::with_states;
+use crate::lower::states::{kept_in, with_states};
 use crate::options::Options;
 use crate::pack::Packed;
 use artifact::plan::{
@@ -41,17 +41,42 @@ pub struct Lowered {
     pub packed: Vec<Packed>,
 }
 
-/// Lowers the entry point `forward` of a program.
+/// A program as it is to run in a range of steps.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    /// Rows of the step.
+    pub bucket: RowBucket,
+    /// Its form.
+    pub program: Program,
+}
+
+/// Lowers the entry point `forward` of a program, of one form in all steps.
 ///
-/// Errors: E0260 to E0264.
+/// Errors: E0260 to E0265.
 pub fn lower(
     program: &Program,
     options: &Options,
     device: &DeviceSpec,
 ) -> Result<Lowered, LowerError> {
-    let program = &with_states(program, options.kv_dtype())?;
-    let mut planner = Planner::new(program, options, device);
-    let entry = planner.entry("forward")?;
+    let variants = BUCKETS.map(|bucket| Variant { bucket, program: program.clone() });
+    lower_variants(&variants, options, device)
+}
+
+/// Lowers the entry point `forward` of equal programs that differ in form from step to step, and
+/// keep the same of a sequence. They are tried in order.
+///
+/// Errors: E0260 to E0265.
+pub fn lower_variants(
+    variants: &[Variant],
+    options: &Options,
+    device: &DeviceSpec,
+) -> Result<Lowered, LowerError> {
+    let stated =
+        |v: &Variant| Ok(Variant { program: with_states(&v.program, options)?, ..v.clone() });
+    let variants: Vec<Variant> = variants.iter().map(stated).collect::<Result<_, LowerError>>()?;
+    let Some(first) = variants.first() else { return Err(LowerError::Entry("forward".into())) };
+    let mut planner = Planner::new(&first.program, options, device);
+    let entry = planner.entry("forward", &variants)?;
     let probes = probe::probes(&mut planner.kernels)?;
     let plan = Plan {
         version: PLAN_VERSION,
@@ -127,7 +152,7 @@ impl<'a> Planner<'a> {
             if known.is_none() {
                 blocks.partitions.push((
                     call.block.clone(),
-                    partition(graph, operands, self.options.kv_dtype())?,
+                    partition(graph, operands, kept_in(graph, self.options))?,
                 ));
             }
             let bound = blocks.bindings.entry(call.block.clone()).or_default();
@@ -141,9 +166,9 @@ impl<'a> Planner<'a> {
         Ok(blocks)
     }
 
-    fn entry(&mut self, name: &str) -> Result<Entry, LowerError> {
-        let entry = self.program.entry(name).ok_or_else(|| LowerError::Entry(Name::from(name)))?;
-        let blocks = self.blocks(entry)?;
+    fn entry(&mut self, name: &str, variants: &'a [Variant]) -> Result<Entry, LowerError> {
+        let missing = || LowerError::Entry(Name::from(name));
+        let entry = self.program.entry(name).ok_or_else(missing)?;
         let mut inputs: Vec<Tensor> =
             entry.inputs.iter().map(|i| tensor(&i.name, i.dtype, &step_dims(&i.dims))).collect();
         for input in [StepInput::Pos, StepInput::Slot, StepInput::Pages, StepInput::Seg] {
@@ -153,7 +178,10 @@ impl<'a> Planner<'a> {
         }
         let mut outputs = vec![];
         let mut buckets = vec![];
-        for bucket in BUCKETS {
+        for Variant { bucket, program } in variants {
+            self.program = program;
+            let (entry, bucket) = (program.entry(name).ok_or_else(missing)?, *bucket);
+            let blocks = self.blocks(entry)?;
             let mut walk = Walk::new(self, entry, &inputs);
             walk.run(&blocks, bucket)?;
             outputs = walk.outputs.iter().flatten().cloned().collect();
@@ -212,7 +240,6 @@ impl<'a> Planner<'a> {
     }
 
     fn states(&self) -> Vec<State> {
-        let kv = self.options.kv_dtype();
         let row = |s: &program::State| {
             let elements: i64 = s.dims.iter().product();
             let extents: Vec<String> = s.dims.iter().map(i64::to_string).collect();
@@ -226,9 +253,9 @@ impl<'a> Planner<'a> {
                     program::StateKind::Carry => StateKind::Carry,
                 },
                 layers: s.layers,
-                bytes_per_token: elements as u64 * u64::from(kv.bits()) / 8,
+                bytes_per_token: elements as u64 * u64::from(s.encoding.decoded().bits()) / 8,
                 page_tokens: self.options.page_tokens,
-                row: format!("{kv}[{}]", extents.join(", ")),
+                row: format!("{}[{}]", s.encoding, extents.join(", ")),
                 place: 0,
             }
         };

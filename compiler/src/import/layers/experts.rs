@@ -37,7 +37,13 @@ pub fn experts(
     let gate = b.weight("e_gate", &["e", "fe", "D"], &stack("gate", [c.width, hidden]));
     let up = b.weight("e_up", &["e", "fe", "D"], &stack("up", [c.width, hidden]));
     let down = b.weight("e_down", &["e", "D", "fe"], &stack("down", [hidden, c.width]));
-    let routed = b.graph.moe([x, choice.index, choice.weight, gate, up, down], "e", "k")?;
+    // Every expert sees every token; the gate is 0 but for the chosen.
+    let share = b.graph.scatter(choice.index, choice.weight, "k", "e")?;
+    let gate = b.graph.contract(x, gate, &["s", "e", "fe"])?;
+    let up = b.graph.contract(x, up, &["s", "e", "fe"])?;
+    let inner = b.graph.swiglu(gate, up)?;
+    let each = b.graph.contract(inner, down, &["s", "e", "D"])?;
+    let routed = b.graph.contract(each, share, &["s", "D"])?;
     if c.shared == 0 {
         return Ok(vec![routed]);
     }

@@ -39,7 +39,7 @@ impl Bounds {
     /// place of those of positions and medians.
     pub fn of(options: &BTreeMap<String, String>, tolerance: Option<f64>) -> Bounds {
         let is_bf16 = |key: &str| options.get(key).is_some_and(|value| value == "bf16");
-        let own = if is_bf16("compute") || is_bf16("kv") { BF16 } else { F32 };
+        let own = if is_bf16("compute") || is_bf16("kv-dtype") { BF16 } else { F32 };
         Bounds { row: tolerance.unwrap_or(own.row), median: tolerance.unwrap_or(own.median), ..own }
     }
 
@@ -82,9 +82,9 @@ mod tests {
     #[test]
     fn bounds_are_those_of_the_narrowest_precision() {
         let of = |pairs: &[(&str, &str)]| Bounds::of(&options(pairs), None);
-        assert_eq!(of(&[("compute", "f32"), ("kv", "auto")]), F32);
-        assert_eq!(of(&[("compute", "f32"), ("kv", "bf16")]), BF16);
-        assert_eq!(of(&[("compute", "bf16"), ("kv", "auto")]), BF16);
+        assert_eq!(of(&[("compute", "f32"), ("kv-dtype", "auto")]), F32);
+        assert_eq!(of(&[("compute", "f32"), ("kv-dtype", "bf16")]), BF16);
+        assert_eq!(of(&[("compute", "bf16"), ("kv-dtype", "auto")]), BF16);
         let told = Bounds::of(&options(&[("compute", "bf16")]), Some(0.1));
         assert_eq!(told, Bounds { row: 0.1, median: 0.1, ..BF16 });
     }

@@ -1,0 +1,356 @@
+//! One block, saturated once, and the graphs chosen from it: first at the decode point, which
+//! settles what is kept of a sequence, then at every other.
+
+use super::cost::{Machine, Point, Work};
+use super::decode::decode;
+use super::encode::{Encoded, encode};
+use super::extract::{Choice, extract, price_of};
+use super::facts::Egraph;
+use super::law::{self, Law, Log};
+use super::merge::merge_projections;
+use super::saturate::{Limits, Saturated, Stop, saturate};
+use super::term::Term;
+use crate::options::Options;
+use check::{Certificate, Step, Tag};
+use egg::{Id, Language};
+use ir::device::DeviceSpec;
+use ir::dim::{Dim, Name};
+use ir::error::IrError;
+use ir::graph::Graph;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What a sequence keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kept {
+    /// What costs least at the decode point, capacity included.
+    Auto,
+    /// The fewest bytes.
+    Latent,
+    /// What the source keeps.
+    Expanded,
+}
+
+/// How to rewrite.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// For which device.
+    pub device: &'a DeviceSpec,
+    /// At which step the states are settled.
+    pub decode: Point,
+    /// What is kept.
+    pub kept: Kept,
+    /// Laws that are left out.
+    pub without: BTreeSet<String>,
+    /// Whether laws that change the order of sums are left out.
+    pub exact: bool,
+    /// Limits of saturation.
+    pub limits: Limits,
+}
+
+/// How often in each step reading what is held would cost as much as holding it.
+const HELD: f64 = 1.0;
+/// The same of a second copy of a constant.
+const COPIED: f64 = 0.125;
+/// Least nanoseconds of a byte that is held, however fast it is read.
+const LEAST_NS_PER_BYTE: f64 = 1e-4;
+/// Where the fewest bytes are wanted at any price.
+const ANY_PRICE_NS_PER_BYTE: f64 = 1e6;
+
+/// A saturated block.
+pub struct Block<'a> {
+    source: &'a Graph,
+    encoded: Encoded,
+    saturated: Saturated,
+    plan: Plan<'a>,
+    /// The source's own e-nodes.
+    stated: HashMap<Id, Term>,
+    /// Histories that are kept, once settled, in the order in which graphs have them.
+    kept: Vec<Id>,
+    packed: BTreeSet<Id>,
+}
+
+/// A history that is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// Extents of a token's row.
+    pub dims: Vec<Dim>,
+    /// Elements of a token's row.
+    pub elements: i64,
+}
+
+/// The graph chosen at a point.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// The point.
+    pub point: Point,
+    /// Equal to the source.
+    pub graph: Graph,
+    /// Its nanoseconds by the cost model.
+    pub price_ns: f64,
+    /// The source's.
+    pub source_ns: f64,
+    /// What it must do.
+    pub work: Work,
+    /// Products: their results' indices, operations and bytes of weights.
+    pub products: Vec<Product>,
+    /// Laws on the way, with how often.
+    pub laws: BTreeMap<&'static str, usize>,
+    /// From the source to it, one class of equal terms after the other.
+    pub certificate: Certificate,
+}
+
+/// One product of a chosen graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Product {
+    /// Extents of the result.
+    pub result: Vec<Dim>,
+    /// What it must do.
+    pub work: Work,
+}
+
+/// Every law that a plan allows.
+pub fn laws(plan: &Plan) -> Vec<Law> {
+    let allowed =
+        |law: &Law| !plan.without.contains(law.name) && (!plan.exact || law.tag == Tag::Exact);
+    law::all().into_iter().filter(allowed).collect()
+}
+
+impl<'a> Plan<'a> {
+    /// As the user chose.
+    pub fn of(options: &Options, device: &'a DeviceSpec) -> Plan<'a> {
+        let (context, batch) = options.decode;
+        let (context, batch) = (i64::from(context), i64::from(batch));
+        Plan {
+            device,
+            decode: Point { batch, tokens: 1, context },
+            kept: options.kv,
+            without: options.without.iter().cloned().collect(),
+            exact: options.exact,
+            limits: Limits { nodes: options.max_e_nodes, ..Limits::default() },
+        }
+    }
+}
+
+impl<'a> Block<'a> {
+    /// Saturates a block and settles what it keeps. `None` where it cannot be stated as terms.
+    pub fn new(source: &'a Graph, plan: Plan<'a>) -> Option<Block<'a>> {
+        let laws = laws(&plan);
+        Block::with_laws(source, plan, laws)
+    }
+
+    /// [`Block::new`] with these laws instead of those that the plan allows.
+    pub fn with_laws(source: &'a Graph, plan: Plan<'a>, laws: Vec<Law>) -> Option<Block<'a>> {
+        let encoded = encode(source)?;
+        let saturated = saturate(&encoded, laws, plan.limits);
+        let (stated, kept, packed) = (HashMap::new(), vec![], BTreeSet::new());
+        let mut block = Block { source, encoded, saturated, plan, stated, kept, packed };
+        block.stated = block.stated_terms();
+        block.settle();
+        Some(block)
+    }
+
+    /// Why saturation ended, and how large the e-graph is.
+    pub fn size(&self) -> (Stop, usize) {
+        (self.saturated.stop, self.saturated.egraph.total_number_of_nodes())
+    }
+
+    /// How often each law gave something new.
+    pub fn applied(&self) -> &BTreeMap<&'static str, usize> {
+        &self.saturated.applied
+    }
+
+    /// The source's e-nodes by class, the first of equal ones.
+    fn stated_terms(&mut self) -> HashMap<Id, Term> {
+        let egraph = &mut self.saturated.egraph;
+        let mut ids: Vec<Id> = vec![];
+        let mut stated = vec![];
+        for node in self.encoded.term.as_ref() {
+            let node = node.clone().map_children(|c| egraph.find(ids[usize::from(c)]));
+            let id = egraph.add(node.clone());
+            ids.push(id);
+            stated.push((id, node));
+        }
+        let mut first = HashMap::new();
+        for (id, node) in stated {
+            first.entry(egraph.find(id)).or_insert(node);
+        }
+        first
+    }
+
+    fn machine(&self, point: Point) -> Machine<'a> {
+        let bound =
+            self.source.symbols.iter().filter_map(|(name, s)| Some((name.clone(), s.value?)));
+        let mut values: BTreeMap<Name, i64> = bound.collect();
+        for (name, value) in [("s", point.tokens), ("t", point.context), ("m", 1)] {
+            values.insert(name.into(), value);
+        }
+        let device = self.plan.device;
+        let (history_ns_per_byte, copy_ns_per_byte) = (0.0, 0.0);
+        Machine {
+            device,
+            point,
+            values,
+            kept: None,
+            packed: None,
+            history_ns_per_byte,
+            copy_ns_per_byte,
+        }
+    }
+
+    /// Nanoseconds of holding a byte that reading so often costs.
+    fn held_ns(&self, times: f64) -> f64 {
+        (times * 1e9 / self.plan.device.read_bytes_per_s).max(LEAST_NS_PER_BYTE)
+    }
+
+    /// Chooses the histories to keep, and with them the graph of the decode point.
+    fn settle(&mut self) {
+        let mut machine = self.machine(self.plan.decode);
+        match self.plan.kept {
+            Kept::Auto => machine.history_ns_per_byte = self.held_ns(HELD),
+            Kept::Latent => machine.history_ns_per_byte = ANY_PRICE_NS_PER_BYTE,
+            Kept::Expanded => machine.kept = Some(histories(&self.stated)),
+        }
+        let choice = self.best(&machine);
+        self.kept = histories(&choice.nodes).into_iter().collect();
+        self.packed = constants(&self.saturated.egraph, &machine, &choice);
+    }
+
+    /// Extracts, merges projections of what was chosen, extracts again.
+    fn best(&mut self, machine: &Machine) -> Choice {
+        let Saturated { egraph, root, .. } = &mut self.saturated;
+        let choice = extract(egraph, *root, machine);
+        if self.plan.without.contains(super::merge::NAME) || merge_projections(egraph, &choice) == 0
+        {
+            return choice;
+        }
+        let find = |ids: &BTreeSet<Id>| ids.iter().map(|id| egraph.find(*id)).collect();
+        let (kept, packed) = (machine.kept.as_ref().map(find), machine.packed.as_ref().map(find));
+        self.stated = std::mem::take(&mut self.stated)
+            .into_iter()
+            .map(|(id, term)| (egraph.find(id), term.map_children(|c| egraph.find(c))))
+            .collect();
+        extract(egraph, *root, &Machine { kept, packed, ..machine.clone() })
+    }
+
+    /// What is kept of each token.
+    pub fn states(&self) -> Vec<State> {
+        let machine = self.machine(self.plan.decode);
+        let egraph = &self.saturated.egraph;
+        let state = |id: &Id| {
+            let facts = &egraph[egraph.find(*id)].data;
+            let rows = facts.shape.iter().zip(&facts.context).filter(|(_, context)| !**context);
+            let dims: Vec<Dim> = rows.map(|(dim, _)| dim.clone()).collect();
+            let elements = dims.iter().map(|d| machine.value(d)).product::<f64>() as i64;
+            State { dims, elements }
+        };
+        self.kept.iter().map(state).collect()
+    }
+
+    /// The graph for a point.
+    ///
+    /// Errors: a term that is no graph, a mistake of a law.
+    pub fn choose(&mut self, point: Point) -> Result<Chosen, IrError> {
+        let mut machine = self.machine(point);
+        let egraph = &self.saturated.egraph;
+        machine.kept = Some(self.kept.iter().map(|id| egraph.find(*id)).collect());
+        machine.packed = Some(self.packed.iter().map(|id| egraph.find(*id)).collect());
+        machine.copy_ns_per_byte = self.held_ns(COPIED);
+        let choice = self.best(&machine);
+        self.packed.extend(constants(&self.saturated.egraph, &machine, &choice));
+        let plain = self.machine(point);
+        let Saturated { egraph, root, .. } = &self.saturated;
+        let root = egraph.find(*root);
+        let graph = decode(self.source, &choice.term(egraph, root, &self.kept))?;
+        let log = egraph.analysis.log.canonical(egraph);
+        let used = choice.nodes.values().flat_map(|term| log.steps(term));
+        let mut laws = BTreeMap::new();
+        used.for_each(|step| *laws.entry(step.law).or_insert(0) += 1);
+        let (work, products) = counted(egraph, &plain, &choice);
+        let price_ns = price_of(egraph, root, &choice.nodes, &plain);
+        let source_ns = price_of(egraph, root, &self.stated, &plain);
+        let certificate = self.certificate(&choice, &log)?;
+        Ok(Chosen { point, graph, price_ns, source_ns, work, products, laws, certificate })
+    }
+
+    /// The way from the source to a choice: one class after the other, operands first, is taken as
+    /// chosen instead of as stated.
+    fn certificate(&self, choice: &Choice, log: &Log) -> Result<Certificate, IrError> {
+        let Saturated { egraph, root, .. } = &self.saturated;
+        let root = egraph.find(*root);
+        let order = upward(egraph, root, &choice.nodes);
+        let mut current = Choice { nodes: self.stated.clone(), price_ns: 0.0 };
+        let mut steps = vec![];
+        let mut new: Vec<law::Step> = vec![];
+        let mut last = current.term(egraph, root, &self.kept);
+        for class in order {
+            let term = &choice.nodes[&class];
+            let before = current.nodes.insert(class, term.clone());
+            if before.as_ref() == Some(term) {
+                continue;
+            }
+            new.extend(log.steps(term));
+            let now = current.term(egraph, root, &self.kept);
+            if now == last {
+                continue;
+            }
+            let tag = new.iter().map(|step| step.tag).max().unwrap_or(Tag::Exact);
+            let rule = new.last().map_or("congruence", |step| step.law);
+            steps.push(Step { rule: rule.into(), tag, graph: decode(self.source, &now)? });
+            new.clear();
+            last = now;
+        }
+        // Where laws found values of the source's own equal, or its terms read otherwise as a graph,
+        // the choice may differ from it without a step.
+        let chosen = decode(self.source, &last)?;
+        if steps.last().map_or(self.source, |step: &Step| &step.graph) != &chosen {
+            steps.push(Step { rule: "congruence".into(), tag: Tag::Exact, graph: chosen });
+        }
+        Ok(Certificate { source: self.source.clone(), steps })
+    }
+}
+
+fn histories(nodes: &HashMap<Id, Term>) -> BTreeSet<Id> {
+    nodes.iter().filter(|(_, term)| term.op() == Some("history")).map(|(id, _)| *id).collect()
+}
+
+/// Constants that the products of a choice read.
+fn constants(egraph: &Egraph, machine: &Machine, choice: &Choice) -> BTreeSet<Id> {
+    let products = choice.nodes.iter().filter(|(id, _)| !egraph[**id].data.constant);
+    let operands = products.filter_map(|(_, term)| term.parts()).flat_map(|(_, ids)| ids);
+    let sources = operands.map(|id| machine.source_of(egraph, *id));
+    sources.filter(|id| egraph[*id].data.constant).collect()
+}
+
+fn counted(egraph: &Egraph, machine: &Machine, choice: &Choice) -> (Work, Vec<Product>) {
+    let mut total = Work::default();
+    let mut products = vec![];
+    let mut classes: Vec<(&Id, &Term)> = choice.nodes.iter().collect();
+    classes.sort();
+    for (class, term) in classes {
+        let work = machine.work(egraph, *class, term);
+        total = total.plus(work);
+        if work.flops + work.slow_flops > 0.0 && term.op() == Some("contract") {
+            products.push(Product { result: egraph[*class].data.shape.clone(), work });
+        }
+    }
+    (total, products)
+}
+
+/// Classes of a choice, operands before what uses them.
+fn upward(egraph: &Egraph, root: Id, nodes: &HashMap<Id, Term>) -> Vec<Id> {
+    let (mut order, mut seen) = (vec![], BTreeSet::from([root]));
+    let mut stack = vec![(root, 0)];
+    while let Some((class, next)) = stack.pop() {
+        match nodes[&class].children().get(next) {
+            None => order.push(class),
+            Some(child) => {
+                stack.push((class, next + 1));
+                let child = egraph.find(*child);
+                if seen.insert(child) {
+                    stack.push((child, 0));
+                }
+            }
+        }
+    }
+    order
+}
