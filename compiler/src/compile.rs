@@ -3,15 +3,13 @@
 use crate::error::{ImportError, ImportErrors};
 use crate::import::{Imported, ModelInfo};
 use crate::link::{self, LinkError, Object};
-use crate::lower::plan::{Variant, lower_variants};
-use crate::lower::schedule::{BUCKETS, RowBucket};
+use crate::lower::plan::lower_variants;
 use crate::lower::{LowerError, Lowered};
 use crate::options::Options;
 use crate::pack::pack;
 use crate::progress::Progress;
-use crate::rewrite::choose::Plan as RewritePlan;
-use crate::rewrite::cost::Point;
-use crate::rewrite::program::{RewriteError, rewrite};
+use crate::rewrite::program::RewriteError;
+use crate::variants::variants;
 use artifact::error::ArtifactError;
 use artifact::manifest::{GenerationDefaults, Manifest, TargetInfo};
 use artifact::writer::{Summary, WeightsPlace, Writer};
@@ -121,25 +119,6 @@ impl CompileError {
     pub fn is_limit(&self) -> bool {
         matches!(self, CompileError::Disk { .. })
     }
-}
-
-/// The forms of a naive program in the steps that its plan tells apart.
-///
-/// Errors: E0291, E0292.
-pub fn variants(
-    program: &Program,
-    options: &Options,
-    device: &DeviceSpec,
-) -> Result<Vec<Variant>, RewriteError> {
-    let context = i64::from(options.decode.0);
-    let point = |bucket: &RowBucket| match bucket.is_narrow() {
-        true => Point { batch: bucket.typical, tokens: 1, context },
-        false => Point { batch: 1, tokens: bucket.typical, context: bucket.typical },
-    };
-    let points: Vec<Point> = BUCKETS.iter().map(point).collect();
-    let rewritten = rewrite(program, &RewritePlan::of(options, device), &points)?;
-    let pairs = BUCKETS.into_iter().zip(rewritten.programs);
-    Ok(pairs.map(|(bucket, program)| Variant { bucket, program }).collect())
 }
 
 /// Rewrites a naive program, and lowers its forms.

@@ -2,6 +2,9 @@
 //!
 //! - [`import`]: checkpoint to graphs
 //! - [`options`]: what the user chooses
+//! - [`rewrite`]: graphs to better ones, by equality saturation
+//! - [`variants`]: which form runs in which steps
+//! - [`explain`]: what rewriting decided, and why
 //! - [`lower`]: graphs to kernels and a plan
 //! - [`pack`]: weights to the order their kernels read
 //! - [`link`]: objects to one loadable image
@@ -21,3 +24,4 @@ pub mod options;
 pub mod pack;
 pub mod progress;
 pub mod rewrite;
+pub mod variants;

@@ -217,15 +217,8 @@ impl Model {
         let symbols = shape.symbols(&self.plan.symbols)?;
         let entry = self.plan.entries.iter().find(|entry| entry.name == FORWARD);
         let mut buckets = entry.iter().flat_map(|entry| &entry.buckets);
-        let holds = |bucket: &&artifact::plan::Bucket| {
-            bucket
-                .when
-                .iter()
-                .all(|c| c.expr.eval(&symbols).is_some_and(|value| (c.lo..=c.hi).contains(&value)))
-        };
-        let bucket = buckets.find(holds).ok_or_else(|| RuntimeError::NoBucket {
-            entry: FORWARD.into(),
-            step: shape.to_string(),
+        let bucket = buckets.find(|b| b.covers(&symbols)).ok_or_else(|| {
+            RuntimeError::NoBucket { entry: FORWARD.into(), step: shape.to_string() }
         })?;
         let size = |expr: &artifact::size::SizeExpr| {
             let value = expr.eval(&symbols);

@@ -81,7 +81,7 @@ pub(crate) struct Program {
     pub launches: Vec<LaunchInfo>,
     /// Addresses and symbols, launch after launch.
     pub args: Vec<u64>,
-    conditions: Vec<Condition>,
+    when: Vec<Vec<Condition>>,
     sizes: Vec<SizeExpr>,
     /// Of the current step, by [`Size`].
     values: Vec<i64>,
@@ -109,7 +109,7 @@ impl Program {
         let mut builder = Builder { sources, known: HashMap::new(), program: Program::empty() };
         let program = &mut builder.program;
         program.name.clone_from(&bucket.name);
-        program.conditions.clone_from(&bucket.when);
+        program.when.clone_from(&bucket.when);
         program.buffer_names = bucket.buffers.iter().map(|buffer| buffer.name.clone()).collect();
         builder.program.arena = builder.size(&bucket.arenas[0]);
         for buffer in &bucket.buffers {
@@ -126,7 +126,7 @@ impl Program {
             ops: Vec::new(),
             launches: Vec::new(),
             args: Vec::new(),
-            conditions: Vec::new(),
+            when: Vec::new(),
             sizes: Vec::new(),
             values: Vec::new(),
             arena: 0,
@@ -140,10 +140,7 @@ impl Program {
     /// Whether the bucket is meant for a step with these symbols.
     pub(crate) fn covers(&mut self, symbols: &[i64]) -> bool {
         let stack = &mut self.stack;
-        self.conditions.iter().all(|condition| {
-            let value = condition.expr.eval_in(symbols, stack);
-            value.is_some_and(|value| (condition.lo..=condition.hi).contains(&value))
-        })
+        self.when.iter().any(|all| all.iter().all(|c| c.holds(symbols, stack)))
     }
 
     /// Evaluates all sizes; gives the bytes of the arena.

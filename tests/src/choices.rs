@@ -74,6 +74,9 @@ impl ScoreError {
     }
 }
 
+/// Tokens of a prompt whose form stands for those of all.
+const PROMPT: i64 = 100;
+
 /// A model with its choices open.
 pub struct Open<'a> {
     reference: Reference<'a>,
@@ -96,7 +99,12 @@ impl<'a> Open<'a> {
             assert_eq!(same, routings, "choices are not rewritten");
             form.program = program;
         }
-        let prefill = forms.last().expect("prompts have a form");
+        let is_prompts = |v: &&Variant| {
+            let holds = |(lo, hi): (i64, i64)| (lo..=hi).contains(&PROMPT);
+            v.bucket.rows_max > PROMPT
+                && v.steps.iter().any(|s| holds(s.tokens) && holds(s.context))
+        };
+        let prefill = forms.iter().find(is_prompts).expect("prompts have a form");
         let rounded = round_operands(&prefill.program, options);
         Open { reference: Reference::new(imported), program, forms, rounded, routings }
     }

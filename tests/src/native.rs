@@ -1,14 +1,13 @@
 //! Models compiled, loaded and stepped in this process.
 
 use crate::oracle::Launched;
-use compiler::compile;
 use compiler::compile::{Output, all_code, code, write};
 use compiler::import::{ImportOptions, Imported, import};
 use compiler::lower::Lowered;
 use compiler::lower::plan::{Variant, lower_variants};
-use compiler::lower::schedule::BUCKETS;
 use compiler::options::Options;
 use compiler::progress::Silent;
+use compiler::variants::variants;
 use generate::engine::{Engine, LoadOptions, Model, ModelEngine, Part, Want};
 use generate::logits::{Feed, every_position};
 use ir::device::DeviceSpec;
@@ -79,11 +78,9 @@ impl Stage {
     /// The program for each range of steps.
     pub fn variants(self, program: &Program, options: &Options) -> Vec<Variant> {
         match self {
-            Stage::Stated => {
-                BUCKETS.map(|bucket| Variant { bucket, program: program.clone() }).to_vec()
-            }
+            Stage::Stated => Variant::of_all(program),
             Stage::Rewritten => {
-                let chosen = compile::variants(program, options, &DeviceSpec::default());
+                let chosen = variants(program, options, &DeviceSpec::default());
                 chosen.unwrap_or_else(|e| panic!("{}: {e}", e.code()))
             }
         }

@@ -84,8 +84,7 @@ impl<'a> Oracle<'a> {
         let host = HostInputs::new(parts, i64::from(plan.states[0].page_tokens), self.pages);
         let symbols: Vec<i64> = plan.symbols.iter().map(|s| host.symbol(s)).collect();
         let eval = |e: &SizeExpr| e.eval(&symbols).unwrap();
-        let holds = |c: &artifact::plan::Condition| (c.lo..=c.hi).contains(&eval(&c.expr));
-        let bucket = entry.buckets.iter().find(|b| b.when.iter().all(holds)).unwrap();
+        let bucket = entry.buckets.iter().find(|b| b.covers(&symbols)).unwrap();
         let mut arena = vec![0xffu8; eval(&bucket.arenas[0]) as usize];
         let mut outputs: Vec<Vec<u8>> =
             entry.outputs.iter().map(|o| vec![0xff; eval(&o.bytes) as usize]).collect();

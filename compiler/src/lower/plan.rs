@@ -41,13 +41,38 @@ pub struct Lowered {
     pub packed: Vec<Packed>,
 }
 
-/// A program as it is to run in a range of steps.
+/// Steps by new tokens and by context: both ends of a range are in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepRange {
+    /// New tokens of a sequence, on average.
+    pub tokens: (i64, i64),
+    /// Longest context.
+    pub context: (i64, i64),
+}
+
+impl StepRange {
+    /// Every step.
+    pub const ALL: StepRange = StepRange { tokens: (0, i64::MAX), context: (0, i64::MAX) };
+}
+
+/// A program as it is to run in some steps.
 #[derive(Clone, Debug)]
 pub struct Variant {
     /// Rows of the step.
     pub bucket: RowBucket,
+    /// Which of these steps.
+    pub steps: Vec<StepRange>,
     /// Its form.
     pub program: Program,
+}
+
+impl Variant {
+    /// A program of one form, in every step.
+    pub fn of_all(program: &Program) -> Vec<Variant> {
+        let variant =
+            |bucket| Variant { bucket, steps: vec![StepRange::ALL], program: program.clone() };
+        BUCKETS.map(variant).to_vec()
+    }
 }
 
 /// Lowers the entry point `forward` of a program, of one form in all steps.
@@ -58,8 +83,7 @@ pub fn lower(
     options: &Options,
     device: &DeviceSpec,
 ) -> Result<Lowered, LowerError> {
-    let variants = BUCKETS.map(|bucket| Variant { bucket, program: program.clone() });
-    lower_variants(&variants, options, device)
+    lower_variants(&Variant::of_all(program), options, device)
 }
 
 /// Lowers the entry point `forward` of equal programs that differ in form from step to step, and
@@ -178,7 +202,7 @@ impl<'a> Planner<'a> {
         }
         let mut outputs = vec![];
         let mut buckets = vec![];
-        for Variant { bucket, program } in variants {
+        for Variant { bucket, steps: ranges, program } in variants {
             self.program = program;
             let (entry, bucket) = (program.entry(name).ok_or_else(missing)?, *bucket);
             let blocks = self.blocks(entry)?;
@@ -186,7 +210,8 @@ impl<'a> Planner<'a> {
             walk.run(&blocks, bucket)?;
             outputs = walk.outputs.iter().flatten().cloned().collect();
             let (steps, temps) = (walk.steps, walk.temps);
-            buckets.push(lay_out_bucket(bucket, steps, temps));
+            let when = ranges.iter().map(|range| conditions(bucket, *range)).collect();
+            buckets.push(lay_out_bucket(bucket, when, steps, temps));
         }
         Ok(Entry { name: name.into(), inputs, outputs, buckets })
     }
@@ -294,8 +319,33 @@ fn bytes_of(dims: &[Dim], dtype: DType) -> Dim {
     dims.iter().fold(i64::from(dtype.bits() / 8).into(), |p, d| p.times(d))
 }
 
+/// What must hold of a step's symbols in a range.
+fn conditions(bucket: RowBucket, range: StepRange) -> Vec<Condition> {
+    let (rows, sequences, context) = (Dim::symbol("n"), Dim::symbol("b"), Dim::symbol("t"));
+    let symbols = symbols();
+    let within =
+        |dim: &Dim, (lo, hi): (i64, i64)| Condition { expr: size_expr(dim, &symbols), lo, hi };
+    let each = |tokens: i64| rows.minus(&sequences.times(&tokens.into()));
+    let mut all = vec![within(&rows, (1, bucket.rows_max))];
+    if range.tokens.0 > 0 {
+        all.push(within(&each(range.tokens.0), (0, i64::MAX)));
+    }
+    if range.tokens.1 < i64::MAX {
+        all.push(within(&each(range.tokens.1 + 1), (i64::MIN, -1)));
+    }
+    if range.context != StepRange::ALL.context {
+        all.push(within(&context, range.context));
+    }
+    all
+}
+
 /// Places a bucket's buffers and turns its table into the plan's.
-fn lay_out_bucket(bucket: RowBucket, steps: Vec<Step>, temps: Vec<Temp>) -> Bucket {
+fn lay_out_bucket(
+    bucket: RowBucket,
+    when: Vec<Vec<Condition>>,
+    steps: Vec<Step>,
+    temps: Vec<Temp>,
+) -> Bucket {
     let symbols = symbols();
     let typical = |name: &str| match name {
         "n" => bucket.typical,
@@ -308,10 +358,9 @@ fn lay_out_bucket(bucket: RowBucket, steps: Vec<Step>, temps: Vec<Temp>) -> Buck
         offset: offset.clone(),
         bytes: size_expr(&temp.bytes, &symbols),
     };
-    let rows = Condition { expr: SizeExpr::symbol(0), lo: 1, hi: bucket.rows_max };
     Bucket {
         name: bucket.name.into(),
-        when: vec![rows],
+        when,
         arenas: vec![arena.bytes],
         buffers: temps.iter().zip(&arena.offsets).map(buffer).collect(),
         steps,

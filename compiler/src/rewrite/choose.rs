@@ -97,6 +97,7 @@ pub struct Chosen {
     pub laws: BTreeMap<&'static str, usize>,
     /// From the source to it, one class of equal terms after the other.
     pub certificate: Certificate,
+    choice: Choice,
 }
 
 /// One product of a chosen graph.
@@ -250,6 +251,12 @@ impl<'a> Block<'a> {
     ///
     /// Errors: a term that is no graph, a mistake of a law.
     pub fn choose(&mut self, point: Point) -> Result<Chosen, IrError> {
+        let (graph, choice) = self.extracted(point)?;
+        self.accounted(point, graph, choice)
+    }
+
+    /// The graph for a point alone, and the choice that it is.
+    pub(super) fn extracted(&mut self, point: Point) -> Result<(Graph, Choice), IrError> {
         let mut machine = self.machine(point);
         let egraph = &self.saturated.egraph;
         machine.kept = Some(self.kept.iter().map(|id| egraph.find(*id)).collect());
@@ -257,19 +264,40 @@ impl<'a> Block<'a> {
         machine.copy_ns_per_byte = self.held_ns(COPIED);
         let choice = self.best(&machine);
         self.packed.extend(constants(&self.saturated.egraph, &machine, &choice));
+        let Saturated { egraph, root, .. } = &self.saturated;
+        let graph = decode(self.source, &choice.term(egraph, egraph.find(*root), &self.kept))?;
+        Ok((graph, choice))
+    }
+
+    /// What is to be known of a choice.
+    pub(super) fn accounted(
+        &self,
+        point: Point,
+        graph: Graph,
+        choice: Choice,
+    ) -> Result<Chosen, IrError> {
         let plain = self.machine(point);
         let Saturated { egraph, root, .. } = &self.saturated;
         let root = egraph.find(*root);
-        let graph = decode(self.source, &choice.term(egraph, root, &self.kept))?;
         let log = egraph.analysis.log.canonical(egraph);
-        let used = choice.nodes.values().flat_map(|term| log.steps(term));
         let mut laws = BTreeMap::new();
+        let used = choice.nodes.values().flat_map(|term| log.steps(term));
         used.for_each(|step| *laws.entry(step.law).or_insert(0) += 1);
         let (work, products) = counted(egraph, &plain, &choice);
         let price_ns = price_of(egraph, root, &choice.nodes, &plain);
         let source_ns = price_of(egraph, root, &self.stated, &plain);
         let certificate = self.certificate(&choice, &log)?;
-        Ok(Chosen { point, graph, price_ns, source_ns, work, products, laws, certificate })
+        Ok(Chosen { point, graph, price_ns, source_ns, work, products, laws, certificate, choice })
+    }
+
+    /// Nanoseconds of a choice at another point.
+    pub fn price(&self, chosen: &Chosen, point: Point) -> f64 {
+        let Saturated { egraph, root, .. } = &self.saturated;
+        let now = |(id, term): (&Id, &Term)| {
+            (egraph.find(*id), term.clone().map_children(|c| egraph.find(c)))
+        };
+        let nodes = chosen.choice.nodes.iter().map(now).collect();
+        price_of(egraph, egraph.find(*root), &nodes, &self.machine(point))
     }
 
     /// The way from the source to a choice: one class after the other, operands first, is taken as

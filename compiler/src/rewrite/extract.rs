@@ -368,15 +368,17 @@ fn search(problem: &Problem, choice: &mut [Option<usize>]) -> f64 {
     }
 }
 
-/// The price of a term that the e-graph has: each class as the term has it first.
+/// The price of a term that the e-graph has, each class counted once.
 pub fn price_of(egraph: &Egraph, root: Id, term: &HashMap<Id, Term>, machine: &Machine) -> f64 {
-    let problem = Problem::new(egraph, root, machine);
-    let place = |(class, id): (usize, &Id)| {
-        let wanted = term.get(id)?;
-        problem.nodes[class].iter().position(|node| node.term == *wanted)
-    };
-    let choice: Vec<Option<usize>> = problem.ids.iter().enumerate().map(place).collect();
-    problem.price(&choice, f64::INFINITY).unwrap_or(f64::INFINITY)
+    let (mut seen, mut open) = (HashSet::from([root]), vec![root]);
+    let mut total = 0.0;
+    while let Some(class) = open.pop() {
+        let Some(node) = term.get(&class) else { return f64::INFINITY };
+        total += machine.price_ns(egraph, class, node);
+        let children = egg::Language::children(node).iter().map(|c| egraph.find(*c));
+        open.extend(children.filter(|c| seen.insert(*c)));
+    }
+    total
 }
 
 /// Chooses a term for the root.

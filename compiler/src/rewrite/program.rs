@@ -1,11 +1,12 @@
 //! A whole program rewritten, each distinct block once, for every step that its plan tells apart.
 
-use super::choose::{Block, Plan, laws};
+use super::choose::{Block, Chosen, Plan, laws};
 use super::cost::Point;
 use super::law::Law;
 use check::{Certificate, CheckError, check, check_pair};
 use ir::dim::Name;
 use ir::error::IrError;
+use ir::graph::Graph;
 use ir::graph::program::Program;
 use thiserror::Error;
 
@@ -56,12 +57,104 @@ impl RewriteError {
 pub struct Rewritten {
     /// For each point asked for, in order.
     pub programs: Vec<Program>,
-    /// Of each block and point that it differs for.
+    /// Of each block and each form of it.
     pub certificates: Vec<Certificate>,
 }
 
 /// Seed of the evaluation in each compilation.
 const SEED: u64 = 1;
+
+/// A program whose blocks are saturated, to be written in the form of one step or another.
+pub struct Rewriter<'a> {
+    program: &'a Program,
+    /// In the order of the program's.
+    blocks: Vec<Rewriting<'a>>,
+}
+
+/// A block, and the forms chosen of it so far. One that is no term stays as it is.
+struct Rewriting<'a> {
+    source: &'a Graph,
+    /// How often a step calls it.
+    calls: f64,
+    block: Option<Block<'a>>,
+    forms: Vec<Chosen>,
+}
+
+/// A form of a program: for each block, which of those known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Form(Vec<usize>);
+
+impl<'a> Rewriter<'a> {
+    /// Saturates every block with the laws of a plan.
+    pub fn new(program: &'a Program, plan: &Plan<'a>) -> Rewriter<'a> {
+        Rewriter::with_laws(program, plan, &|| laws(plan))
+    }
+
+    /// [`Rewriter::new`] with these laws instead of those that the plan allows.
+    pub fn with_laws(
+        program: &'a Program,
+        plan: &Plan<'a>,
+        laws: &dyn Fn() -> Vec<Law>,
+    ) -> Rewriter<'a> {
+        let calls = program.entries.iter().flat_map(|e| &e.calls);
+        let rewriting = |source: &'a Graph| Rewriting {
+            source,
+            calls: calls.clone().filter(|c| c.block == source.name).count() as f64,
+            block: Block::with_laws(source, plan.clone(), laws()),
+            forms: vec![],
+        };
+        Rewriter { program, blocks: program.blocks.iter().map(rewriting).collect() }
+    }
+
+    /// The form for a step, known or new.
+    ///
+    /// Errors: E0291, E0292.
+    pub fn at(&mut self, point: Point) -> Result<Form, RewriteError> {
+        self.blocks.iter_mut().map(|block| block.at(point)).collect::<Result<_, _>>().map(Form)
+    }
+
+    /// Nanoseconds of a form in a step, by the cost model.
+    pub fn price_ns(&self, form: &Form, point: Point) -> f64 {
+        let of = |(rewriting, at): (&Rewriting, &usize)| match &rewriting.block {
+            Some(block) => rewriting.calls * block.price(&rewriting.forms[*at], point),
+            None => 0.0,
+        };
+        self.blocks.iter().zip(&form.0).map(of).sum()
+    }
+
+    /// The program in a form.
+    pub fn program(&self, form: &Form) -> Program {
+        let mut program = self.program.clone();
+        for ((block, rewriting), at) in program.blocks.iter_mut().zip(&self.blocks).zip(&form.0) {
+            if let Some(chosen) = rewriting.forms.get(*at) {
+                *block = chosen.graph.clone();
+            }
+        }
+        program
+    }
+
+    /// Of each block and each form of it that was chosen for some step.
+    pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
+        self.blocks.iter().flat_map(|b| &b.forms).map(|chosen| &chosen.certificate)
+    }
+}
+
+impl Rewriting<'_> {
+    fn at(&mut self, point: Point) -> Result<usize, RewriteError> {
+        let Some(block) = &mut self.block else { return Ok(0) };
+        let block_name = || self.source.name.clone();
+        let no_graph = |error| RewriteError::Graph { block: block_name(), error: Box::new(error) };
+        let (graph, choice) = block.extracted(point).map_err(no_graph)?;
+        if let Some(at) = self.forms.iter().position(|known| known.graph == graph) {
+            return Ok(at);
+        }
+        let chosen = block.accounted(point, graph, choice).map_err(no_graph)?;
+        let unequal = |error| RewriteError::Unequal { block: block_name(), error: Box::new(error) };
+        equal(&chosen.certificate).map_err(unequal)?;
+        self.forms.push(chosen);
+        Ok(self.forms.len() - 1)
+    }
+}
 
 /// Rewrites every block for each of some points.
 ///
@@ -71,7 +164,7 @@ pub fn rewrite(
     plan: &Plan,
     points: &[Point],
 ) -> Result<Rewritten, RewriteError> {
-    rewrite_with(program, plan, points, &|| laws(plan))
+    rewritten(Rewriter::new(program, plan), points)
 }
 
 /// [`rewrite`] with these laws instead of those that the plan allows.
@@ -83,28 +176,16 @@ pub fn rewrite_with(
     points: &[Point],
     laws: &dyn Fn() -> Vec<Law>,
 ) -> Result<Rewritten, RewriteError> {
-    let mut programs = vec![program.clone(); points.len()];
-    let mut certificates = vec![];
-    for (at, source) in program.blocks.iter().enumerate() {
-        let block = Block::with_laws(source, plan.clone(), laws());
-        let Some(mut block) = block else { continue };
-        let wrong = |error| RewriteError::Graph { block: source.name.clone(), error };
-        let mut known: Vec<ir::graph::Graph> = vec![];
-        for (point, rewritten) in points.iter().zip(&mut programs) {
-            let chosen = block.choose(*point).map_err(|e| wrong(Box::new(e)))?;
-            rewritten.blocks[at] = chosen.graph.clone();
-            if known.contains(&chosen.graph) {
-                continue;
-            }
-            equal(&chosen.certificate).map_err(|error| RewriteError::Unequal {
-                block: source.name.clone(),
-                error: Box::new(error),
-            })?;
-            known.push(chosen.graph);
-            certificates.push(chosen.certificate);
-        }
-    }
-    Ok(Rewritten { programs, certificates })
+    rewritten(Rewriter::with_laws(program, plan, laws), points)
+}
+
+fn rewritten(mut rewriter: Rewriter, points: &[Point]) -> Result<Rewritten, RewriteError> {
+    let mut at = |point: &Point| {
+        let form = rewriter.at(*point)?;
+        Ok(rewriter.program(&form))
+    };
+    let programs = points.iter().map(&mut at).collect::<Result<_, _>>()?;
+    Ok(Rewritten { programs, certificates: rewriter.certificates().cloned().collect() })
 }
 
 /// Evaluates source and choice, and where they differ every step between them.

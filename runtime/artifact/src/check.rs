@@ -132,7 +132,7 @@ impl Plan {
             let found = format!("{} arenas", bucket.arenas.len());
             return Err(fault(&at, found, format!("one for each of {}", self.places.len())));
         }
-        let conditions = bucket.when.iter().map(|condition| &condition.expr);
+        let conditions = bucket.when.iter().flatten().map(|condition| &condition.expr);
         conditions.chain(&bucket.arenas).try_for_each(|expr| self.check_size(&at, expr))?;
         for buffer in &bucket.buffers {
             let at = format!("{at}, buffer `{}`", buffer.name);

@@ -10,7 +10,7 @@ use crate::size::SizeExpr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the plan's schema: a reader accepts its own major and any minor.
-pub const PLAN_VERSION: (u16, u16) = (2, 0);
+pub const PLAN_VERSION: (u16, u16) = (3, 0);
 
 /// Everything the runtime needs to execute a model, beside code and weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -183,19 +183,35 @@ pub struct Condition {
     pub hi: i64,
 }
 
-/// The launches for one range of shapes.
+impl Condition {
+    /// Whether it holds for these symbols; `stack` is room for evaluation.
+    pub fn holds(&self, symbols: &[i64], stack: &mut Vec<i64>) -> bool {
+        let value = self.expr.eval_in(symbols, stack);
+        value.is_some_and(|value| (self.lo..=self.hi).contains(&value))
+    }
+}
+
+/// The launches for some ranges of shapes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     /// Short name for reports, e.g. `decode`.
     pub name: String,
-    /// All must hold.
-    pub when: Vec<Condition>,
+    /// One of these must hold, with all of its conditions.
+    pub when: Vec<Vec<Condition>>,
     /// Bytes of each place's arena, by position in [`Plan::places`].
     pub arenas: Vec<SizeExpr>,
     /// Regions of the arenas; two may overlap when they are not alive together.
     pub buffers: Vec<Buffer>,
     /// What to do, in order.
     pub steps: Vec<Step>,
+}
+
+impl Bucket {
+    /// Whether it is meant for a step with these symbols.
+    pub fn covers(&self, symbols: &[i64]) -> bool {
+        let mut stack = Vec::new();
+        self.when.iter().any(|all| all.iter().all(|c| c.holds(symbols, &mut stack)))
+    }
 }
 
 /// A region of an arena.

@@ -95,7 +95,7 @@ fn plans_that_contradict_themselves_are_refused() {
         ("page size", |p| p.states[0].page_tokens = 0),
         ("arena per place", |p| p.entries[0].buckets[0].arenas.clear()),
         ("buffer's size", |p| p.entries[0].buckets[0].buffers[0].bytes = SizeExpr(vec![])),
-        ("condition", |p| p.entries[0].buckets[0].when[0].expr = SizeExpr::symbol(1)),
+        ("condition", |p| p.entries[0].buckets[0].when[0][0].expr = SizeExpr::symbol(1)),
         ("argument", |p| {
             if let Step::Launch(launch) = &mut p.entries[0].buckets[0].steps[0] {
                 launch.args[2] = Arg::State { state: 0, layer: 2 };

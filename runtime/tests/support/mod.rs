@@ -116,7 +116,7 @@ fn bucket(name: &str, lo: i64, hi: i64) -> Bucket {
         Step::Barrier,
         launch(5, attend, Grid::Dense(symbol("m"))),
     ];
-    let when = vec![Condition { expr: n(), lo, hi }];
+    let when = vec![vec![Condition { expr: n(), lo, hi }]];
     Bucket { name: name.into(), when, arenas: vec![offset], buffers, steps }
 }
 

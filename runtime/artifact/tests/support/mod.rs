@@ -64,7 +64,7 @@ fn entry() -> Entry {
         outputs: vec![tensor("logits")],
         buckets: vec![Bucket {
             name: "all".into(),
-            when: vec![Condition { expr: n.clone(), lo: 1, hi: 64 }],
+            when: vec![vec![Condition { expr: n.clone(), lo: 1, hi: 64 }]],
             arenas: vec![four_each()],
             buffers: vec![Buffer {
                 name: "x".into(),

@@ -1,0 +1,62 @@
+//! The plan's forms: every step has one, and it changes where the cost model says.
+
+mod support;
+
+use compiler::import::{ImportOptions, import};
+use compiler::lower::plan::{StepRange, Variant};
+use compiler::options::Options;
+use compiler::variants::variants;
+use ir::device::DeviceSpec;
+use ir::graph::program::Program;
+
+fn program(config: &str) -> Program {
+    let path = support::at("tests/configs").join(config).join("config.json");
+    let options = ImportOptions { dummy_weights: Some(1), ..ImportOptions::default() };
+    import(&path, &options).expect("a sound config").program
+}
+
+fn chosen(config: &str, device: &str) -> Vec<Variant> {
+    let device = DeviceSpec::built_in(device).expect("a built-in device");
+    variants(&program(config), &Options::default(), &device).expect("forms")
+}
+
+fn holds((lo, hi): (i64, i64), value: i64) -> bool {
+    (lo..=hi).contains(&value)
+}
+
+#[test]
+fn every_step_has_one_form() {
+    let all = chosen("v3", "cpu");
+    for rows_max in [1, 8, i64::MAX] {
+        let of_rows = all.iter().filter(|v| v.bucket.rows_max == rows_max);
+        let steps: Vec<StepRange> = of_rows.flat_map(|v| v.steps.clone()).collect();
+        for tokens in [0, 1, 2, 100, 170, 512, 1 << 20] {
+            for context in [0, 1, 512, 1024, 1025, 9000, 70_000, 1 << 30] {
+                let of = |r: &&StepRange| holds(r.tokens, tokens) && holds(r.context, context);
+                assert_eq!(steps.iter().filter(of).count(), 1, "{tokens}, {context}");
+            }
+        }
+    }
+}
+
+/// Last numbers of new tokens before the form changes, range by range of contexts.
+fn switches(config: &str, device: &str) -> Vec<i64> {
+    let all = chosen(config, device);
+    let wide: Vec<&Variant> = all.iter().filter(|v| v.bucket.rows_max == i64::MAX).collect();
+    assert_eq!((all.len(), wide.len()), (4, 2), "decode, batch, and two forms of longer steps");
+    let mut ends: Vec<((i64, i64), i64)> =
+        wide[0].steps.iter().map(|s| (s.context, s.tokens.1)).collect();
+    ends.sort_unstable();
+    ends.into_iter().map(|(_, end)| end).collect()
+}
+
+#[test]
+fn the_form_changes_once_and_later_in_longer_contexts() {
+    for config in ["v3", "v2", "v2-lite"] {
+        for device in ["cpu", "h100", "h20"] {
+            let found = switches(config, device);
+            assert!(found.is_sorted(), "{config}, {device}: {found:?}");
+            assert!(found.iter().all(|s| (130..260).contains(s)), "{config}, {device}: {found:?}");
+        }
+    }
+}
