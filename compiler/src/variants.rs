@@ -13,6 +13,9 @@ use crate::rewrite::program::{Form, RewriteError, Rewriter};
 use ir::device::DeviceSpec;
 use ir::graph::program::Program;
 
+/// Least and greatest.
+type Range = (i64, i64);
+
 /// Ends of the ranges of contexts that are told apart, before the model's longest.
 const CONTEXTS: [i64; 3] = [1 << 10, 1 << 13, 1 << 16];
 /// New tokens of a sequence for which forms are chosen.
@@ -57,7 +60,7 @@ pub fn variants(
 }
 
 /// Ranges of contexts, the last without an end, with the context that forms are chosen for.
-fn contexts(longest: i64) -> Vec<((i64, i64), i64)> {
+fn contexts(longest: i64) -> Vec<(Range, i64)> {
     let mut ends: Vec<i64> = CONTEXTS.into_iter().filter(|end| *end < longest).collect();
     ends.push(longest);
     let range = |(i, end): (usize, &i64)| {
@@ -93,7 +96,7 @@ impl Forms<'_> {
         &mut self,
         bucket: RowBucket,
         context: i64,
-    ) -> Result<Vec<((i64, i64), Form)>, RewriteError> {
+    ) -> Result<Vec<(Range, Form)>, RewriteError> {
         let point =
             |tokens: i64| Point { batch: (bucket.typical / tokens).max(1), tokens, context };
         let most = bucket.rows_max.min(context);

@@ -2,8 +2,9 @@
 //! them gives the same file, and so does compiling again.
 #![allow(clippy::unwrap_used)]
 
+use compiler::compile::lower;
 use compiler::import::{ImportOptions, Imported, import};
-use compiler::lower::{Lowered, lower};
+use compiler::lower::Lowered;
 use compiler::options::{Compute, Options};
 use ir::device::DeviceSpec;
 use tests::goldens::model;

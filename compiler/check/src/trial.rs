@@ -211,7 +211,6 @@ fn named_by(graph: &Graph, value: ValueId) -> Vec<Dim> {
         let index = match node.op.name() {
             "gather" if takes(1) => word(node, "index"),
             "scatter" if takes(0) => word(node, "into"),
-            "moe" if takes(1) => word(node, "experts"),
             _ => None,
         };
         named.extend(index.map(|i| graph.extent(i)));

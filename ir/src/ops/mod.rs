@@ -13,7 +13,7 @@ macro_rules! ops {
 ops! {
     iota r#const contract map reduce cast gather scatter topk
     slice concat split merge rename history append quantize dequantize
-    softmax rms_norm rope_table rope swiglu moe
+    softmax rms_norm rope_table rope swiglu
 }
 
 /// The op of a name.

@@ -64,7 +64,7 @@ const STEPS: &[Step] = &[
     Maker::constant,
     Maker::quantize,
     Maker::attention,
-    Maker::moe,
+    Maker::experts,
     Maker::truth,
 ];
 
@@ -521,7 +521,7 @@ impl Maker {
         self.keep(r)
     }
 
-    fn moe(&mut self) -> Result<(), IrError> {
+    fn experts(&mut self) -> Result<(), IrError> {
         let x = self.fresh(&["s", "d"]);
         let scores = self.fresh(&["s", "e"]);
         let chosen = self.b.topk(scores, None, "e", "k")?;
@@ -529,7 +529,12 @@ impl Maker {
         let shares = self.b.softmax(picked, None, "k")?;
         let [gate, up] = [self.fresh(&["e", "f", "d"]), self.fresh(&["e", "f", "d"])];
         let down = self.fresh(&["e", "d", "f"]);
-        let r = self.b.moe([x, chosen, shares, gate, up, down], "e", "k")?;
+        let [gate, up, down] = [gate, up, down].map(|w| self.b.gather(w, chosen, None, "e"));
+        let gate = self.b.contract(x, gate?, &["s", "k", "f"])?;
+        let up = self.b.contract(x, up?, &["s", "k", "f"])?;
+        let inner = self.b.swiglu(gate, up)?;
+        let each = self.b.contract(inner, down?, &["s", "k", "d"])?;
+        let r = self.b.contract(each, shares, &["s", "d"])?;
         self.keep(r)
     }
 }

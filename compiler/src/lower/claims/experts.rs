@@ -9,12 +9,11 @@ use crate::lower::claims::elementwise::{Leaves, compose};
 use crate::lower::claims::{Claim, Form as ClaimForm};
 use crate::lower::code::Viewed;
 use crate::lower::constant::is_constant;
-use crate::lower::error::LowerError;
 use crate::lower::partition::{GroupKind, op_name, row_index};
 use ir::attr::Attr;
 use ir::dim::Name;
 use ir::dtype::Class;
-use ir::expr::{Binary, Expr, Unary};
+use ir::expr::Expr;
 use ir::graph::{Def, Graph, Node, NodeId, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,15 +88,10 @@ impl Form {
 }
 
 /// Every group of experts of a graph.
-///
-/// Errors: E0261 for a composite of other operands than its rule demands.
-pub fn find(graph: &Graph) -> Result<Vec<Claim>, LowerError> {
+pub fn find(graph: &Graph) -> Vec<Claim> {
     let finder = Finder::new(graph);
     let mut claims: Vec<Claim> = vec![];
     let mut taken: BTreeSet<NodeId> = BTreeSet::new();
-    for (id, node) in numbered(graph).filter(|(_, n)| op_name(n) == "moe") {
-        claims.push(finder.composite(id, node)?);
-    }
     for product in finder.products.values() {
         if let Some(claim) = finder.whole(product) {
             taken.extend(&claim.nodes);
@@ -106,7 +100,7 @@ pub fn find(graph: &Graph) -> Result<Vec<Claim>, LowerError> {
     }
     let alone = finder.products.values().filter(|p| !taken.contains(&p.node));
     claims.extend(alone.map(|p| finder.alone(p)));
-    Ok(claims)
+    claims
 }
 
 fn numbered(graph: &Graph) -> impl Iterator<Item = (NodeId, &Node)> {
@@ -394,58 +388,6 @@ impl<'g> Finder<'g> {
             is_table
                 || (!self.graph.outputs.contains(v)
                     && readers.iter().all(|n| claim.nodes.contains(n)))
-        })
-    }
-
-    /// The composite: gate and up with SwiGLU, down, weighted sum.
-    fn composite(&self, id: NodeId, node: &Node) -> Result<Claim, LowerError> {
-        let refuse = |found: &str, expected: &str| LowerError::Form {
-            graph: self.graph.name.clone(),
-            node: "moe",
-            found: found.to_string(),
-            expected: expected.to_string(),
-        };
-        let [Attr::Name(experts), Attr::Name(chosen)] = &node.attrs.0[..] else {
-            return Err(refuse("other attributes", "experts and chosen"));
-        };
-        let [x, index, share, gate, up, down] = node.operands[..] else {
-            return Err(refuse("other operands", "six"));
-        };
-        let chosen = vec![chosen.clone()];
-        if self.own(index) != chosen || self.own(share) != chosen {
-            return Err(refuse("an index by more than choices", "choices of each row"));
-        }
-        let table = |value| Table { of: Viewed::from(value), experts: experts.clone() };
-        let width = self.own(x);
-        let of_gate = self.graph.ty(gate).indices.iter();
-        let hidden = of_gate.filter(|i| *i != experts && !width.contains(i)).cloned().collect();
-        let result = node.results[0];
-        let (g, u) = (Expr::Arg(0), Expr::Arg(1));
-        let gated = g.clone().binary(Binary::Mul, g.unary(Unary::Sigmoid));
-        let form = Form {
-            index,
-            chosen,
-            x,
-            by_choice: false,
-            width,
-            hidden,
-            leaves: vec![Leaf::Branch(table(gate)), Leaf::Branch(table(up))],
-            expr: gated.binary(Binary::Mul, u),
-            down: Some((table(down), self.own(result))),
-            combine: Combine::Weighted(share),
-            result,
-        };
-        let rows = row_index(self.graph, result).cloned();
-        let rows = rows.ok_or_else(|| refuse("no rows", "rows of the step"))?;
-        Ok(Claim {
-            kind: GroupKind::Experts,
-            root: id,
-            rows,
-            nodes: BTreeSet::from([id]),
-            reads: BTreeSet::from([x, index, share]),
-            results: vec![result],
-            products: BTreeMap::from([(id, 0)]),
-            form: ClaimForm::Experts(form),
         })
     }
 }

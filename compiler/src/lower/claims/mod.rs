@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 type Matcher = fn(&Graph) -> Result<Vec<Claim>, LowerError>;
 
 /// One line for each kind of group.
-const MATCHERS: &[Matcher] = &[attention::find, experts::find];
+const MATCHERS: &[Matcher] = &[attention::find, |graph| Ok(experts::find(graph))];
 
 /// A group of nodes, and what its generator needs to know of it.
 #[derive(Clone, Debug, PartialEq)]
