@@ -4,8 +4,8 @@
 //! contexts the forms of steps from short to long are chosen, and between neighbours the step at
 //! which the cost model ranks them the other way around. Ranges with one form become one variant.
 
-use crate::lower::plan::{StepRange, Variant};
 use crate::lower::schedule::{BUCKETS, RowBucket};
+use crate::lower::variant::{StepRange, Variant};
 use crate::options::Options;
 use crate::rewrite::choose::Plan;
 use crate::rewrite::cost::Point;

@@ -3,7 +3,7 @@
 mod support;
 
 use compiler::import::{ImportOptions, import};
-use compiler::lower::plan::{StepRange, Variant};
+use compiler::lower::variant::{StepRange, Variant};
 use compiler::options::Options;
 use compiler::variants::variants;
 use ir::device::DeviceSpec;

@@ -10,7 +10,7 @@ use crate::rebuild::{Routing, open_choices, round_operands};
 use crate::reference::Reference;
 use compiler::import::Imported;
 use compiler::lower::Lowered;
-use compiler::lower::plan::Variant;
+use compiler::lower::variant::Variant;
 use compiler::options::Options;
 use generate::command::bounds::SPREAD;
 use ir::graph::program::Program;

@@ -9,6 +9,7 @@
 //! - [`mixture`]: memory and launches of groups of experts
 //! - [`schedule`]: tile shapes
 //! - [`states`]: histories to states
+//! - [`variant`]: forms of a program, and the steps that each is for
 //! - [`plan`]: calls to launches, values to buffers
 //! - [`linear`]: values as sums of others
 //! - [`arena`], [`size`], [`work`]: memory of a step and what launches must do, symbolic
@@ -33,6 +34,7 @@ pub mod row;
 pub mod schedule;
 pub mod size;
 pub mod states;
+pub mod variant;
 pub mod work;
 
 pub use error::LowerError;

@@ -9,9 +9,10 @@ use crate::lower::error::LowerError;
 use crate::lower::partition::{Partition, context_index, is_over_context, partition, row_index};
 use crate::lower::precision;
 use crate::lower::probe;
-use crate::lower::schedule::{BUCKETS, RowBucket};
+use crate::lower::schedule::RowBucket;
 use crate::lower::size::size_expr;
 use crate::lower::states::{kept_in, with_states};
+use crate::lower::variant::{Variant, conditions};
 use crate::options::Options;
 use crate::pack::Packed;
 use artifact::plan::{
@@ -39,40 +40,6 @@ pub struct Lowered {
     pub plan: Plan,
     /// What each of [`Plan::weights`] is packed from.
     pub packed: Vec<Packed>,
-}
-
-/// Steps by new tokens and by context: both ends of a range are in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepRange {
-    /// New tokens of a sequence, on average.
-    pub tokens: (i64, i64),
-    /// Longest context.
-    pub context: (i64, i64),
-}
-
-impl StepRange {
-    /// Every step.
-    pub const ALL: StepRange = StepRange { tokens: (0, i64::MAX), context: (0, i64::MAX) };
-}
-
-/// A program as it is to run in some steps.
-#[derive(Clone, Debug)]
-pub struct Variant {
-    /// Rows of the step.
-    pub bucket: RowBucket,
-    /// Which of these steps.
-    pub steps: Vec<StepRange>,
-    /// Its form.
-    pub program: Program,
-}
-
-impl Variant {
-    /// A program of one form, in every step.
-    pub fn of_all(program: &Program) -> Vec<Variant> {
-        let variant =
-            |bucket| Variant { bucket, steps: vec![StepRange::ALL], program: program.clone() };
-        BUCKETS.map(variant).to_vec()
-    }
 }
 
 /// Lowers the entry point `forward` of a program, of one form in all steps.
@@ -115,7 +82,7 @@ pub fn lower_variants(
     Ok(Lowered { kernels: planner.kernels.all().to_vec(), plan, packed: planner.packed })
 }
 
-fn symbols() -> Vec<Name> {
+pub(super) fn symbols() -> Vec<Name> {
     SYMBOLS.iter().map(|s| Name::from(*s)).collect()
 }
 
@@ -317,26 +284,6 @@ fn tensor(name: &str, dtype: DType, dims: &[Dim]) -> Tensor {
 
 fn bytes_of(dims: &[Dim], dtype: DType) -> Dim {
     dims.iter().fold(i64::from(dtype.bits() / 8).into(), |p, d| p.times(d))
-}
-
-/// What must hold of a step's symbols in a range.
-fn conditions(bucket: RowBucket, range: StepRange) -> Vec<Condition> {
-    let (rows, sequences, context) = (Dim::symbol("n"), Dim::symbol("b"), Dim::symbol("t"));
-    let symbols = symbols();
-    let within =
-        |dim: &Dim, (lo, hi): (i64, i64)| Condition { expr: size_expr(dim, &symbols), lo, hi };
-    let each = |tokens: i64| rows.minus(&sequences.times(&tokens.into()));
-    let mut all = vec![within(&rows, (1, bucket.rows_max))];
-    if range.tokens.0 > 0 {
-        all.push(within(&each(range.tokens.0), (0, i64::MAX)));
-    }
-    if range.tokens.1 < i64::MAX {
-        all.push(within(&each(range.tokens.1 + 1), (i64::MIN, -1)));
-    }
-    if range.context != StepRange::ALL.context {
-        all.push(within(&context, range.context));
-    }
-    all
 }
 
 /// Places a bucket's buffers and turns its table into the plan's.
