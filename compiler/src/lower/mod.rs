@@ -2,6 +2,7 @@
 //!
 //! - [`precision`]: in what precision activations enter products
 //! - [`claims`]: groups of many nodes that one generator lowers together
+//! - [`order`]: indices of products in the order in which they are written
 //! - [`partition`]: nodes to fused groups
 //! - [`block`]: groups to kernels and launches, for one shape bucket
 //! - [`row`], [`contraction`], [`context`], [`attention`], [`experts`], [`probe`]: the generators
@@ -26,6 +27,7 @@ pub mod error;
 pub mod experts;
 pub mod linear;
 pub mod mixture;
+pub mod order;
 pub mod partition;
 pub mod plan;
 pub mod precision;

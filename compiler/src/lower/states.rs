@@ -6,6 +6,7 @@
 //! row of the table.
 
 use crate::lower::error::LowerError;
+use crate::lower::order::order_products;
 use crate::lower::partition::op_name;
 use crate::lower::precision;
 use crate::options::Options;
@@ -19,6 +20,8 @@ use std::collections::HashMap;
 
 /// A program whose blocks keep rows in states, in place of histories. A block whose calls keep rows
 /// of different dtypes becomes one block for each.
+///
+/// Products of their rows with weights have their indices in the order of the generator.
 ///
 /// Errors: E0261 for a history whose rows are not along its first index, E0262 for one whose rows
 /// have no size that is known when compiling.
@@ -50,6 +53,7 @@ pub fn with_states(program: &Program, options: &Options) -> Result<Program, Lowe
         false => vec![block],
     };
     stated.blocks = stated.blocks.into_iter().flat_map(made).collect();
+    stated.blocks.iter_mut().for_each(order_products);
     Ok(stated)
 }
 
