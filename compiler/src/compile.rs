@@ -1,5 +1,6 @@
 //! Lowered kernels to code, weights to their packed order, everything to one file.
 
+use crate::certificate;
 use crate::error::{ImportError, ImportErrors};
 use crate::import::{Imported, ModelInfo};
 use crate::link::{self, LinkError, Object};
@@ -9,7 +10,7 @@ use crate::options::Options;
 use crate::pack::pack;
 use crate::progress::Progress;
 use crate::rewrite::program::RewriteError;
-use crate::variants::variants;
+use crate::variants::{ProgramForms, forms};
 use artifact::error::ArtifactError;
 use artifact::manifest::{GenerationDefaults, Manifest, TargetInfo};
 use artifact::writer::{Summary, WeightsPlace, Writer};
@@ -121,15 +122,34 @@ impl CompileError {
     }
 }
 
+/// Lowers the forms of a program; the plan names each one's graphs.
+///
+/// Errors: E0260 to E0265.
+pub fn lower_forms(
+    forms: ProgramForms,
+    options: &Options,
+    device: &DeviceSpec,
+) -> Result<Lowered, LowerError> {
+    let mut lowered = lower_variants(&forms.variants, options, device)?;
+    for entry in &mut lowered.plan.entries {
+        // A bucket for each variant, in their order.
+        for (bucket, variant) in entry.buckets.iter_mut().zip(&forms.variants) {
+            bucket.forms = certificate::forms(&variant.program, &entry.name);
+        }
+    }
+    lowered.certificates = forms.certificates;
+    Ok(lowered)
+}
+
 /// Rewrites a naive program, and lowers its forms.
 ///
-/// Errors: E0291, E0292, E0260 to E0265.
+/// Errors: E0283, E0284, E0260 to E0265.
 pub fn lower(
     program: &Program,
     options: &Options,
     device: &DeviceSpec,
 ) -> Result<Lowered, CompileError> {
-    Ok(lower_variants(&variants(program, options, device)?, options, device)?)
+    Ok(lower_forms(forms(program, options, device)?, options, device)?)
 }
 
 /// Code of all kernels for one instruction set level.
@@ -239,6 +259,38 @@ pub fn weights_bytes(lowered: &Lowered) -> u64 {
     lowered.plan.weights.iter().map(|w| w.offset + w.bytes).max().unwrap_or(0)
 }
 
+/// Writes an artifact of no model, such as one of probes alone.
+///
+/// Errors: E04xx.
+pub fn write_plain(
+    mut lowered: Lowered,
+    code: &[Code],
+    path: &Path,
+) -> Result<Summary, CompileError> {
+    set_scratch(&mut lowered, code);
+    let mut writer = Writer::create(path, None, WeightsPlace::Inline)?;
+    writer.manifest(&Manifest {
+        format_version: artifact::format::FORMAT_VERSION,
+        compiler_version: env!("CARGO_PKG_VERSION").into(),
+        ..Manifest::default()
+    })?;
+    writer.plan(&lowered.plan)?;
+    for c in code {
+        writer.code("cpu", &c.isa, c.backend, &c.image)?;
+    }
+    writer.begin_weights()?;
+    writer.end_section()?;
+    Ok(writer.finish()?)
+}
+
+/// Scratch memory of each kernel: the most that any code of it takes.
+fn set_scratch(lowered: &mut Lowered, code: &[Code]) {
+    for kernel in &mut lowered.plan.kernels {
+        let all = code.iter().filter_map(|c| c.scratch.get(&kernel.name));
+        kernel.scratch_bytes = all.copied().max().unwrap_or(0);
+    }
+}
+
 /// Writes everything to one file, which appears under its name when it is whole.
 ///
 /// Errors: E04xx, and whatever the weights' source reports.
@@ -250,13 +302,14 @@ pub fn write(
     output: &Output<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Summary, CompileError> {
-    for kernel in &mut lowered.plan.kernels {
-        let all = code.iter().filter_map(|c| c.scratch.get(&kernel.name));
-        kernel.scratch_bytes = all.copied().max().unwrap_or(0);
-    }
+    set_scratch(&mut lowered, code);
     let mut writer = Writer::create(output.path, output.stub, output.weights)?;
     writer.manifest(&manifest(imported, &lowered, code, options))?;
     writer.plan(&lowered.plan)?;
+    if !lowered.certificates.is_empty() {
+        let text = certificate::text(&lowered.certificates);
+        writer.section(artifact::format::CERTIFICATE, &[], text.as_bytes())?;
+    }
     for c in code {
         writer.code("cpu", &c.isa, c.backend, &c.image)?;
     }

@@ -5,6 +5,7 @@
 //! - [`rewrite`]: graphs to better ones, by equality saturation
 //! - [`variants`]: which form runs in which steps
 //! - [`explain`]: what rewriting decided, and why
+//! - [`certificate`]: how forms came about, in an artifact
 //! - [`lower`]: graphs to kernels and a plan
 //! - [`pack`]: weights to the order their kernels read
 //! - [`link`]: objects to one loadable image
@@ -14,6 +15,7 @@
 
 #![warn(missing_docs)]
 
+pub mod certificate;
 pub mod compile;
 pub mod error;
 pub mod explain;

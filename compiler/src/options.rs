@@ -186,7 +186,7 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
-        name: "rules",
+        name: RULES,
         values: "-NAME,..",
         help: "laws that rewriting leaves out (`explain` names those it used)",
         get: |o| o.without.iter().map(|name| format!("-{name}")).collect::<Vec<_>>().join(","),
@@ -256,10 +256,20 @@ const KEPT: [(&str, Kept); 3] =
 
 const FLAG: [(&str, bool); 2] = [("false", false), ("true", true)];
 
+/// The key whose values are laws.
+const RULES: &str = "rules";
+
+/// Names of all laws that can be left out.
+fn known_laws() -> Vec<&'static str> {
+    let mut names: Vec<&str> = law::all().iter().map(|law| law.name).collect();
+    names.push(merge::NAME);
+    names.sort_unstable();
+    names
+}
+
 /// The name of a law, if there is one of that name.
 fn known_law(name: &str) -> Option<String> {
-    let known = law::all().iter().any(|law| law.name == name) || name == merge::NAME;
-    known.then(|| name.to_string())
+    known_laws().contains(&name).then(|| name.to_string())
 }
 
 const ABOVE: [(&str, Above); 3] =
@@ -294,7 +304,15 @@ pub enum OptionError {
         /// As given.
         found: String,
         /// What it takes.
-        expected: &'static str,
+        expected: String,
+    },
+    /// A law that there is none of.
+    #[error("found `{found}` for rules, expected -NAME,.. of {expected}")]
+    Rule {
+        /// As given.
+        found: String,
+        /// Names of all laws.
+        expected: String,
     },
 }
 
@@ -325,10 +343,10 @@ impl Options {
             let expected = KEYS.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
             return Err(OptionError::Key { found: key.into(), expected });
         };
-        (key.set)(self, value).ok_or_else(|| OptionError::Value {
-            key: key.name,
-            found: value.into(),
-            expected: key.values,
+        let found = value.to_string();
+        (key.set)(self, value).ok_or_else(|| match key.name {
+            RULES => OptionError::Rule { found, expected: known_laws().join(", ") },
+            _ => OptionError::Value { key: key.name, found, expected: key.values.into() },
         })
     }
 
@@ -377,8 +395,8 @@ mod tests {
         assert!(matches!(o.set("compute"), Err(OptionError::Form(_))));
         assert!(matches!(o.set("comput=f32"), Err(OptionError::Key { .. })));
         assert!(matches!(o.set("compute=f31"), Err(OptionError::Value { .. })));
-        assert!(matches!(o.set("rules=-associated"), Err(OptionError::Value { .. })));
-        assert!(matches!(o.set("rules=associate"), Err(OptionError::Value { .. })));
+        assert!(matches!(o.set("rules=-associated"), Err(OptionError::Rule { .. })));
+        assert!(matches!(o.set("rules=associate"), Err(OptionError::Rule { .. })));
         assert_eq!((o.set("exact"), o.exact), (Ok(()), true));
         assert!(matches!(o.set("page=0"), Err(OptionError::Value { .. })));
     }

@@ -9,7 +9,8 @@ use crate::lower::variant::{StepRange, Variant};
 use crate::options::Options;
 use crate::rewrite::choose::Plan;
 use crate::rewrite::cost::Point;
-use crate::rewrite::program::{Form, RewriteError, Rewriter};
+use crate::rewrite::program::{Form, Limited, RewriteError, Rewriter};
+use check::Certificate;
 use ir::device::DeviceSpec;
 use ir::graph::program::Program;
 
@@ -25,14 +26,46 @@ const LONGEST: i64 = 1 << 20;
 /// By how much a form must be better than those of other steps.
 const GAIN: f64 = 1.01;
 
-/// The forms of a naive program in the steps that its plan tells apart.
+/// The forms of a naive program, and how they came about.
+#[derive(Clone, Debug)]
+pub struct ProgramForms {
+    /// In the order in which the plan tries them.
+    pub variants: Vec<Variant>,
+    /// From each block as stated to each of its forms.
+    pub certificates: Vec<Certificate>,
+    /// Blocks whose saturation met a limit.
+    pub limited: Vec<Limited>,
+}
+
+/// Steps that stand for each range of rows in reports.
+pub fn points(options: &Options) -> Vec<(RowBucket, Point)> {
+    let context = i64::from(options.decode.0);
+    let point = |bucket: RowBucket| match bucket.is_narrow() {
+        true => Point { batch: bucket.typical, tokens: 1, context },
+        false => Point { batch: 1, tokens: bucket.typical, context: bucket.typical },
+    };
+    BUCKETS.into_iter().map(|bucket| (bucket, point(bucket))).collect()
+}
+
+/// [`forms`] without how they came about.
 ///
-/// Errors: E0291, E0292.
+/// Errors: E0283, E0284.
 pub fn variants(
     program: &Program,
     options: &Options,
     device: &DeviceSpec,
 ) -> Result<Vec<Variant>, RewriteError> {
+    Ok(forms(program, options, device)?.variants)
+}
+
+/// The forms of a naive program in the steps that its plan tells apart.
+///
+/// Errors: E0283, E0284.
+pub fn forms(
+    program: &Program,
+    options: &Options,
+    device: &DeviceSpec,
+) -> Result<ProgramForms, RewriteError> {
     let plan = Plan::of(options, device);
     let mut forms = Forms { rewriter: Rewriter::new(program, &plan), known: vec![] };
     // The decode point comes first: it settles what is packed.
@@ -56,7 +89,13 @@ pub fn variants(
             program: forms.rewriter.program(&form),
         }));
     }
-    Ok(variants)
+    let is_used = |c: &Certificate| {
+        let form = |v: &Variant| v.program.block(&c.source.name) == Some(c.chosen());
+        variants.iter().any(form)
+    };
+    let mut certificates = forms.rewriter.certificates();
+    certificates.retain(is_used);
+    Ok(ProgramForms { certificates, limited: forms.rewriter.limited(), variants })
 }
 
 /// Ranges of contexts, the last without an end, with the context that forms are chosen for.

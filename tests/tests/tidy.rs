@@ -37,7 +37,7 @@ const CONFINED: &[(&str, &str)] =
     &[("inkwell", "target-llvm"), ("cranelift-codegen", "target-cranelift"), ("egg", "compiler")];
 
 /// Crates that must not be anywhere below the deployed executable.
-const NOT_DEPLOYED: &[&str] = &["ir", "compiler", "inkwell", "cranelift-codegen", "egg"];
+const NOT_DEPLOYED: &[&str] = &["ir", "compiler", "check", "inkwell", "cranelift-codegen", "egg"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -91,19 +91,47 @@ fn outside_crates_stay_where_they_belong() {
     }
 }
 
-#[test]
-fn the_deployed_executable_holds_no_compiler() {
+/// Every crate, of ours or not, that a crate is built from.
+fn below(name: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "-p", "stub", "-e", "normal", "--prefix", "none"])
+        .args(["tree", "--offline", "-p", name, "-e", "normal", "--prefix", "none"])
         .current_dir(root())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tree = String::from_utf8(output.stdout).unwrap();
-    let names: BTreeSet<_> = tree.lines().filter_map(|l| l.split_whitespace().next()).collect();
+    tree.lines().filter_map(|l| Some(l.split_whitespace().next()?.to_string())).collect()
+}
+
+#[test]
+fn the_deployed_executable_holds_no_compiler() {
+    let names = below("stub");
     assert!(names.contains("runtime"), "the tree lists crates");
     for name in NOT_DEPLOYED {
-        assert!(!names.contains(name), "the deployed executable must not hold {name}");
+        assert!(!names.contains(*name), "the deployed executable must not hold {name}");
+    }
+}
+
+/// What checks certificates shares nothing with what makes them.
+#[test]
+fn the_checker_knows_no_rewriter() {
+    let names = below("check");
+    assert!(names.contains("ir"), "the tree lists crates");
+    let ours: BTreeSet<String> = dependencies().into_keys().collect();
+    let below: Vec<&String> = names.intersection(&ours).collect();
+    assert_eq!(below, ["check", "ir"]);
+    assert!(!names.contains("egg"), "the checker must not hold an e-graph");
+    let mut files = vec![];
+    sources(&root(), &mut files);
+    let folder = root().join("compiler/src/rewrite");
+    // Put together, or this file would name it.
+    let name = ["egg", "::"].concat();
+    let named = |file: &&PathBuf| std::fs::read_to_string(file).unwrap().contains(&name);
+    let named: Vec<&PathBuf> = files.iter().filter(named).collect();
+    assert!(named.len() > 5, "the rewriter names it");
+    for file in named {
+        let allowed = file.starts_with(&folder) || file.starts_with(root().join("compiler/tests"));
+        assert!(allowed, "{}: only compiler/src/rewrite names egg", file.display());
     }
 }
 

@@ -7,10 +7,12 @@ use crate::progress::Shown;
 use crate::targets;
 use artifact::writer::WeightsPlace;
 use clap::{Args, ValueEnum};
-use compiler::compile::{Output, all_code, check_levels, levels, lower, write};
+use compiler::compile::{CompileError, Output, all_code, check_levels, levels, lower_forms, write};
 use compiler::import::{ImportOptions, Imported, import};
 use compiler::lower::Lowered;
+use compiler::lower::variant::{StepRange, Variant};
 use compiler::options::{Options, help};
+use compiler::variants::{ProgramForms, forms};
 use generate::command::interrupt;
 use ir::device::DeviceSpec;
 use ir::error::Span;
@@ -41,6 +43,8 @@ enum Emit {
 enum Phase {
     /// Checkpoint to graphs (text: graph)
     Import,
+    /// Graphs to equal graphs that cost less, for each range of steps (text: graph)
+    Rewrite,
     /// Graphs to kernels and a plan (text: kernel)
     Lower,
 }
@@ -132,7 +136,15 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
     if args.emit == Emit::Graph || args.stop_after == Some(Phase::Import) {
         return show(args, &imported.program.to_string());
     }
-    let mut lowered = lower(&imported.program, &options, &DeviceSpec::default())?;
+    let device = DeviceSpec::default();
+    let forms = forms(&imported.program, &options, &device).map_err(CompileError::Rewrite)?;
+    if !args.quiet {
+        forms.limited.iter().for_each(|limited| eprintln!("warning: {limited}"));
+    }
+    if args.stop_after == Some(Phase::Rewrite) {
+        return show(args, &rewritten(&forms));
+    }
+    let mut lowered = lower_forms(forms, &options, &device)?;
     if let Some((name, text)) = read_text(args, "kernel")? {
         replace_kernels(&mut lowered, &name, &text)?;
     }
@@ -201,6 +213,24 @@ fn read_text(args: &CompileArgs, kind: &str) -> Result<Option<(String, String)>,
     Ok(Some((path.display().to_string(), text)))
 }
 
+/// Steps by new tokens and context, in words.
+fn range(steps: &StepRange) -> String {
+    let of = |what: &str, (lo, hi): (i64, i64)| match hi {
+        i64::MAX => format!("{what} from {lo}"),
+        hi => format!("{what} {lo} to {hi}"),
+    };
+    format!("{}, {}", of("new tokens", steps.tokens), of("context", steps.context))
+}
+
+/// The text of each range's program.
+fn rewritten(forms: &ProgramForms) -> String {
+    let text = |v: &Variant| {
+        let ranges: Vec<String> = v.steps.iter().map(range).collect();
+        format!("// {}; {}\n{}", v.bucket, ranges.join(" or "), v.program)
+    };
+    forms.variants.iter().map(text).collect::<Vec<_>>().join("\n")
+}
+
 /// Puts kernels of a text in the place of those of the same names.
 fn replace_kernels(lowered: &mut Lowered, name: &str, text: &str) -> Result<(), Failure> {
     let parsed = ir::kernel::parse::kernels_named(text);
@@ -250,7 +280,7 @@ fn listing(
         let best = levels(*target, options).into_iter().next_back();
         let Some(isa) = best else { continue };
         let listed = target.listing(&kernels, isa, what);
-        text += &listed.map_err(compiler::compile::CompileError::Target)?;
+        text += &listed.map_err(CompileError::Target)?;
     }
     show(args, &text)
 }

@@ -1,5 +1,6 @@
 //! What can go wrong on the command line, and whose fault it is.
 
+use compiler::certificate::CertificateError;
 use compiler::compile::CompileError;
 use compiler::error::{ImportError, ImportErrors};
 use compiler::lower::LowerError;
@@ -151,6 +152,12 @@ impl From<CompileError> for Failure {
             CompileError::Imports(errors) => errors.into(),
             e => Failure::one(e.code(), e.to_string(), e.help(), exit),
         }
+    }
+}
+
+impl From<CertificateError> for Failure {
+    fn from(e: CertificateError) -> Self {
+        Failure::one(e.code(), e.to_string(), Some(e.help().into()), INPUT)
     }
 }
 

@@ -6,10 +6,12 @@ mod explain;
 mod forecast;
 mod interpret;
 mod machine;
+mod native;
 mod ops;
 mod output;
 mod progress;
 mod targets;
+mod verify;
 
 use clap::{Args, Parser, Subcommand};
 use diagnostic::Failure;
@@ -72,21 +74,24 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Top::Model(Command::Logits { file, args }) if file.interpret => {
             interpret::logits(&file.file, &args)
         }
+        Top::Model(Command::Verify { file, args }) => verify::verify(file, &args),
         Top::Model(command) => model(command),
     }
 }
 
+/// Opens what a command works on.
+fn open(source: Source, load: &LoadArgs) -> Result<Model, GenerateError> {
+    if source.interpret {
+        return Err(GenerateError::BadOption {
+            option: "--interpret",
+            value: "given".to_owned(),
+            expected: "to `logits` only",
+        });
+    }
+    Model::open(&source.file, &load.options()).map_err(GenerateError::from)
+}
+
 fn model(command: Command<Source>) -> Result<(), Failure> {
-    let open = |source: Source, load: &LoadArgs| {
-        if source.interpret {
-            return Err(GenerateError::BadOption {
-                option: "--interpret",
-                value: "given".to_owned(),
-                expected: "to `logits` only",
-            });
-        }
-        Model::open(&source.file, &load.options()).map_err(GenerateError::from)
-    };
     match Streams::standard(|streams| dispatch::execute(command, &open, streams)) {
         Err(GenerateError::OutputClosed) => Ok(()),
         other => Ok(other?),

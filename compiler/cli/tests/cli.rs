@@ -1,113 +1,15 @@
 //! `latentc` as its users meet it: the built binary, on whole and on damaged input.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use tempfile::TempDir;
-
-/// What a command did.
-struct Ran {
-    exit: i32,
-    out: String,
-    err: String,
-}
-
-fn latentc(args: &[&str]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_latentc")).args(args).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    let exit = output.status.code().unwrap_or(-1);
-    Ran { exit, out: text(output.stdout), err: text(output.stderr) }
-}
-
-/// Runs what must fail: with this exit code and these diagnostics, each saying what to do next.
-fn refused(args: &[&str], exit: i32, codes: &[&str]) -> String {
-    let ran = latentc(args);
-    let is_code = |l: &&str| {
-        l.strip_prefix('E').is_some_and(|n| n.len() == 4 && n.bytes().all(|b| b.is_ascii_digit()))
-    };
-    let found: Vec<&str> = ran.err.lines().filter(is_code).collect();
-    assert_eq!((ran.exit, found.as_slice()), (exit, codes), "{args:?}\n{}", ran.err);
-    assert_eq!(ran.err.matches("\n  help: ").count(), codes.len(), "{}", ran.err);
-    assert!(ran.out.is_empty() && !ran.err.contains('\x1b'), "{}{}", ran.out, ran.err);
-    ran.err
-}
-
-/// A folder with a copy of a small model, to be damaged.
-struct Scene {
-    folder: TempDir,
-    model: String,
-    out: String,
-}
-
-impl Scene {
-    fn new(name: &str) -> Scene {
-        let folder = tempfile::tempdir().unwrap();
-        let (model, out) = (folder.path().join("model"), folder.path().join("out"));
-        fs::create_dir(&model).unwrap();
-        for entry in fs::read_dir(models().join(name)).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
-        }
-        let text = |p: PathBuf| p.to_str().unwrap().to_string();
-        Scene { model: text(model), out: text(out), folder }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        Path::new(&self.model).join(name)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).to_str().unwrap().to_string()
-    }
-
-    fn edit(&self, change: impl Fn(&mut Map<String, Value>)) {
-        let path = self.file("config.json");
-        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        change(config.as_object_mut().unwrap());
-        fs::write(path, config.to_string()).unwrap();
-    }
-
-    /// Arguments of a compilation by the target that every build has.
-    fn args<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
-        let mut args = vec!["compile", &self.model, "-o", &self.out, "-C", "backend=cranelift"];
-        args.extend(["--emit", "artifact"]);
-        args.extend(more);
-        args
-    }
-
-    fn refused(&self, more: &[&str], exit: i32, codes: &[&str]) -> String {
-        let before = self.names();
-        let err = refused(&self.args(more), exit, codes);
-        assert_eq!(self.names(), before, "nothing new may be left");
-        err
-    }
-
-    fn compile(&self, more: &[&str]) -> Ran {
-        let ran = latentc(&self.args(more));
-        assert_eq!(ran.exit, 0, "{}", ran.err);
-        ran
-    }
-
-    /// Everything in the folder, and in that of the model.
-    fn names(&self) -> BTreeSet<PathBuf> {
-        let list = |p: &Path| fs::read_dir(p).unwrap().map(|e| e.unwrap().path()).collect();
-        let mut all: BTreeSet<PathBuf> = list(self.folder.path());
-        all.extend::<BTreeSet<PathBuf>>(list(Path::new(&self.model)));
-        all
-    }
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-fn models() -> PathBuf {
-    root().join("tests/models")
-}
+use support::{Scene, latentc, refused, root};
 
 #[test]
 fn help_needs_no_model() {

@@ -20,6 +20,7 @@ use artifact::plan::{
     StateKind, Step, Tensor, Weight,
 };
 use artifact::size::SizeExpr;
+use check::Certificate;
 use ir::device::DeviceSpec;
 use ir::dim::{Dim, Name};
 use ir::dtype::DType;
@@ -40,6 +41,8 @@ pub struct Lowered {
     pub plan: Plan,
     /// What each of [`Plan::weights`] is packed from.
     pub packed: Vec<Packed>,
+    /// How the forms of its blocks came about, where they were rewritten.
+    pub certificates: Vec<Certificate>,
 }
 
 /// Lowers the entry point `forward` of a program, of one form in all steps.
@@ -79,14 +82,20 @@ pub fn lower_variants(
         entries: vec![entry],
         probes,
     };
-    Ok(Lowered { kernels: planner.kernels.all().to_vec(), plan, packed: planner.packed })
+    Ok(Lowered {
+        kernels: planner.kernels.all().to_vec(),
+        plan,
+        packed: planner.packed,
+        certificates: vec![],
+    })
 }
 
 pub(super) fn symbols() -> Vec<Name> {
     SYMBOLS.iter().map(|s| Name::from(*s)).collect()
 }
 
-fn kernel_row(kernel: &ir::kernel::Kernel) -> Kernel {
+/// The row of the plan's table.
+pub(crate) fn kernel_row(kernel: &ir::kernel::Kernel) -> Kernel {
     let position = |name: &Name| SYMBOLS.iter().position(|s| **s == **name);
     Kernel {
         name: kernel.name.to_string(),
@@ -311,6 +320,7 @@ fn lay_out_bucket(
         arenas: vec![arena.bytes],
         buffers: temps.iter().zip(&arena.offsets).map(buffer).collect(),
         steps,
+        forms: vec![],
     }
 }
 

@@ -4,6 +4,7 @@
 use ir::device::DeviceSpec;
 use ir::dtype::Encoding;
 use ir::kernel::LoopHints;
+use std::fmt;
 
 /// A range of row counts that one set of kernels serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,16 @@ pub struct RowBucket {
     pub rows_max: i64,
     /// A number of rows for which memory is laid out well.
     pub typical: i64,
+}
+
+impl fmt::Display for RowBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rows_max {
+            i64::MAX => write!(f, "{}: steps of any number of rows", self.name),
+            1 => write!(f, "{}: steps of 1 row", self.name),
+            most => write!(f, "{}: steps of up to {most} rows", self.name),
+        }
+    }
 }
 
 impl RowBucket {

@@ -3,11 +3,13 @@
 use super::choose::{Block, Chosen, Plan, laws};
 use super::cost::Point;
 use super::law::Law;
+use super::saturate::Stop;
 use check::{Certificate, CheckError, check, check_pair};
 use ir::dim::Name;
 use ir::error::IrError;
 use ir::graph::Graph;
 use ir::graph::program::Program;
+use std::fmt;
 use thiserror::Error;
 
 /// What a rewriting can fail by: always a mistake of a law.
@@ -34,15 +36,15 @@ pub enum RewriteError {
 impl RewriteError {
     /// Every code with what it stands for.
     pub const CODES: &[(&str, &str)] = &[
-        ("E0291", "rewriting made a term that is no graph (a mistake of latentc)"),
-        ("E0292", "rewriting changed what a block computes (a mistake of latentc)"),
+        ("E0283", "rewriting made a term that is no graph (a mistake of latentc)"),
+        ("E0284", "rewriting changed what a block computes (a mistake of latentc)"),
     ];
 
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {
-            RewriteError::Graph { .. } => "E0291",
-            RewriteError::Unequal { .. } => "E0292",
+            RewriteError::Graph { .. } => "E0283",
+            RewriteError::Unequal { .. } => "E0284",
         }
     }
 
@@ -57,8 +59,33 @@ impl RewriteError {
 pub struct Rewritten {
     /// For each point asked for, in order.
     pub programs: Vec<Program>,
-    /// Of each block and each form of it.
+    /// Of each block and each form of it; without steps for one that is left as it is.
     pub certificates: Vec<Certificate>,
+    /// Blocks whose saturation met a limit.
+    pub limited: Vec<Limited>,
+}
+
+/// A block that has the best form found until a limit was met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limited {
+    /// The block.
+    pub block: Name,
+    /// The limit.
+    pub stop: Stop,
+    /// E-nodes when it was met.
+    pub e_nodes: usize,
+}
+
+impl fmt::Display for Limited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Limited { block, stop, e_nodes } = self;
+        write!(
+            f,
+            "block @{block}: rewriting met its {} at {e_nodes} e-nodes; the best graph found until \
+             then is used",
+            stop.name()
+        )
+    }
 }
 
 /// Seed of the evaluation in each compilation.
@@ -108,7 +135,7 @@ impl<'a> Rewriter<'a> {
 
     /// The form for a step, known or new.
     ///
-    /// Errors: E0291, E0292.
+    /// Errors: E0283, E0284.
     pub fn at(&mut self, point: Point) -> Result<Form, RewriteError> {
         self.blocks.iter_mut().map(|block| block.at(point)).collect::<Result<_, _>>().map(Form)
     }
@@ -134,8 +161,22 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Of each block and each form of it that was chosen for some step.
-    pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
-        self.blocks.iter().flat_map(|b| &b.forms).map(|chosen| &chosen.certificate)
+    pub fn certificates(&self) -> Vec<Certificate> {
+        let of = |rewriting: &Rewriting| match rewriting.block {
+            Some(_) => rewriting.forms.iter().map(|c| c.certificate.clone()).collect(),
+            None => vec![Certificate { source: rewriting.source.clone(), steps: vec![] }],
+        };
+        self.blocks.iter().flat_map(of).collect()
+    }
+
+    /// Blocks whose saturation met a limit.
+    pub fn limited(&self) -> Vec<Limited> {
+        let of = |rewriting: &Rewriting| {
+            let (stop, e_nodes) = rewriting.block.as_ref()?.size();
+            let block = rewriting.source.name.clone();
+            (stop != Stop::Saturated).then_some(Limited { block, stop, e_nodes })
+        };
+        self.blocks.iter().filter_map(of).collect()
     }
 }
 
@@ -158,7 +199,7 @@ impl Rewriting<'_> {
 
 /// Rewrites every block for each of some points.
 ///
-/// Errors: E0291, E0292.
+/// Errors: E0283, E0284.
 pub fn rewrite(
     program: &Program,
     plan: &Plan,
@@ -169,7 +210,7 @@ pub fn rewrite(
 
 /// [`rewrite`] with these laws instead of those that the plan allows.
 ///
-/// Errors: E0291, E0292.
+/// Errors: E0283, E0284.
 pub fn rewrite_with(
     program: &Program,
     plan: &Plan,
@@ -185,7 +226,8 @@ fn rewritten(mut rewriter: Rewriter, points: &[Point]) -> Result<Rewritten, Rewr
         Ok(rewriter.program(&form))
     };
     let programs = points.iter().map(&mut at).collect::<Result<_, _>>()?;
-    Ok(Rewritten { programs, certificates: rewriter.certificates().cloned().collect() })
+    let (certificates, limited) = (rewriter.certificates(), rewriter.limited());
+    Ok(Rewritten { programs, certificates, limited })
 }
 
 /// Evaluates source and choice, and where they differ every step between them.

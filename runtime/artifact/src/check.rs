@@ -134,6 +134,7 @@ impl Plan {
         }
         let conditions = bucket.when.iter().flatten().map(|condition| &condition.expr);
         conditions.chain(&bucket.arenas).try_for_each(|expr| self.check_size(&at, expr))?;
+        unique(&format!("{at}, forms"), bucket.forms.iter().map(|form| form.block.as_str()))?;
         for buffer in &bucket.buffers {
             let at = format!("{at}, buffer `{}`", buffer.name);
             in_table(&at, "place", buffer.place, self.places.len())?;

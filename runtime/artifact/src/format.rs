@@ -31,8 +31,8 @@ pub const PLAN: &str = "plan";
 pub const TOKENIZER: &str = "tokenizer";
 /// The checkpoint's `tokenizer_config.json`, verbatim.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config";
-/// Text of the graphs.
-pub const GRAPH: &str = "graph";
+/// How each block's forms came about from its graph as imported: text.
+pub const CERTIFICATE: &str = "certificate";
 /// Packed weights.
 pub const WEIGHTS: &str = "weights";
 /// The executable in front of the header.
@@ -53,6 +53,11 @@ pub type Hash = [u8; 32];
 /// The hash as lower-case hexadecimal text.
 pub fn hex(hash: &Hash) -> String {
     blake3::Hash::from_bytes(*hash).to_hex().to_string()
+}
+
+/// The hash of some bytes as lower-case hexadecimal text.
+pub fn digest(bytes: &[u8]) -> String {
+    hex(blake3::hash(bytes).as_bytes())
 }
 
 /// Name of the code section for a target, ISA level and backend.

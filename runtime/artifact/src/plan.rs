@@ -10,7 +10,7 @@ use crate::size::SizeExpr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the plan's schema: a reader accepts its own major and any minor.
-pub const PLAN_VERSION: (u16, u16) = (3, 0);
+pub const PLAN_VERSION: (u16, u16) = (3, 1);
 
 /// Everything the runtime needs to execute a model, beside code and weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -204,6 +204,18 @@ pub struct Bucket {
     pub buffers: Vec<Buffer>,
     /// What to do, in order.
     pub steps: Vec<Step>,
+    /// What is computed of each block; since version 3.1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forms: Vec<Form>,
+}
+
+/// The graph that launches of a block were lowered from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Form {
+    /// Name of the block.
+    pub block: String,
+    /// Hash of the graph's text ([`crate::format::digest`]).
+    pub graph: String,
 }
 
 impl Bucket {

@@ -117,7 +117,7 @@ fn bucket(name: &str, lo: i64, hi: i64) -> Bucket {
         launch(5, attend, Grid::Dense(symbol("m"))),
     ];
     let when = vec![vec![Condition { expr: n(), lo, hi }]];
-    Bucket { name: name.into(), when, arenas: vec![offset], buffers, steps }
+    Bucket { name: name.into(), when, arenas: vec![offset], buffers, steps, forms: vec![] }
 }
 
 pub fn plan() -> Plan {

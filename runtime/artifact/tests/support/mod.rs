@@ -2,8 +2,8 @@
 
 use artifact::manifest::{GenerationDefaults, ModelInfo, TargetInfo};
 use artifact::plan::{
-    Arg, Bucket, Buffer, Condition, Entry, Grid, Kernel, Launch, PLAN_VERSION, Place, Plan, State,
-    StateKind, Step, Tensor, Weight, Work,
+    Arg, Bucket, Buffer, Condition, Entry, Form, Grid, Kernel, Launch, PLAN_VERSION, Place, Plan,
+    State, StateKind, Step, Tensor, Weight, Work,
 };
 use artifact::size::{SizeExpr, SizeOp};
 use artifact::{Manifest, Summary, WeightsPlace, Writer};
@@ -73,6 +73,7 @@ fn entry() -> Entry {
                 bytes: four_each(),
             }],
             steps: vec![Step::Launch(launch()), Step::Barrier],
+            forms: vec![Form { block: "layer".into(), graph: artifact::format::digest(b"") }],
         }],
     }
 }

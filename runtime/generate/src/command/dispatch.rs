@@ -57,7 +57,7 @@ pub fn execute<F: Args>(
         }
         Command::Verify { file, args } => {
             let model = Arc::new(open(file, &LoadArgs { check: true, ..args.load.clone() })?);
-            verify::verify(&model, &args, streams)
+            verify::verify(&model, &args, &[], streams)
         }
         Command::Inspect { file, args } => {
             inspect::inspect(&open(file, &LoadArgs::default())?, args.json, streams)

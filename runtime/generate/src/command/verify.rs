@@ -11,13 +11,29 @@ use runtime::Model;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+/// Something else that was checked of a file, by who has the means.
+#[derive(Clone, Debug)]
+pub struct Fact {
+    /// Key of the report.
+    pub key: &'static str,
+    /// Its value.
+    pub value: Value,
+    /// For people: a line without its end.
+    pub line: String,
+}
+
 /// Checks the weights' hashes (those of everything else were checked when the model was opened)
 /// and, with `--goldens`, compares results. Prints a table or one JSON object: `{file, sections,
-/// weights_bytes, hashes, goldens}`, the last as [`Compared::object`] has it.
+/// weights_bytes, hashes, goldens}`, the last as [`Compared::object`] has it, and `facts`.
 ///
 /// # Errors
 /// `Runtime` for a damaged file; after the report is printed, `GoldensDiffer` or `GoldensMedian`.
-pub fn verify(model: &Arc<Model>, args: &VerifyArgs, streams: &mut Streams<'_>) -> Result<()> {
+pub fn verify(
+    model: &Arc<Model>,
+    args: &VerifyArgs,
+    facts: &[Fact],
+    streams: &mut Streams<'_>,
+) -> Result<()> {
     if !model.weights_checked() {
         model.verify_weights(&|_, _| {})?;
     }
@@ -26,11 +42,14 @@ pub fn verify(model: &Arc<Model>, args: &VerifyArgs, streams: &mut Streams<'_>) 
         Some(path) => Some(compare(model, &goldens::read(path)?, args)?),
     };
     if args.json {
-        streams.json(&object(model, compared.as_ref()))?;
+        let mut object = object(model, compared.as_ref());
+        facts.iter().for_each(|fact| object[fact.key] = fact.value.clone());
+        streams.json(&object)?;
     } else {
         let weights = model.memory().weights_bytes;
         let sections = model.sections().len();
         streams.say(&format!("hashes of {sections} sections equal, weights {weights} bytes\n"))?;
+        facts.iter().try_for_each(|fact| streams.say(&format!("{}\n", fact.line)))?;
         if let Some(all) = &compared {
             all.print(streams)?;
         }
