@@ -53,14 +53,22 @@ pub enum DeviceError {
     #[error("{0}")]
     Json(#[from] serde_json::Error),
     /// A number that no device has.
-    #[error("found {key} = {found}, expected {expected}")]
+    #[error("found {key} = {found:e}, expected {lo:e} to {hi:e}")]
     Number {
         /// Its key.
         key: &'static str,
         /// As given.
         found: f64,
-        /// What it can be.
-        expected: &'static str,
+        /// The least that it can be.
+        lo: f64,
+        /// The most that it can be.
+        hi: f64,
+    },
+    /// A kind of device that there is none of.
+    #[error("found kind = {found:?}, expected one of {}", KINDS.join(", "))]
+    Kind {
+        /// As given.
+        found: String,
     },
     /// Neither a file nor built in.
     #[error("found no device '{found}', expected a file or one of {}", expected.join(", "))]
@@ -78,6 +86,7 @@ impl DeviceError {
         ("E0195", "a device's description is no JSON of its schema"),
         ("E0196", "a device has a number that none has"),
         ("E0197", "no device of this name"),
+        ("E0198", "a device of a kind that there is none of"),
     ];
 
     /// The diagnostic's code.
@@ -86,6 +95,7 @@ impl DeviceError {
             DeviceError::Json(_) => "E0195",
             DeviceError::Number { .. } => "E0196",
             DeviceError::Unknown { .. } => "E0197",
+            DeviceError::Kind { .. } => "E0198",
         }
     }
 }
@@ -103,7 +113,7 @@ impl DeviceSpec {
 
     /// Reads a description.
     ///
-    /// Errors: E0195 for what the JSON lacks, and where; E0196.
+    /// Errors: E0195 for what the JSON lacks, and where; E0196, E0198.
     pub fn from_json(text: &str) -> Result<DeviceSpec, DeviceError> {
         let device: DeviceSpec = serde_json::from_str(text)?;
         device.check()?;
@@ -111,30 +121,40 @@ impl DeviceSpec {
     }
 
     fn check(&self) -> Result<(), DeviceError> {
-        let rates = [
-            ("f32_flops_per_s", Some(self.f32_flops_per_s)),
-            ("bf16_flops_per_s", Some(self.bf16_flops_per_s)),
-            ("fp8_flops_per_s", self.fp8_flops_per_s),
-            ("int8_ops_per_s", self.int8_ops_per_s),
-            ("read_bytes_per_s", Some(self.read_bytes_per_s)),
-            ("workers", Some(f64::from(self.workers))),
-            ("l1_bytes", Some(self.l1_bytes as f64)),
-            ("l2_bytes", Some(self.l2_bytes as f64)),
-            ("memory_bytes", self.memory_bytes.map(|b| b as f64)),
+        if !KINDS.contains(&self.kind.as_str()) {
+            return Err(DeviceError::Kind { found: self.kind.clone() });
+        }
+        let numbers = [
+            ("f32_flops_per_s", Some(self.f32_flops_per_s), RATES),
+            ("bf16_flops_per_s", Some(self.bf16_flops_per_s), RATES),
+            ("fp8_flops_per_s", self.fp8_flops_per_s, RATES),
+            ("int8_ops_per_s", self.int8_ops_per_s, RATES),
+            ("read_bytes_per_s", Some(self.read_bytes_per_s), RATES),
+            ("workers", Some(f64::from(self.workers)), SIZES),
+            ("l1_bytes", Some(self.l1_bytes as f64), SIZES),
+            ("l2_bytes", Some(self.l2_bytes as f64), SIZES),
+            ("memory_bytes", self.memory_bytes.map(|b| b as f64), SIZES),
+            ("launch_ns", Some(self.launch_ns), DELAYS),
         ];
-        let known = rates.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        for (key, found) in known {
-            if !(found.is_finite() && found >= 1.0) {
-                return Err(DeviceError::Number { key, found, expected: "1 or more" });
+        let known =
+            numbers.into_iter().filter_map(|(key, value, range)| Some((key, value?, range)));
+        for (key, found, (lo, hi)) in known {
+            if !(lo..=hi).contains(&found) {
+                return Err(DeviceError::Number { key, found, lo, hi });
             }
         }
-        if self.launch_ns.is_finite() && self.launch_ns >= 0.0 {
-            return Ok(());
-        }
-        let (key, found, expected) = ("launch_ns", self.launch_ns, "a number not below 0");
-        Err(DeviceError::Number { key, found, expected })
+        Ok(())
     }
 }
+
+/// Kinds of devices.
+const KINDS: [&str; 3] = ["cpu", "cuda", "plugin"];
+/// Operations or bytes per second that a device can have, or that stand for no limit.
+const RATES: (f64, f64) = (1.0, 1e30);
+/// Counts and bytes that a device can have.
+const SIZES: (f64, f64) = (1.0, (1u64 << 60) as f64);
+/// Nanoseconds that a launch can take.
+const DELAYS: (f64, f64) = (0.0, 1e9);
 
 impl Default for DeviceSpec {
     /// A small server's CPU.
@@ -164,5 +184,14 @@ mod tests {
         assert_eq!(code(&text.replace("\"launch_ns\": 2000", "\"launch\": 1")), "E0195");
         assert_eq!(code(&text.replace("\"workers\"", "\"worker\"")), "E0195");
         assert_eq!(code("{"), "E0195");
+        assert_eq!(code(&text.replace("\"kind\": \"cpu\"", "\"kind\": \"abacus\"")), "E0198");
+        for number in ["0", "-1", "1e300"] {
+            let read = format!("\"read_bytes_per_s\": {number}");
+            assert_eq!(
+                code(&text.replace("\"read_bytes_per_s\": 4e10", &read)),
+                "E0196",
+                "{number}"
+            );
+        }
     }
 }

@@ -2,19 +2,29 @@
 
 use crate::compile::options;
 use crate::diagnostic::Failure;
-use crate::output;
+use crate::verify::{certificates, fresh_seed};
+use crate::{native, output};
 use clap::Args;
-use compiler::explain::{Question, explain as explained};
+use compiler::certificate;
+use compiler::explain::{Question, compiled, explain as explained};
 use compiler::import::{ImportOptions, import};
+use compiler::options::Options;
 use compiler::rewrite::choose::Plan;
 use compiler::rewrite::cost::Point;
+use compiler::variants::points;
+use generate::GenerateError;
+use generate::engine::Model;
 use ir::device::{DeviceError, DeviceSpec};
+use runtime::LoadOptions;
+use serde::Serialize;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Options of `explain`.
 #[derive(Args)]
 pub struct ExplainArgs {
-    /// Checkpoint directory, or a lone config.json
+    /// Checkpoint directory or a lone config.json; or what was compiled: then its certificates
+    /// are shown, and no device and step are asked for
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// New tokens of each sequence
@@ -26,7 +36,7 @@ pub struct ExplainArgs {
     /// Sequences
     #[arg(long, value_name = "B", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
-    /// A device's name, or a file that describes one
+    /// A device's name, a file that describes one, or `native`: this machine as measured now
     #[arg(long, value_name = "NAME|SPEC.json", default_value = "cpu")]
     device: String,
     /// A choice, key=value; `compile -C help` lists them
@@ -42,8 +52,11 @@ pub struct ExplainArgs {
 
 /// Explains.
 pub fn explain(args: &ExplainArgs) -> Result<(), Failure> {
+    if is_compiled(&args.model) {
+        return explain_compiled(args);
+    }
     let options = options(&args.codegen)?;
-    let device = device(&args.device)?;
+    let device = device(&args.device, &options)?;
     let context = args.context.unwrap_or(args.tokens);
     if context < args.tokens {
         let message =
@@ -53,15 +66,44 @@ pub fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let imported = import(&args.model, &import_options(&args.model))?;
     let [batch, tokens, context] = [args.batch, args.tokens, context].map(i64::from);
     let point = Point { batch, tokens, context };
-    let question = Question { plan: Plan::of(&options, &device), point };
+    let buckets = points(&options).into_iter().map(|(b, point)| (b.name.to_string(), point));
+    let question = Question {
+        plan: Plan::of(&options, &device),
+        point,
+        state_bytes: u64::from(options.kv_dtype().bits()) / 8,
+        buckets: buckets.collect(),
+    };
     let explanation = explained(&imported.program, &question).map_err(|e| Failure::from(e.kind))?;
+    show(args, &explanation, || explanation.text(args.graphs))
+}
+
+/// Whether a file is an artifact or an executable, by its first byte. No JSON begins so.
+fn is_compiled(path: &Path) -> bool {
+    let mut first = [0];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut first));
+    read.is_ok() && first == [0x7f]
+}
+
+fn explain_compiled(args: &ExplainArgs) -> Result<(), Failure> {
+    let open = Model::open(&args.model, &LoadOptions::default());
+    let model = open.map_err(GenerateError::from)?;
+    let certificates = certificate::read(certificates(&model)?)?;
+    let report = compiled::explain(model.manifest(), model.plan(), &certificates, fresh_seed());
+    show(args, &report, || report.text(args.graphs))
+}
+
+/// Prints a report as it is wanted.
+fn show(
+    args: &ExplainArgs,
+    report: &impl Serialize,
+    text: impl Fn() -> String,
+) -> Result<(), Failure> {
     let text = match args.json {
         true => {
-            serde_json::to_string_pretty(&explanation)
-                .map_err(|e| Failure::io("write", Path::new("-"), &std::io::Error::other(e)))?
-                + "\n"
+            let json = serde_json::to_string_pretty(report).map_err(std::io::Error::other);
+            json.map_err(|e| Failure::io("write", Path::new("-"), &e))? + "\n"
         }
-        false => explanation.text(args.graphs),
+        false => text(),
     };
     output::write(None, text.as_bytes())
 }
@@ -77,13 +119,17 @@ fn has_weights(dir: &Path) -> bool {
     entries.into_iter().any(|e| e.path().extension().is_some_and(|e| e == "safetensors"))
 }
 
-fn device(name: &str) -> Result<DeviceSpec, Failure> {
+fn device(name: &str, options: &Options) -> Result<DeviceSpec, Failure> {
+    if name == native::NAME {
+        return native::measured(options);
+    }
     if let Some(device) = DeviceSpec::built_in(name) {
         return Ok(device);
     }
     let path = Path::new(name);
     if !path.is_file() {
-        let expected = DeviceSpec::all_built_in().into_iter().map(|d| d.name).collect();
+        let built_in = DeviceSpec::all_built_in().into_iter().map(|d| d.name);
+        let expected = built_in.chain([native::NAME.to_string()]).collect();
         return Err(Failure::device(name, DeviceError::Unknown { found: name.into(), expected }));
     }
     let text = std::fs::read_to_string(path).map_err(|e| Failure::io("read", path, &e))?;

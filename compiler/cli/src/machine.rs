@@ -14,9 +14,32 @@ pub fn available_memory() -> Option<u64> {
     [system, allowed].into_iter().flatten().min()
 }
 
+/// Bytes of memory that this machine has.
+pub fn total_memory() -> Option<u64> {
+    meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
+/// Bytes of the first core's data cache of a level. `None` where the system does not say.
+pub fn cache_bytes(level: u32) -> Option<u64> {
+    let folder = std::fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()?;
+    folder.flatten().find_map(|entry| {
+        let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).ok();
+        let is_level = read("level")?.trim() == level.to_string();
+        if !is_level || read("type")?.trim() == "Instruction" {
+            return None;
+        }
+        read("size")?.trim().strip_suffix('K')?.parse::<u64>().ok()?.checked_mul(1024)
+    })
+}
+
 /// `MemAvailable` of `/proc/meminfo`, in bytes.
 fn meminfo_available(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    meminfo(text, "MemAvailable:")
+}
+
+/// A row of `/proc/meminfo`, in bytes.
+fn meminfo(text: &str, row: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(row))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 

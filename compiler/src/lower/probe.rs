@@ -3,7 +3,9 @@
 use crate::lower::code::Kernels;
 use crate::lower::contraction::weight_packing;
 use crate::lower::error::LowerError;
-use artifact::plan::Probe;
+use crate::lower::plan::{Lowered, SYMBOLS, kernel_row};
+use artifact::plan::{Entry, PLAN_VERSION, Place, Plan, Probe, Tensor};
+use artifact::size::SizeExpr;
 use ir::dtype::DType;
 use ir::kernel::builder::{At, KernelBuilder, packed, tensor};
 use ir::kernel::{LoopHints, Role, TileType};
@@ -23,10 +25,42 @@ const REPEATS: i64 = 64;
 /// Rows, columns and depth of the product: its operands stay in the second-level cache.
 const PRODUCT: [u32; 3] = [96, 64, 512];
 
+/// Nothing but probes, whose products take operands of `dtype`: what measures a machine without a
+/// model.
+///
+/// Errors: E0264.
+pub fn alone(dtype: DType) -> Result<Lowered, LowerError> {
+    let mut kernels = Kernels::default();
+    let probes = probes_of(&mut kernels, dtype)?;
+    let logits = Tensor {
+        name: "logits".into(),
+        dtype: "f32".into(),
+        dims: vec![],
+        bytes: SizeExpr::constant(0),
+    };
+    let name = "forward".into();
+    let plan = Plan {
+        version: PLAN_VERSION,
+        symbols: SYMBOLS.iter().map(ToString::to_string).collect(),
+        places: vec![Place { name: "cpu".into(), kind: "cpu".into() }],
+        kernels: kernels.all().iter().map(kernel_row).collect(),
+        weights: vec![],
+        states: vec![],
+        entries: vec![Entry { name, inputs: vec![], outputs: vec![logits], buckets: vec![] }],
+        probes,
+    };
+    let (kernels, packed, certificates) = (kernels.all().to_vec(), vec![], vec![]);
+    Ok(Lowered { kernels, plan, packed, certificates })
+}
+
 /// The probes, their kernels among the others.
 ///
 /// Errors: E0264.
 pub fn probes(kernels: &mut Kernels) -> Result<Vec<Probe>, LowerError> {
+    probes_of(kernels, DType::BF16)
+}
+
+fn probes_of(kernels: &mut Kernels, dtype: DType) -> Result<Vec<Probe>, LowerError> {
     let streams = READ_PARTS as u64 * u64::from(READ_STREAMS);
     let read = Probe {
         name: "read".into(),
@@ -39,8 +73,8 @@ pub fn probes(kernels: &mut Kernels) -> Result<Vec<Probe>, LowerError> {
     let [m, n, k] = PRODUCT.map(u64::from);
     let flops = Probe {
         name: "flops".into(),
-        kernel: kernels.intern(flops())? as u32,
-        bytes: n * k * 2,
+        kernel: kernels.intern(flops(dtype))? as u32,
+        bytes: n * k * u64::from(dtype.bits()) / 8,
         flops: 2 * m * n * k * (PRODUCTS * REPEATS) as u64,
         instances: PRODUCTS as u64,
         out_bytes: PRODUCTS as u64 * m * n * 4,
@@ -69,17 +103,17 @@ fn read() -> KernelBuilder {
 }
 
 /// Multiplies the same tiles again and again.
-fn flops() -> KernelBuilder {
+fn flops(dtype: DType) -> KernelBuilder {
     let mut b = KernelBuilder::new("probe_flops", "probe_flops");
     let [m, n, k] = PRODUCT;
     let dims = [1.into(), i64::from(n).into(), i64::from(k).into()];
-    let packing = weight_packing(DType::BF16.into());
-    let w = b.param("w", Role::In, packed(DType::BF16, &dims, packing));
+    let packing = weight_packing(dtype.into());
+    let w = b.param("w", Role::In, packed(dtype, &dims, packing));
     let dims = [PRODUCTS.into(), i64::from(m).into(), i64::from(n).into()];
     let y = b.param("y", Role::Out, tensor(DType::F32, &dims));
     let i = b.grid_range("i", PRODUCTS, 1);
-    let left = b.alloc(TileType::new(DType::BF16, &[m, k]));
-    let ones = b.splat(1.0, TileType::new(DType::BF16, &[m, k]));
+    let left = b.alloc(TileType::new(dtype, &[m, k]));
+    let ones = b.splat(1.0, TileType::new(dtype, &[m, k]));
     let whole = [At::tile(0, m), At::tile(0, k)];
     b.store(ones, left, &whole);
     let zero = b.splat(0.0, TileType::new(DType::F32, &[m, n]));

@@ -1,7 +1,7 @@
 //! One block, saturated once, and the graphs chosen from it: first at the decode point, which
 //! settles what is kept of a sequence, then at every other.
 
-use super::cost::{Machine, Point, Work};
+use super::cost::{ACTIVATION_BYTES, Machine, Point, Spent, Work};
 use super::decode::decode;
 use super::encode::{Encoded, encode};
 use super::extract::{Choice, extract, price_of};
@@ -91,6 +91,10 @@ pub struct Chosen {
     pub source_ns: f64,
     /// What it must do.
     pub work: Work,
+    /// What its time goes to.
+    pub spent: Spent,
+    /// The source's work, and what its time goes to.
+    pub source: (Work, Spent),
     /// Products: their results' indices, operations and bytes of weights.
     pub products: Vec<Product>,
     /// Laws on the way, with how often.
@@ -203,6 +207,13 @@ impl<'a> Block<'a> {
         (times * 1e9 / self.plan.device.read_bytes_per_s).max(LEAST_NS_PER_BYTE)
     }
 
+    /// Nanoseconds that holding the states at the decode point is charged.
+    pub fn holding_ns(&self) -> f64 {
+        let elements: i64 = self.states().iter().map(|state| state.elements).sum();
+        let Point { batch, context, .. } = self.plan.decode;
+        elements as f64 * ACTIVATION_BYTES * (batch * context) as f64 * self.held_ns(HELD)
+    }
+
     /// Chooses the histories to keep, and with them the graph of the decode point.
     fn settle(&mut self) {
         let mut machine = self.machine(self.plan.decode);
@@ -251,7 +262,14 @@ impl<'a> Block<'a> {
     ///
     /// Errors: a term that is no graph, a mistake of a law.
     pub fn choose(&mut self, point: Point) -> Result<Chosen, IrError> {
-        let (graph, choice) = self.extracted(point)?;
+        self.choose_for(point, point)
+    }
+
+    /// The graph for a point, with what it costs at another.
+    ///
+    /// Errors: a term that is no graph, a mistake of a law.
+    pub fn choose_for(&mut self, best_at: Point, point: Point) -> Result<Chosen, IrError> {
+        let (graph, choice) = self.extracted(best_at)?;
         self.accounted(point, graph, choice)
     }
 
@@ -283,11 +301,25 @@ impl<'a> Block<'a> {
         let mut laws = BTreeMap::new();
         let used = choice.nodes.values().flat_map(|term| log.steps(term));
         used.for_each(|step| *laws.entry(step.law).or_insert(0) += 1);
-        let (work, products) = counted(egraph, &plain, &choice);
+        let (work, spent, products) = counted(egraph, &plain, &choice.nodes);
+        let (source_work, source_spent, _) = counted(egraph, &plain, &self.stated);
         let price_ns = price_of(egraph, root, &choice.nodes, &plain);
         let source_ns = price_of(egraph, root, &self.stated, &plain);
         let certificate = self.certificate(&choice, &log)?;
-        Ok(Chosen { point, graph, price_ns, source_ns, work, products, laws, certificate, choice })
+        let source = (source_work, source_spent);
+        Ok(Chosen {
+            point,
+            graph,
+            price_ns,
+            source_ns,
+            work,
+            spent,
+            source,
+            products,
+            laws,
+            certificate,
+            choice,
+        })
     }
 
     /// Nanoseconds of a choice at another point.
@@ -349,19 +381,24 @@ fn constants(egraph: &Egraph, machine: &Machine, choice: &Choice) -> BTreeSet<Id
     sources.filter(|id| egraph[*id].data.constant).collect()
 }
 
-fn counted(egraph: &Egraph, machine: &Machine, choice: &Choice) -> (Work, Vec<Product>) {
-    let mut total = Work::default();
+fn counted(
+    egraph: &Egraph,
+    machine: &Machine,
+    nodes: &HashMap<Id, Term>,
+) -> (Work, Spent, Vec<Product>) {
+    let (mut total, mut spent) = (Work::default(), Spent::default());
     let mut products = vec![];
-    let mut classes: Vec<(&Id, &Term)> = choice.nodes.iter().collect();
+    let mut classes: Vec<(&Id, &Term)> = nodes.iter().collect();
     classes.sort();
     for (class, term) in classes {
         let work = machine.work(egraph, *class, term);
         total = total.plus(work);
+        spent = spent.plus(machine.spent(&work));
         if work.flops + work.slow_flops > 0.0 && term.op() == Some("contract") {
             products.push(Product { result: egraph[*class].data.shape.clone(), work });
         }
     }
-    (total, products)
+    (total, spent, products)
 }
 
 /// Classes of a choice, operands before what uses them.

@@ -34,6 +34,8 @@ pub struct Work {
     pub bytes: f64,
     /// Of these, bytes of weights.
     pub weight_bytes: f64,
+    /// Of the others, bytes of what has a row for each token of the context and none of the step.
+    pub context_bytes: f64,
     /// Kernels.
     pub launches: f64,
 }
@@ -46,6 +48,35 @@ impl Work {
             slow_flops: self.slow_flops + other.slow_flops,
             bytes: self.bytes + other.bytes,
             weight_bytes: self.weight_bytes + other.weight_bytes,
+            context_bytes: self.context_bytes + other.context_bytes,
+            launches: self.launches + other.launches,
+        }
+    }
+}
+
+/// What nanoseconds go to: of each kernel, to what it waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// To arithmetic.
+    pub arithmetic: f64,
+    /// To reading weights.
+    pub weights: f64,
+    /// To what has a row for each token of the context.
+    pub context: f64,
+    /// To other values.
+    pub values: f64,
+    /// To launches.
+    pub launches: f64,
+}
+
+impl Spent {
+    /// Both.
+    pub fn plus(self, other: Spent) -> Spent {
+        Spent {
+            arithmetic: self.arithmetic + other.arithmetic,
+            weights: self.weights + other.weights,
+            context: self.context + other.context,
+            values: self.values + other.values,
             launches: self.launches + other.launches,
         }
     }
@@ -71,7 +102,7 @@ pub struct Machine<'a> {
 }
 
 /// Bytes of an element of an activation or a state.
-const ACTIVATION_BYTES: f64 = 2.0;
+pub const ACTIVATION_BYTES: f64 = 2.0;
 /// Nanoseconds that settle a tie: fewer nodes are better.
 const TIE_NS: f64 = 1e-6;
 /// Nanoseconds of what must not be chosen.
@@ -173,7 +204,11 @@ impl Machine<'_> {
         let written = if on_chip { 0.0 } else { self.stored(egraph, facts) };
         match node.op() {
             Some("contract") if on_chip && self.is_scale(egraph, operands) => Work::default(),
-            Some("contract") => self.product(egraph, facts, &form, operands, (on_chip, written)),
+            Some("contract") => {
+                let work = self.product(egraph, facts, &form, operands, (on_chip, written));
+                let made = if self.is_of_context(egraph, class) { written } else { 0.0 };
+                Work { context_bytes: work.context_bytes + made, ..work }
+            }
             Some("history") => {
                 let rows = self.read(egraph, operands[0]);
                 Work { bytes: rows, ..Work::default() }
@@ -213,6 +248,7 @@ impl Machine<'_> {
         let partial = self.partial_sums(egraph, form, operands, &extents);
         let reads: f64 = operands.iter().map(|id| self.read(egraph, *id)).sum();
         let weights = operands.iter().filter(|id| egraph[**id].data.weight_like);
+        let of_context = operands.iter().filter(|id| self.is_of_context(egraph, **id));
         let wide = facts.iter().any(|f| f.weight_like && f.encoding == DType::F32.into());
         let flops = 2.0 * self.count(egraph, extents.values());
         Work {
@@ -220,6 +256,7 @@ impl Machine<'_> {
             slow_flops: if wide { flops } else { 0.0 },
             bytes: reads + written + 2.0 * partial * written,
             weight_bytes: weights.map(|id| self.read(egraph, *id)).sum(),
+            context_bytes: of_context.map(|id| self.read(egraph, *id)).sum(),
             launches: if on_chip { 0.0 } else { 1.0 },
         }
     }
@@ -257,10 +294,27 @@ impl Machine<'_> {
 
     /// Nanoseconds of some work.
     pub fn time_ns(&self, work: &Work) -> f64 {
+        let (arithmetic, memory) = self.both_ns(work);
+        arithmetic.max(memory) + work.launches * self.device.launch_ns
+    }
+
+    /// Nanoseconds of arithmetic, and of moving bytes.
+    fn both_ns(&self, work: &Work) -> (f64, f64) {
         let arithmetic = work.flops / self.device.bf16_flops_per_s
             + work.slow_flops / self.device.f32_flops_per_s;
-        let memory = work.bytes / self.device.read_bytes_per_s;
-        arithmetic.max(memory) * 1e9 + work.launches * self.device.launch_ns
+        (arithmetic * 1e9, work.bytes / self.device.read_bytes_per_s * 1e9)
+    }
+
+    /// What the nanoseconds of a kernel's work go to.
+    pub fn spent(&self, work: &Work) -> Spent {
+        let (arithmetic, memory) = self.both_ns(work);
+        let launches = work.launches * self.device.launch_ns;
+        if arithmetic >= memory {
+            return Spent { arithmetic, launches, ..Spent::default() };
+        }
+        let part = |bytes: f64| bytes / self.device.read_bytes_per_s * 1e9;
+        let (weights, context) = (part(work.weight_bytes), part(work.context_bytes));
+        Spent { arithmetic: 0.0, weights, context, values: memory - weights - context, launches }
     }
 
     /// Nanoseconds that decide: time, the price of what is kept, and what must not be.
@@ -312,13 +366,14 @@ impl Machine<'_> {
     }
 }
 
-/// Whether an op may make rows of the context anew at each step: what is kept, views of it, and
-/// products of it with constants.
+/// Whether an op may make rows of the context anew at each step: what is kept, parts of it, and
+/// products of it with constants. Axes are split and merged before rows are kept: who reads them
+/// where they lie takes them as they are.
 fn is_context_op(egraph: &Egraph, node: &Term) -> bool {
     let Some((form, operands)) = node.parts() else { return true };
     let form = form_of(egraph, form);
     match node.op() {
-        Some("history" | "slice" | "split" | "merge" | "gather" | "const" | RETURN) => true,
+        Some("history" | "slice" | "gather" | "const" | RETURN) => true,
         Some("contract") => {
             let sums = form.all_labels().len() > form.result.len();
             let facts = |id: &Id| &egraph[*id].data;

@@ -1,8 +1,17 @@
 //! What rewriting decides, and why, for reports: each block's graph before and after, its cost, the
-//! laws on the way, what is kept, and what the whole model would take and give.
+//! laws on the way, what is kept, what else there was, and what the whole model would take and give.
+//!
+//! - [`mod@alternatives`]: other forms, and why they lost
+//! - [`compiled`]: the same of an artifact, from its certificates
+//! - [`text`]: for people
 
-use crate::rewrite::choose::{Block, Chosen, Kept, Plan, State};
+pub mod alternatives;
+pub mod compiled;
+pub mod text;
+
+use crate::rewrite::choose::{Block, Chosen, Plan, State};
 use crate::rewrite::cost::{Point, Work, encoded_bytes};
+use alternatives::{Alternative, alternatives};
 use check::check;
 use ir::device::DeviceSpec;
 use ir::error::IrError;
@@ -10,7 +19,6 @@ use ir::graph::Graph;
 use ir::graph::program::{Entry, Program};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::time::Instant;
 
 /// Of a model on a device, at a step.
@@ -57,8 +65,10 @@ pub struct BlockReport {
     pub contractions: Vec<Contraction>,
     /// What is kept of a token.
     pub state: Vec<KeptReport>,
-    /// Why other states were not chosen.
-    pub runner_up: Option<RunnerUp>,
+    /// What else there was, the best first.
+    pub alternatives: Vec<Alternative>,
+    /// The forms of the steps that a compiled plan tells apart.
+    pub buckets: Vec<BucketReport>,
     /// The way from source to choice.
     pub certificate: CertificateReport,
     /// The source's text.
@@ -85,6 +95,8 @@ pub struct Counts {
     pub bytes: f64,
     /// Bytes of weights among them.
     pub weight_bytes: f64,
+    /// Bytes among them of what has a row for each token of the context.
+    pub context_bytes: f64,
     /// Kernels.
     pub launches: f64,
 }
@@ -118,15 +130,23 @@ pub struct KeptReport {
     pub bytes_per_token: u64,
 }
 
-/// The best choice with other states.
+/// The form of a block in a range of steps.
 #[derive(Clone, Debug, Serialize)]
-pub struct RunnerUp {
-    /// What it would keep.
-    pub state: Vec<KeptReport>,
-    /// Its nanoseconds at the same step.
+pub struct BucketReport {
+    /// Name of the range.
+    pub name: String,
+    /// Sequences of the step that it is chosen for.
+    pub batch: i64,
+    /// New tokens of each.
+    pub tokens: i64,
+    /// Tokens of each with the past.
+    pub context: i64,
+    /// Nanoseconds of that step by the cost model.
     pub cost_ns: f64,
-    /// In words.
-    pub why: String,
+    /// The first range with the same graph.
+    pub same_as: String,
+    /// The graph's text.
+    pub graph: String,
 }
 
 /// Of a certificate.
@@ -166,6 +186,10 @@ pub struct Question<'a> {
     pub plan: Plan<'a>,
     /// The step.
     pub point: Point,
+    /// Bytes of an element of a state.
+    pub state_bytes: u64,
+    /// Steps that a compiled plan would tell apart, with their names.
+    pub buckets: Vec<(String, Point)>,
 }
 
 /// Explains the entry `forward` of a naive program.
@@ -241,19 +265,20 @@ fn block(
     let Some(mut block) = Block::new(graph, question.plan.clone()) else { return Ok(None) };
     let ms = start.elapsed().as_secs_f64() * 1e3;
     let point = question.point;
+    let buckets = buckets(&mut block, &question.buckets)?;
     let decode = block.choose(Point { tokens: 1, ..point })?;
     let prefill = block.choose(Point { batch: 1, tokens: PREFILL, context: PREFILL })?;
     let start = Instant::now();
     let chosen = block.choose(point)?;
     let extraction_ms = start.elapsed().as_secs_f64() * 1e3;
-    let state: Vec<KeptReport> = block.states().iter().map(kept).collect();
+    let state = kept(&block.states(), question.state_bytes);
     let times = count as f64;
-    totals.kv_bytes += count as u64 * state.iter().map(|s| s.bytes_per_token).sum::<u64>();
-    totals.arena = totals.arena.max(chosen.work.bytes - chosen.work.weight_bytes);
+    totals.kv_bytes += count as u64 * bytes_of(&state);
+    totals.arena = totals.arena.max(values_bytes(&chosen.work));
     totals.decode_ns += times * decode.price_ns;
     totals.prefill_ns += times * prefill.price_ns;
     totals.decode = (0..count).fold(totals.decode, |sum, _| sum.plus(decode.work));
-    let runner_up = runner_up(graph, question, &block.states(), &chosen)?;
+    let alternatives = alternatives(graph, question, &mut block, &chosen)?;
     let (stop, e_nodes) = block.size();
     Ok(Some(BlockReport {
         name: graph.name.to_string(),
@@ -270,11 +295,32 @@ fn block(
         rules: rules(block.applied()),
         contractions: chosen.products.iter().map(contraction).collect(),
         state,
-        runner_up,
+        alternatives,
+        buckets,
         certificate: certified(&chosen),
         source: graph.to_string(),
         graph: chosen.graph.to_string(),
     }))
+}
+
+/// Bytes of what is made and read in the step alone.
+fn values_bytes(work: &Work) -> f64 {
+    work.bytes - work.weight_bytes - work.context_bytes
+}
+
+/// The form of each range, in the order in which compiling chooses them.
+fn buckets(block: &mut Block, points: &[(String, Point)]) -> Result<Vec<BucketReport>, IrError> {
+    let mut reports: Vec<BucketReport> = vec![];
+    for (name, point) in points {
+        let chosen = block.choose(*point)?;
+        let graph = chosen.graph.to_string();
+        let same = reports.iter().find(|report| report.graph == graph);
+        let same_as = same.map_or(name.clone(), |report| report.name.clone());
+        let Point { batch, tokens, context } = *point;
+        let (name, cost_ns) = (name.clone(), chosen.price_ns);
+        reports.push(BucketReport { name, batch, tokens, context, cost_ns, same_as, graph });
+    }
+    Ok(reports)
 }
 
 fn counts(work: &Work) -> Counts {
@@ -282,6 +328,7 @@ fn counts(work: &Work) -> Counts {
         flops: work.flops + work.slow_flops,
         bytes: work.bytes,
         weight_bytes: work.weight_bytes,
+        context_bytes: work.context_bytes,
         launches: work.launches,
     }
 }
@@ -300,15 +347,22 @@ fn contraction(product: &crate::rewrite::choose::Product) -> Contraction {
     Contraction {
         result: names(&product.result),
         flops: product.work.flops + product.work.slow_flops,
-        weight_bytes: product.work.weight_bytes,
+        // A sum over nothing is -0.
+        weight_bytes: product.work.weight_bytes + 0.0,
     }
 }
 
-/// Bytes of an element of a state, as it is stored by default.
-const STATE_BYTES: u64 = 2;
+fn kept(states: &[State], state_bytes: u64) -> Vec<KeptReport> {
+    let report = |state: &State| KeptReport {
+        name: names(&state.dims),
+        bytes_per_token: u64::try_from(state.elements).unwrap_or(0).saturating_mul(state_bytes),
+    };
+    states.iter().map(report).collect()
+}
 
-fn kept(state: &State) -> KeptReport {
-    KeptReport { name: names(&state.dims), bytes_per_token: state.elements as u64 * STATE_BYTES }
+/// Bytes of a token's rows of some histories.
+fn bytes_of(states: &[KeptReport]) -> u64 {
+    states.iter().map(|state| state.bytes_per_token).sum()
 }
 
 fn certified(chosen: &Chosen) -> CertificateReport {
@@ -318,107 +372,4 @@ fn certified(chosen: &Chosen) -> CertificateReport {
         Err(error) => error.to_string(),
     };
     CertificateReport { steps: chosen.certificate.steps.len(), field_check }
-}
-
-/// The best choice that keeps something else: what the source keeps, or the fewest bytes.
-fn runner_up(
-    graph: &Graph,
-    question: &Question,
-    states: &[State],
-    chosen: &Chosen,
-) -> Result<Option<RunnerUp>, IrError> {
-    let mut best: Option<RunnerUp> = None;
-    for kept_as in [Kept::Expanded, Kept::Latent] {
-        let plan = Plan { kept: kept_as, ..question.plan.clone() };
-        let Some(mut block) = Block::new(graph, plan) else { continue };
-        if block.states() == states {
-            continue;
-        }
-        let other = block.choose(question.point)?;
-        if best.as_ref().is_none_or(|b| other.price_ns < b.cost_ns) {
-            let state: Vec<KeptReport> = block.states().iter().map(kept).collect();
-            let why = reason(&chosen.work, &other, &state, chosen.price_ns);
-            best = Some(RunnerUp { state, cost_ns: other.price_ns, why });
-        }
-    }
-    Ok(best)
-}
-
-fn reason(work: &Work, other: &Chosen, state: &[KeptReport], price_ns: f64) -> String {
-    let bytes: u64 = state.iter().map(|s| s.bytes_per_token).sum();
-    format!(
-        "keeping {bytes} bytes of a token would take {:.1} us instead of {:.1} us: {:.3e} instead of \
-         {:.3e} operations, {:.3e} instead of {:.3e} bytes",
-        other.price_ns / 1e3,
-        price_ns / 1e3,
-        other.work.flops + other.work.slow_flops,
-        work.flops + work.slow_flops,
-        other.work.bytes,
-        work.bytes
-    )
-}
-
-impl Explanation {
-    /// For people.
-    pub fn text(&self, graphs: bool) -> String {
-        let mut text = String::new();
-        // Writing to a string does not fail.
-        let _ = self.write(&mut text, graphs);
-        text
-    }
-
-    fn write(&self, out: &mut String, graphs: bool) -> std::fmt::Result {
-        writeln!(out, "device {}", self.device.name)?;
-        for b in &self.blocks {
-            writeln!(out)?;
-            writeln!(
-                out,
-                "block {} ({} times): {} x {} new tokens, context {}",
-                b.name, b.count, b.batch, b.tokens, b.context
-            )?;
-            writeln!(
-                out,
-                "  {:.1} us as stated, {:.1} us as chosen ({:.3e} operations, {:.3e} bytes, {} kernels)",
-                b.cost_ns.source / 1e3,
-                b.cost_ns.chosen / 1e3,
-                b.work.flops,
-                b.work.bytes,
-                b.work.launches
-            )?;
-            writeln!(out, "  {}: {} e-nodes, {:.1} ms", b.stopped, b.e_nodes, b.ms)?;
-            for s in &b.state {
-                writeln!(out, "  keeps {}: {} bytes of a token", s.name, s.bytes_per_token)?;
-            }
-            if let Some(r) = &b.runner_up {
-                writeln!(out, "  runner-up: {}", r.why)?;
-            }
-            for c in &b.contractions {
-                let Contraction { result, flops, weight_bytes } = c;
-                writeln!(
-                    out,
-                    "  product {result}: {flops:.3e} operations, {weight_bytes:.3e} bytes of weights"
-                )?;
-            }
-            let rules: Vec<String> =
-                b.rules.iter().map(|r| format!("{} {}", r.name, r.applications)).collect();
-            writeln!(out, "  laws: {}", rules.join(", "))?;
-            let CertificateReport { steps, field_check } = &b.certificate;
-            writeln!(out, "  certificate: {steps} steps, {field_check} in the prime field")?;
-            if graphs {
-                writeln!(out, "{}\n{}", b.source, b.graph)?;
-            }
-        }
-        let (m, p) = (&self.memory, &self.predicted);
-        writeln!(out)?;
-        writeln!(
-            out,
-            "memory: weights {} bytes, {} bytes of a token, values of a step {} bytes",
-            m.weights, m.kv_bytes_per_token, m.arena
-        )?;
-        writeln!(
-            out,
-            "predicted: prefill {:.0} tokens/s, decode {:.1} tokens/s ({})",
-            p.prefill_tokens_per_s, p.decode_tokens_per_s, p.bound
-        )
-    }
 }
