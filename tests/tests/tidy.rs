@@ -181,3 +181,97 @@ fn targets_know_no_model_words() {
         }
     }
 }
+
+/// A line of code without its comment and the insides of its texts.
+fn bare(line: &str) -> String {
+    let mut bare = String::new();
+    let mut chars = line.chars().peekable();
+    let mut inside = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if inside => drop(chars.next()),
+            '"' => inside = !inside,
+            '/' if !inside && chars.peek() == Some(&'/') => break,
+            _ if !inside => bare.push(c),
+            _ => {}
+        }
+    }
+    bare
+}
+
+/// Whole numbers of a line of code; what belongs to a name or to a number with a point or an
+/// exponent is none.
+fn integers(line: &str) -> Vec<u64> {
+    let (mut words, mut word) = (vec![], String::new());
+    for c in line.chars().chain([' ']) {
+        let number = word.starts_with(|c: char| c.is_ascii_digit());
+        let exponent = number && word.ends_with('e') && c == '-';
+        if exponent || c.is_alphanumeric() || c == '_' || c == '.' {
+            word.push(c);
+        } else {
+            words.push(std::mem::take(&mut word));
+        }
+    }
+    // A range is two numbers; a type may stand behind one.
+    let words = words.iter().flat_map(|word| word.split(".."));
+    let words = words.map(|word| {
+        let number = word.trim_end_matches(|c: char| c.is_ascii_digit());
+        let plain = number.strip_suffix(['u', 'i']).unwrap_or(word);
+        plain.trim_end_matches("usize").replace('_', "")
+    });
+    words.filter_map(|word| word.parse().ok()).collect()
+}
+
+fn rewriter() -> Vec<(PathBuf, String)> {
+    let mut files = vec![];
+    sources(&root().join("compiler/src/rewrite"), &mut files);
+    assert!(files.len() > 10, "the rewriter has files");
+    let text = |file: &PathBuf| std::fs::read_to_string(file).unwrap();
+    files.iter().map(|file| (file.clone(), text(file))).collect()
+}
+
+/// Laws are about ops: what comes out for a model is nothing that they know of.
+#[test]
+fn rewriting_knows_no_model() {
+    let names = ["deepseek", "llama", "qwen", "glm", "mistral", "mixtral", "kimi", "mla", "moe"];
+    let versions = ["v2", "v3", "v32", "r1"];
+    let parts = ["attention", "expert", "router"];
+    for (file, text) in rewriter() {
+        let text = text.to_lowercase();
+        let words: BTreeSet<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
+        let shown = file.display();
+        for name in names {
+            assert!(!words.iter().any(|w| w.starts_with(name)), "{shown}: names {name}");
+        }
+        for version in versions {
+            assert!(!words.contains(version), "{shown}: names {version}");
+        }
+        for (at, line) in text.lines().enumerate() {
+            for part in parts {
+                assert!(!bare(line).contains(part), "{shown}:{}: names {part}", at + 1);
+            }
+        }
+    }
+}
+
+/// Limits and prices have names; extents come from graphs.
+#[test]
+fn rewriting_knows_no_dimension() {
+    const LARGEST: u64 = 3;
+    for (file, text) in rewriter() {
+        for (at, line) in text.lines().enumerate() {
+            let code = bare(line);
+            let named = code.trim_start().trim_start_matches("pub ").starts_with("const ");
+            let large = integers(&code).into_iter().find(|n| *n > LARGEST && !named);
+            assert_eq!(large, None, "{}:{}: {line}", file.display(), at + 1);
+        }
+    }
+}
+
+#[test]
+fn integers_are_told_from_other_numbers() {
+    assert_eq!(integers("x[128] + 7_168 << 4, 0..512"), [128, 7168, 4, 0, 512]);
+    assert_eq!(integers("1e9 + 2.5 * x64 - 1e-12 + f(0.125)"), [0u64; 0]);
+    assert_eq!(integers("64u32 + 32usize"), [64, 32]);
+    assert_eq!(bare("let x = \"a // 512\"; // 1024"), "let x = ; ");
+}

@@ -65,21 +65,25 @@ struct Member {
 const JOINT: Label = 0;
 const PART: Label = 1;
 const CHOSEN: Label = 2;
+const ROWS: Label = FRESH;
+const OWN: Label = ROWS + FRESH;
+const FREE: Label = OWN + FRESH;
+const PARTS: Label = FREE + FRESH;
 
 fn row(axis: usize) -> Label {
-    FRESH + axis as Label
+    ROWS + axis as Label
 }
 
 fn own(axis: usize) -> Label {
-    FRESH * 2 + axis as Label
+    OWN + axis as Label
 }
 
 fn free(axis: usize) -> Label {
-    FRESH * 3 + axis as Label
+    FREE + axis as Label
 }
 
 fn along(part: usize) -> Label {
-    FRESH * 4 + part as Label
+    PARTS + part as Label
 }
 
 /// Adds merged projections for a chosen term. Returns how many there are.

@@ -16,9 +16,12 @@ pub struct Limits {
     pub rounds: usize,
 }
 
+const DEFAULT_NODES: usize = 30_000;
+const DEFAULT_ROUNDS: usize = 64;
+
 impl Default for Limits {
     fn default() -> Self {
-        Limits { nodes: 30_000, rounds: 64 }
+        Limits { nodes: DEFAULT_NODES, rounds: DEFAULT_ROUNDS }
     }
 }
 

@@ -214,9 +214,12 @@ impl Form {
     }
 }
 
+/// Labels that have a letter.
+const LETTERS: u8 = 26;
+
 fn name(label: Label) -> String {
     match u8::try_from(label) {
-        Ok(small) if small < 26 => char::from(b'a' + small).to_string(),
+        Ok(small) if small < LETTERS => char::from(b'a' + small).to_string(),
         _ => format!("<{label}>"),
     }
 }
