@@ -14,7 +14,7 @@ use crate::options::Options;
 use check::{Certificate, Step, Tag};
 use egg::{Id, Language};
 use ir::device::DeviceSpec;
-use ir::dim::{Dim, Name};
+use ir::dim::Dim;
 use ir::error::IrError;
 use ir::graph::Graph;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -183,23 +183,7 @@ impl<'a> Block<'a> {
     }
 
     fn machine(&self, point: Point) -> Machine<'a> {
-        let bound =
-            self.source.symbols.iter().filter_map(|(name, s)| Some((name.clone(), s.value?)));
-        let mut values: BTreeMap<Name, i64> = bound.collect();
-        for (name, value) in [("s", point.tokens), ("t", point.context), ("m", 1)] {
-            values.insert(name.into(), value);
-        }
-        let device = self.plan.device;
-        let (history_ns_per_byte, copy_ns_per_byte) = (0.0, 0.0);
-        Machine {
-            device,
-            point,
-            values,
-            kept: None,
-            packed: None,
-            history_ns_per_byte,
-            copy_ns_per_byte,
-        }
+        Machine::new(self.plan.device, point, &self.source.symbols)
     }
 
     /// Nanoseconds of holding a byte that reading so often costs.
@@ -216,32 +200,77 @@ impl<'a> Block<'a> {
 
     /// Chooses the histories to keep, and with them the graph of the decode point.
     fn settle(&mut self) {
-        let mut machine = self.machine(self.plan.decode);
-        match self.plan.kept {
-            Kept::Auto => machine.history_ns_per_byte = self.held_ns(HELD),
-            Kept::Latent => machine.history_ns_per_byte = ANY_PRICE_NS_PER_BYTE,
-            Kept::Expanded => machine.kept = Some(histories(&self.stated)),
-        }
-        let choice = self.best(&machine);
+        let plain = self.machine(self.plan.decode);
+        let priced = |ns| Machine { history_ns_per_byte: ns, ..plain.clone() };
+        let fewest = priced(ANY_PRICE_NS_PER_BYTE);
+        let (machine, choice) = match self.plan.kept {
+            Kept::Auto => self.best_kept(&priced(self.held_ns(HELD)), &fewest),
+            Kept::Latent => (fewest.clone(), self.best(&fewest)),
+            Kept::Expanded => {
+                let stated = self.keeping(&plain, None);
+                (stated.clone(), self.best(&stated))
+            }
+        };
         self.kept = histories(&choice.nodes).into_iter().collect();
         self.packed = constants(&self.saturated.egraph, &machine, &choice);
     }
 
+    /// The best choice, and for which machine: whatever is kept, or as few bytes as can be, or what
+    /// the source keeps. From one of these to another is further than extraction searches.
+    fn best_kept<'m>(
+        &mut self,
+        machine: &Machine<'m>,
+        fewest: &Machine<'m>,
+    ) -> (Machine<'m>, Choice) {
+        let few = self.best(fewest);
+        // All merge their own projections before any is compared.
+        let stated = self.keeping(machine, None);
+        self.merge(&stated);
+        self.merge(machine);
+        let machines =
+            [machine.clone(), self.keeping(machine, Some(&few)), self.keeping(machine, None)];
+        let choices = machines.map(|m| {
+            let choice = extract(&self.saturated.egraph, self.saturated.root, &m);
+            (m, choice)
+        });
+        let cheaper =
+            |a: (_, Choice), b: (_, Choice)| if b.1.price_ns < a.1.price_ns { b } else { a };
+        choices.into_iter().reduce(cheaper).expect("there are three")
+    }
+
+    /// Where only what a choice keeps is kept, or the source.
+    fn keeping<'m>(&self, machine: &Machine<'m>, choice: Option<&Choice>) -> Machine<'m> {
+        let nodes = choice.map_or(&self.stated, |choice| &choice.nodes);
+        let egraph = &self.saturated.egraph;
+        let kept = histories(nodes).into_iter().map(|id| egraph.find(id)).collect();
+        Machine { kept: Some(kept), ..machine.clone() }
+    }
+
     /// Extracts, merges projections of what was chosen, extracts again.
     fn best(&mut self, machine: &Machine) -> Choice {
-        let Saturated { egraph, root, .. } = &mut self.saturated;
-        let choice = extract(egraph, *root, machine);
-        if self.plan.without.contains(super::merge::NAME) || merge_projections(egraph, &choice) == 0
-        {
+        let (choice, merged) = self.merge(machine);
+        if merged == 0 {
             return choice;
         }
+        let Saturated { egraph, root, .. } = &self.saturated;
         let find = |ids: &BTreeSet<Id>| ids.iter().map(|id| egraph.find(*id)).collect();
         let (kept, packed) = (machine.kept.as_ref().map(find), machine.packed.as_ref().map(find));
+        extract(egraph, *root, &Machine { kept, packed, ..machine.clone() })
+    }
+
+    /// Extracts, and adds merged projections of what was chosen: how many.
+    fn merge(&mut self, machine: &Machine) -> (Choice, usize) {
+        let Saturated { egraph, root, .. } = &mut self.saturated;
+        let choice = extract(egraph, *root, machine);
+        if self.plan.without.contains(super::merge::NAME) {
+            return (choice, 0);
+        }
+        let merged = merge_projections(egraph, &choice);
         self.stated = std::mem::take(&mut self.stated)
             .into_iter()
             .map(|(id, term)| (egraph.find(id), term.map_children(|c| egraph.find(c))))
             .collect();
-        extract(egraph, *root, &Machine { kept, packed, ..machine.clone() })
+        (choice, merged)
     }
 
     /// What is kept of each token.

@@ -8,7 +8,7 @@ use super::facts::{Egraph, Facts, form_of, label_extents};
 use super::term::{ADD, Form, Label, RETURN, Term};
 use egg::Id;
 use ir::device::DeviceSpec;
-use ir::dim::{Dim, Name};
+use ir::dim::{Dim, Name, Symbols};
 use ir::dtype::{Class, DType, Encoding};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -108,7 +108,20 @@ const TIE_NS: f64 = 1e-6;
 /// Nanoseconds of what must not be chosen.
 const FORBIDDEN_NS: f64 = 1e15;
 
-impl Machine<'_> {
+impl<'a> Machine<'a> {
+    /// A device at a step of a block with these symbols: nothing is kept or packed yet, and holding
+    /// costs nothing.
+    pub fn new(device: &'a DeviceSpec, point: Point, symbols: &Symbols) -> Machine<'a> {
+        let bound = symbols.iter().filter_map(|(name, s)| Some((name.clone(), s.value?)));
+        let mut values: BTreeMap<Name, i64> = bound.collect();
+        for (name, value) in [("s", point.tokens), ("t", point.context), ("m", 1)] {
+            values.insert(name.into(), value);
+        }
+        let (history_ns_per_byte, copy_ns_per_byte) = (0.0, 0.0);
+        let (kept, packed) = (None, None);
+        Machine { device, point, values, kept, packed, history_ns_per_byte, copy_ns_per_byte }
+    }
+
     /// An extent's value.
     pub fn value(&self, dim: &Dim) -> f64 {
         dim.eval(&|name| self.values.get(name).copied()).map_or(f64::INFINITY, |v| v as f64)

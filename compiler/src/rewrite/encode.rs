@@ -115,7 +115,10 @@ impl Encoder<'_> {
 
     /// An op that says all there is to say by its form.
     fn opaque(&mut self, node: &Node, operands: &[Value], result: &[Name]) -> Value {
-        let axes = ordered(operands, result);
+        let axes = match VIEWS.contains(&node.op.name()) {
+            true => in_place(&operands[0].axes, node, result),
+            false => ordered(operands, result),
+        };
         let form = self.form(node, operands, &axes);
         let ids: Vec<Id> = operands.iter().map(|v| v.term).collect();
         let constant = operands.iter().all(|v| v.constant) && !self.is_step(&axes);
@@ -235,7 +238,9 @@ impl Encoder<'_> {
 
 fn is_polynomial(expr: &Expr) -> bool {
     match expr {
-        Expr::Arg(_) | Expr::Num(_) => true,
+        Expr::Arg(_) => true,
+        // A constant is an f32.
+        Expr::Num(value) => f64::from(*value as f32) == *value,
         Expr::Binary(Binary::Add | Binary::Mul, x, y) => is_polynomial(x) && is_polynomial(y),
         _ => false,
     }
@@ -264,6 +269,34 @@ fn ordered(operands: &[Value], result: &[Name]) -> Vec<Name> {
             axes.push(name.clone());
         }
     }
+    axes
+}
+
+/// Ops that put new axes where their first operand has the ones that they replace, so that a view
+/// and its inverse give back what they were made of.
+const VIEWS: [&str; 5] = ["concat", "history", "merge", "slice", "split"];
+
+/// A view's indices: as the operand has them, new ones where the first is missing, in the order in
+/// which the op names them.
+fn in_place(operand: &[Name], node: &Node, result: &[Name]) -> Vec<Name> {
+    let words = node.attrs.0.iter().flat_map(|attr| match attr {
+        Attr::Name(name) => std::slice::from_ref(name),
+        Attr::Names(names) => &names[..],
+        _ => &[],
+    });
+    let is_new = |name: &Name| result.contains(name) && !operand.contains(name);
+    let mut new: Vec<Name> = words.filter(|name| is_new(name)).cloned().collect();
+    let unnamed: Vec<Name> =
+        result.iter().filter(|name| is_new(name) && !new.contains(name)).cloned().collect();
+    new.extend(unnamed);
+    let mut axes = vec![];
+    for name in operand {
+        match result.contains(name) {
+            true => axes.push(name.clone()),
+            false => axes.append(&mut new),
+        }
+    }
+    axes.append(&mut new);
     axes
 }
 

@@ -2,8 +2,8 @@
 //! least: greedy over the DAG, then local search.
 //!
 //! Greedy keeps for each class the set of classes that its best term is made of. A class that every
-//! path from the root to anything below it passes stands for all that is below it, so that sets
-//! stay small in long chains.
+//! path from the root to anything below it passes stands for all that is below it, so that sums
+//! stay short in long chains.
 
 use super::cost::Machine;
 use super::facts::Egraph;
@@ -126,11 +126,27 @@ impl<'a> Problem<'a> {
         Some(total)
     }
 
+    /// Whether a move may make a choice better: some e-node costs less than the one that it
+    /// replaces, or lacks a child of it.
+    fn may_pay(&self, change: &[(usize, usize)], old: &[Option<usize>]) -> bool {
+        change.iter().zip(old).any(|((class, at), old)| {
+            let Some(old) = old else { return true };
+            let [new, old] = [*at, *old].map(|at| &self.nodes[*class][at]);
+            new.price < old.price || !old.children.iter().all(|c| new.children.contains(c))
+        })
+    }
+
     /// Classes that a choice uses.
     fn used(&self, choice: &[Option<usize>]) -> Vec<usize> {
+        self.used_without(choice, None)
+    }
+
+    /// Classes that a choice uses not only for one of them.
+    fn used_without(&self, choice: &[Option<usize>], without: Option<usize>) -> Vec<usize> {
         let mut seen = vec![false; self.ids.len()];
         let mut used = vec![self.root];
         seen[self.root] = true;
+        without.into_iter().for_each(|class| seen[class] = true);
         let mut next = 0;
         while let Some(class) = used.get(next).copied() {
             next += 1;
@@ -143,105 +159,132 @@ impl<'a> Problem<'a> {
         }
         used
     }
+
+    /// Of some classes that a choice uses, those that use one class, and this itself.
+    fn above(&self, choice: &[Option<usize>], used: &[usize], class: usize) -> Vec<bool> {
+        let (mut above, mut is_used) = (vec![false; self.ids.len()], vec![false; self.ids.len()]);
+        used.iter().for_each(|class| is_used[*class] = true);
+        above[class] = true;
+        let mut open = vec![class];
+        while let Some(below) = open.pop() {
+            for parent in self.parents[below].iter().filter(|parent| is_used[**parent]) {
+                let node = choice[*parent].map(|at| &self.nodes[*parent][at]);
+                let uses = node.is_some_and(|n| n.children.contains(&below));
+                if uses && !std::mem::replace(&mut above[*parent], true) {
+                    open.push(*parent);
+                }
+            }
+        }
+        above
+    }
 }
 
-/// The best term known of a class: which e-node, and the classes below it with their prices.
-#[derive(Clone)]
+/// Classes, one bit each.
+type Bits = Vec<u64>;
+
+const WORD: usize = u64::BITS as usize;
+
+fn has(bits: &[u64], class: usize) -> bool {
+    bits[class / WORD] >> (class % WORD) & 1 == 1
+}
+
+fn set(bits: &mut [u64], class: usize) {
+    bits[class / WORD] |= 1 << (class % WORD);
+}
+
+/// The best term known of a class.
 struct Best {
     node: usize,
-    /// Sorted by class; one pair alone where the class stands for all below it.
-    parts: Vec<(usize, f64)>,
+    /// The class and those below it; one that stands for all below it comes without these.
+    parts: Bits,
     total: f64,
 }
 
-/// Greedy choice over the DAG.
-fn greedy(problem: &Problem) -> Vec<Option<usize>> {
-    let order = problem.upward();
-    let whole = stand_alone(problem, &order);
-    let mut best: Vec<Option<Best>> = vec![None; problem.ids.len()];
-    let mut queue: VecDeque<usize> = order.iter().copied().collect();
-    let mut queued = vec![false; problem.ids.len()];
-    order.iter().for_each(|c| queued[*c] = true);
-    let reachable = queued.clone();
-    while let Some(class) = queue.pop_front() {
-        queued[class] = false;
-        let Some(found) = improve_class(problem, class, &best, &whole) else { continue };
-        best[class] = Some(found);
-        for parent in &problem.parents[class] {
-            if reachable[*parent] && !std::mem::replace(&mut queued[*parent], true) {
-                queue.push_back(*parent);
-            }
-        }
-    }
-    best.into_iter().map(|b| b.map(|b| b.node)).collect()
+/// Greedy choice over the DAG, as far as it is known.
+struct Greedy<'p> {
+    problem: &'p Problem<'p>,
+    /// Classes that stand for all below them.
+    whole: &'p [bool],
+    best: Vec<Option<Best>>,
+    /// What a class adds where it is a part.
+    price: Vec<f64>,
 }
 
-/// A better term of a class than the one known, if there is one.
-fn improve_class(
-    problem: &Problem,
-    class: usize,
-    best: &[Option<Best>],
-    whole: &[bool],
-) -> Option<Best> {
-    let mut found: Option<Best> = None;
-    for (at, node) in problem.nodes[class].iter().enumerate() {
-        let known = found.as_ref().or(best[class].as_ref()).map_or(f64::INFINITY, |b| b.total);
-        let Some(parts) = parts_of(node, class, best, whole) else { continue };
-        let total = node.price + parts.iter().map(|(_, price)| price).sum::<f64>();
-        if total < known * (1.0 - 1e-12) {
-            found = Some(Best { node: at, parts, total });
-        }
+impl<'p> Greedy<'p> {
+    fn new(problem: &'p Problem<'p>, whole: &'p [bool]) -> Self {
+        let count = problem.ids.len();
+        let best = (0..count).map(|_| None).collect();
+        Greedy { problem, whole, best, price: vec![0.0; count] }
     }
-    found.map(|mut b| {
-        let price = problem.nodes[class][b.node].price;
-        let at = b.parts.partition_point(|(c, _)| *c < class);
-        b.parts.insert(at, (class, price));
-        b
-    })
-}
 
-/// Everything below an e-node; `None` where a child has no term yet or uses the class itself.
-fn parts_of(
-    node: &Candidate,
-    class: usize,
-    best: &[Option<Best>],
-    whole: &[bool],
-) -> Option<Vec<(usize, f64)>> {
-    let mut parts: Vec<(usize, f64)> = vec![];
-    for child in &node.children {
-        let own = best[*child].as_ref()?;
-        let alone = [(*child, own.total)];
-        let more = if whole[*child] { &alone[..] } else { &own.parts[..] };
-        if more.iter().any(|(c, _)| *c == class) {
-            return None;
-        }
-        parts = union(&parts, more);
+    /// Makes a class cost nothing, with the e-node that is chosen in it.
+    fn give(&mut self, class: usize, node: usize) {
+        let parts = vec![0; self.best.len().div_ceil(WORD)];
+        self.best[class] = Some(Best { node, parts, total: 0.0 });
     }
-    Some(parts)
-}
 
-fn union(a: &[(usize, f64)], b: &[(usize, f64)]) -> Vec<(usize, f64)> {
-    let mut out = Vec::with_capacity(a.len() + b.len());
-    let (mut i, mut j) = (0, 0);
-    while i < a.len() && j < b.len() {
-        match a[i].0.cmp(&b[j].0) {
-            std::cmp::Ordering::Less => {
-                out.push(a[i]);
-                i += 1;
+    /// Finds the best terms of classes that are open.
+    fn run(&mut self, upward: &[usize], open: &[bool]) {
+        let mut queue: VecDeque<usize> = upward.iter().copied().filter(|c| open[*c]).collect();
+        let mut queued = open.to_vec();
+        while let Some(class) = queue.pop_front() {
+            queued[class] = false;
+            if !self.improve(class) {
+                continue;
             }
-            std::cmp::Ordering::Greater => {
-                out.push(b[j]);
-                j += 1;
-            }
-            std::cmp::Ordering::Equal => {
-                out.push(a[i]);
-                (i, j) = (i + 1, j + 1);
+            for parent in &self.problem.parents[class] {
+                if open[*parent] && !std::mem::replace(&mut queued[*parent], true) {
+                    queue.push_back(*parent);
+                }
             }
         }
     }
-    out.extend_from_slice(&a[i..]);
-    out.extend_from_slice(&b[j..]);
-    out
+
+    /// Takes a better term of a class than the one known, if there is one.
+    fn improve(&mut self, class: usize) -> bool {
+        let nodes = &self.problem.nodes[class];
+        let mut found: Option<Best> = None;
+        for (at, node) in nodes.iter().enumerate() {
+            let known = found.as_ref().or(self.best[class].as_ref());
+            let known = known.map_or(f64::INFINITY, |b| b.total);
+            let Some(parts) = self.parts_of(node, class) else { continue };
+            let total = node.price + self.sum(&parts);
+            if total < known * (1.0 - 1e-12) {
+                found = Some(Best { node: at, parts, total });
+            }
+        }
+        let Some(mut best) = found else { return false };
+        set(&mut best.parts, class);
+        self.price[class] = if self.whole[class] { best.total } else { nodes[best.node].price };
+        self.best[class] = Some(best);
+        true
+    }
+
+    /// Everything below an e-node; `None` where a child has no term yet or uses the class itself.
+    fn parts_of(&self, node: &Candidate, class: usize) -> Option<Bits> {
+        let mut parts = vec![0; self.best.len().div_ceil(WORD)];
+        for child in &node.children {
+            let own = self.best[*child].as_ref()?;
+            if self.whole[*child] {
+                set(&mut parts, *child);
+            } else {
+                parts.iter_mut().zip(&own.parts).for_each(|(all, more)| *all |= more);
+            }
+        }
+        (!has(&parts, class)).then_some(parts)
+    }
+
+    fn sum(&self, parts: &[u64]) -> f64 {
+        let mut sum = 0.0;
+        for (at, word) in parts.iter().enumerate() {
+            let mut rest = *word;
+            while rest != 0 {
+                sum += self.price[at * WORD + rest.trailing_zeros() as usize];
+                rest &= rest - 1;
+            }
+        }
+        sum
+    }
 }
 
 /// Classes that every path from the root to anything below them passes, leaves without a price
@@ -279,27 +322,39 @@ fn stand_alone(problem: &Problem, upward: &[usize]) -> Vec<bool> {
 fn dominators(problem: &Problem, upward: &[usize], place: &[usize]) -> Vec<usize> {
     let mut dominator = vec![usize::MAX; problem.ids.len()];
     dominator[problem.root] = problem.root;
-    let meet = |dominator: &[usize], mut a: usize, mut b: usize| {
-        while a != b {
-            while place[a] > place[b] {
-                a = dominator[a];
-            }
-            while place[b] > place[a] {
-                b = dominator[b];
-            }
-        }
-        a
-    };
-    let mut changed = true;
+    let mut seen = vec![0; problem.ids.len()];
+    let (mut round, mut changed) = (0, true);
     while changed {
         changed = false;
         for class in upward.iter().rev().filter(|c| **c != problem.root) {
+            round += 1;
             let known = problem.parents[*class].iter().filter(|p| dominator[**p] != usize::MAX);
-            let Some(new) = known.copied().reduce(|a, b| meet(&dominator, a, b)) else { continue };
+            let meet = |a, b| met(&dominator, place, [a, b], (&mut seen, round));
+            let Some(new) = known.copied().reduce(meet) else { continue };
             changed |= std::mem::replace(&mut dominator[*class], new) != new;
         }
     }
     dominator
+}
+
+/// The nearest common dominator of `a`, which already is one of several classes, and `b`. Classes
+/// on the ways from these up are marked: from such a one on, the way to `a` is known.
+fn met(
+    dominator: &[usize],
+    place: &[usize],
+    [mut a, mut b]: [usize; 2],
+    (seen, round): (&mut [usize], usize),
+) -> usize {
+    while a != b {
+        if place[a] > place[b] {
+            a = dominator[a];
+        } else if std::mem::replace(&mut seen[b], round) == round {
+            return a;
+        } else {
+            b = dominator[b];
+        }
+    }
+    a
 }
 
 /// Moves that may pay together only: all classes that are views of one merged product.
@@ -338,33 +393,95 @@ fn views(problem: &Problem, op: &str) -> Vec<(usize, usize, usize)> {
 }
 
 /// Moves from a choice as long as one makes it better.
-fn search(problem: &Problem, choice: &mut [Option<usize>]) -> f64 {
-    let joint = joint_moves(problem);
-    let mut price = problem.price(choice, f64::INFINITY).unwrap_or(f64::INFINITY);
-    loop {
-        let single = problem.used(choice).into_iter().flat_map(|class| {
+struct Search<'p> {
+    problem: &'p Problem<'p>,
+    upward: &'p [usize],
+    whole: &'p [bool],
+    joint: Vec<Vec<(usize, usize)>>,
+    choice: Vec<Option<usize>>,
+    price: f64,
+}
+
+/// Share of the whole price from which on a class is worth doing without.
+const DEAR: f64 = 1e-3;
+/// Share of the whole price that a move must save.
+const SAVED: f64 = 1e-9;
+
+impl Search<'_> {
+    fn run(&mut self) {
+        loop {
+            let before = self.price;
+            // Classes that are not used are as they would cost least beside those that are.
+            self.choice = self.around(None).unwrap_or_else(|| self.choice.clone());
+            self.single();
+            if self.price >= before && !self.without() {
+                return;
+            }
+        }
+    }
+
+    /// Tries every other e-node of every class, and moves that pay together.
+    fn single(&mut self) {
+        let problem = self.problem;
+        let single = problem.used(&self.choice).into_iter().flat_map(|class| {
             let nodes = 0..problem.nodes[class].len();
             nodes.filter(move |_| problem.nodes[class].len() > 1).map(move |at| vec![(class, at)])
         });
-        let moves: Vec<Vec<(usize, usize)>> = joint.iter().cloned().chain(single).collect();
-        let before = price;
+        let moves: Vec<Vec<(usize, usize)>> = self.joint.iter().cloned().chain(single).collect();
         for change in moves {
-            let old: Vec<Option<usize>> = change.iter().map(|(class, _)| choice[*class]).collect();
-            if change.iter().zip(&old).all(|((_, at), old)| Some(*at) == *old) {
+            let old: Vec<Option<usize>> =
+                change.iter().map(|(class, _)| self.choice[*class]).collect();
+            if !problem.may_pay(&change, &old) {
                 continue;
             }
-            change.iter().for_each(|(class, at)| choice[*class] = Some(*at));
-            match problem.price(choice, price * (1.0 - 1e-9)) {
-                Some(better) => price = better,
+            change.iter().for_each(|(class, at)| self.choice[*class] = Some(*at));
+            match problem.price(&self.choice, self.price * (1.0 - SAVED)) {
+                Some(better) => self.price = better,
                 None => {
                     let pairs = change.iter().zip(&old);
-                    pairs.for_each(|((class, _), old)| choice[*class] = *old);
+                    pairs.for_each(|((class, _), old)| self.choice[*class] = *old);
                 }
             }
         }
-        if price >= before {
-            return price;
+    }
+
+    /// Tries to do without a dear class. Whether that was better.
+    fn without(&mut self) -> bool {
+        let price =
+            |class: usize| self.choice[class].map_or(0.0, |at| self.problem.nodes[class][at].price);
+        let mut dear = self.problem.used(&self.choice);
+        dear.retain(|class| price(*class) > DEAR * self.price);
+        for class in dear {
+            let Some(choice) = self.around(Some(class)) else { continue };
+            if let Some(better) = self.problem.price(&choice, self.price * (1.0 - SAVED)) {
+                (self.choice, self.price) = (choice, better);
+                return true;
+            }
         }
+        false
+    }
+
+    /// The best choice where classes that are used cost nothing; without one class, and what is
+    /// used for it alone. `None` where the root needs it.
+    fn around(&self, without: Option<usize>) -> Option<Vec<Option<usize>>> {
+        let problem = self.problem;
+        let mut greedy = Greedy::new(problem, self.whole);
+        let mut open = vec![false; problem.ids.len()];
+        self.upward.iter().for_each(|class| open[*class] = true);
+        let used = problem.used_without(&self.choice, without);
+        let above = without.map(|class| problem.above(&self.choice, &used, class));
+        for class in used {
+            let is_above = above.as_ref().is_some_and(|above| above[class]);
+            if let (false, Some(at)) = (is_above, self.choice[class]) {
+                greedy.give(class, at);
+                open[class] = false;
+            }
+        }
+        without.into_iter().for_each(|class| open[class] = false);
+        greedy.run(self.upward, &open);
+        greedy.best[problem.root].as_ref()?;
+        let found = greedy.best.into_iter().zip(&self.choice);
+        Some(found.map(|(best, old)| best.map_or(*old, |b| Some(b.node))).collect())
     }
 }
 
@@ -384,8 +501,19 @@ pub fn price_of(egraph: &Egraph, root: Id, term: &HashMap<Id, Term>, machine: &M
 /// Chooses a term for the root.
 pub fn extract(egraph: &Egraph, root: Id, machine: &Machine) -> Choice {
     let problem = Problem::new(egraph, root, machine);
-    let mut choice = greedy(&problem);
-    let price_ns = search(&problem, &mut choice);
+    let upward = problem.upward();
+    let whole = stand_alone(&problem, &upward);
+    let mut greedy = Greedy::new(&problem, &whole);
+    let mut open = vec![false; problem.ids.len()];
+    upward.iter().for_each(|class| open[*class] = true);
+    greedy.run(&upward, &open);
+    let choice: Vec<Option<usize>> =
+        greedy.best.into_iter().map(|best| best.map(|b| b.node)).collect();
+    let price = problem.price(&choice, f64::INFINITY).unwrap_or(f64::INFINITY);
+    let (upward, whole, joint) = (&upward[..], &whole[..], joint_moves(&problem));
+    let mut search = Search { problem: &problem, upward, whole, joint, choice, price };
+    search.run();
+    let (choice, price_ns) = (search.choice, search.price);
     let used = problem.used(&choice);
     let chosen = used.into_iter().filter_map(|class| {
         let node = &problem.nodes[class][choice[class]?];

@@ -24,6 +24,7 @@ fn value(d: &mut Draft, law: &str) -> Made {
         "merge-split" => merge_split(d),
         "slice-concat" => slice_concat(d),
         "slice-slice" => slice_slice(d),
+        "concat-product" => concat_product(d),
         "distribute" => distribute(d),
         "add-commute" | "mul-commute" | "add-associate" => commuting(d, law),
         "scale-linear" => scale_linear(d),
@@ -211,6 +212,28 @@ fn slice_slice(d: &mut Draft) -> Made {
         (false, true) => d.b.slice(part, "ag", "a", 0),
         (false, false) => d.b.slice(part, "ag", "g", first),
     }
+}
+
+fn concat_product(d: &mut Draft) -> Made {
+    let pool = ["b", "c", "s"];
+    let shared = d.rng.some(&pool, 1, 3);
+    let rest = d.rng.some(&["b", "c", "d"], 0, 2);
+    let all = union(&shared, &rest);
+    let kept = d.rng.some(&all, 0, 2);
+    // Factors stand in the order in which they are made.
+    let early = [d.rng.chance(50), d.rng.chance(50)];
+    let sides = ["a", "g"].map(|axis| union(&[axis], &rest));
+    let mut weights = [0, 1].map(|k| early[k].then(|| d.constant(&sides[k])));
+    let x = if d.rng.chance(50) { d.constant(&shared) } else { d.value(&shared)? };
+    let mut parts = vec![];
+    for (k, axis) in ["a", "g"].into_iter().enumerate() {
+        let w = weights[k].take().unwrap_or_else(|| d.constant(&sides[k]));
+        // Of another factor at times, where the law does not hold.
+        let x = if d.rng.chance(90) { x } else { d.value(&shared)? };
+        let product = d.product(x, w, &union(&[axis], &kept))?;
+        parts.push((product, axis));
+    }
+    d.b.concat(&parts, "ag")
 }
 
 fn distribute(d: &mut Draft) -> Made {

@@ -1,7 +1,7 @@
 //! Views: splits, merges, slices and concatenations through products and each other.
 
 use crate::rewrite::law::{Law, Onto, Operand, Site};
-use crate::rewrite::term::{ADD, Form, FormAttr, Label};
+use crate::rewrite::term::{ADD, FRESH, Form, FormAttr, Label};
 use check::Tag;
 use egg::Id;
 use ir::attr::Attr;
@@ -26,6 +26,19 @@ pub fn laws() -> Vec<Law> {
             .case("(slice ?q (concat ?c ?a ?b))", slice_concat),
         Law::new("slice-slice", Tag::Exact, "a part of a part is a part")
             .case("(slice ?q (slice ?h ?x))", slice_slice),
+        Law::new("concat-product", Tag::Exact, "[a.b, a.c] = a.[b, c], of constants b and c")
+            .case("(concat ?q (contract ?r ?a ?b) (contract ?u ?a ?c))", |site| {
+                concat_product(site, [0, 0])
+            })
+            .case("(concat ?q (contract ?r ?a ?b) (contract ?u ?c ?a))", |site| {
+                concat_product(site, [0, 1])
+            })
+            .case("(concat ?q (contract ?r ?b ?a) (contract ?u ?a ?c))", |site| {
+                concat_product(site, [1, 0])
+            })
+            .case("(concat ?q (contract ?r ?b ?a) (contract ?u ?c ?a))", |site| {
+                concat_product(site, [1, 1])
+            }),
         Law::new(
             "distribute",
             Tag::Reassociates,
@@ -55,10 +68,14 @@ fn viewed(site: &mut Site, op: &'static str, view: &Form, label: Label, x: Opera
     }
     let into: Vec<Label> =
         view.result.iter().copied().filter(|l| !view.operands[0].contains(l)).collect();
-    let rest = x.axes.iter().copied().filter(|l| *l != label);
-    let axes: Vec<Label> = rest.chain(into).collect();
+    let axes = replaced(&x.axes, label, &into);
     let form = view.relabelled(&[&x.axes], &axes);
     Operand { id: site.add(op, form, &[x.id]), axes }
+}
+
+/// Axes with others in place of one.
+fn replaced(axes: &[Label], label: Label, by: &[Label]) -> Vec<Label> {
+    axes.iter().flat_map(|l| if *l == label { by.to_vec() } else { vec![*l] }).collect()
 }
 
 fn merge_product(site: &mut Site, [merged, other]: [usize; 2]) -> Vec<Id> {
@@ -81,8 +98,7 @@ fn merge_product(site: &mut Site, [merged, other]: [usize; 2]) -> Vec<Id> {
 /// An axis as several.
 fn split_axis(site: &mut Site, x: Operand, label: Label, into: &[(Label, Dim)]) -> Operand {
     let parts: Vec<Label> = into.iter().map(|(l, _)| *l).collect();
-    let rest = x.axes.iter().copied().filter(|l| *l != label);
-    let axes: Vec<Label> = rest.chain(parts.iter().copied()).collect();
+    let axes = replaced(&x.axes, label, &parts);
     let attrs = [FormAttr::Label(label), FormAttr::Labels(parts)];
     let form = Form::new(&[&x.axes], &axes).with(attrs);
     let form = into.iter().fold(form, |form, (l, extent)| form.extent(*l, extent.clone()));
@@ -165,6 +181,41 @@ fn slice_concat(site: &mut Site) -> Vec<Id> {
 
 fn position(axes: &[Label], label: Label) -> usize {
     axes.iter().position(|l| *l == label).expect("an attribute names an axis of its form")
+}
+
+/// Before the labels of the second of two products.
+const SECOND: Label = FRESH + FRESH;
+
+/// The factor that both products have stands at `[first, second]` of their operands.
+fn concat_product(site: &mut Site, [at, other]: [usize; 2]) -> Vec<Id> {
+    let (concat, first, second) = (site.form("?q"), site.form("?r"), site.form("?u"));
+    let [along, last] = [0, 1].map(|k| concat.labels(0)[k]);
+    let mut onto = Onto::new(&first.result, &concat.operands[0]);
+    let a = onto.operand(&first.operands[at], site.id("?a"));
+    let b = onto.operand(&first.operands[1 - at], site.id("?b"));
+    let mut onto = Onto::after(&second.result, &concat.operands[1], SECOND);
+    // The factor's axes are the same in both products: summed in both, or in neither.
+    for (label, axis) in second.operands[other].iter().zip(&a.axes) {
+        match second.result.contains(label) {
+            true if onto.label(*label) == *axis => {}
+            false if !concat.operands[0].contains(axis) => onto.tie(*label, *axis),
+            _ => return vec![],
+        }
+    }
+    let c = onto.operand(&second.operands[1 - other], site.id("?c"));
+    let alike = b.axes.len() == c.axes.len()
+        && c.axes.iter().all(|l| if *l == last { b.has(along) } else { b.has(*l) });
+    let constant = site.facts(b.id).constant && site.facts(c.id).constant;
+    if !alike || !constant || !c.has(last) || a.has(along) || a.has(last) {
+        return vec![];
+    }
+    let joint = concat.label(1);
+    let extent = |o: &Operand, l| site.facts(o.id).shape[position(&o.axes, l)].clone();
+    let extent = extent(&b, along).plus(&extent(&c, last));
+    let axes = replaced(&b.axes, along, &[joint]);
+    let form = Form::concat([&b.axes, &c.axes], [along, last], (joint, extent), &axes);
+    let both = Operand { id: site.add("concat", form, &[b.id, c.id]), axes };
+    vec![site.product(&a, &both, &concat.result)]
 }
 
 fn slice_slice(site: &mut Site) -> Vec<Id> {

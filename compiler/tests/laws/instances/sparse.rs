@@ -1,7 +1,7 @@
 //! Graphs with rows that are chosen, or joined to chosen ones.
 
+use super::super::draft::{Draft, Made};
 use super::union;
-use crate::draft::{Draft, Made};
 use ir::dtype::DType;
 use ir::graph::ValueId;
 
