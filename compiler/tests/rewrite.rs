@@ -1,17 +1,23 @@
-//! What rewriting chooses: forms, states, the point where the form changes, and what each law is
-//! for.
+//! What rewriting chooses: forms, states, the point where the form changes, every bit by exact laws
+//! alone, and the same each time.
 
 mod support;
 
-use check::check;
+use check::{Tag, check};
 use compiler::import::{ImportOptions, import};
 use compiler::rewrite::choose::{Block, Chosen, Kept, Plan};
 use compiler::rewrite::cost::Point;
 use compiler::rewrite::saturate::{Limits, Stop};
+use compiler::rewrite::{law, merge};
 use ir::device::DeviceSpec;
-use ir::graph::Graph;
+use ir::dim::Dim;
+use ir::graph::eval::Bindings;
+use ir::graph::interp::{Settings, evaluate_after};
 use ir::graph::parse::parse_graph;
 use ir::graph::program::Program;
+use ir::graph::{Graph, ParamKind};
+use ir::number::mix;
+use ir::tensor::Tensor;
 use std::collections::BTreeSet;
 
 const DECODE: Point = Point { batch: 1, tokens: 1, context: 4096 };
@@ -181,57 +187,148 @@ fn a_gate_over_the_context_gathers_keys() {
     check(&far.certificate, 7).expect("equal graphs");
 }
 
-/// What a block loses without a law.
-fn without(config: &str, name: &str, law: &str, point: Point) -> (f64, f64) {
-    let device = h100();
-    let source = program(config).block(name).expect("a block").clone();
-    let whole = choose(&mut block(&source, plan(&device)), point);
-    let without = BTreeSet::from([law.to_string()]);
-    let mut less = block(&source, Plan { without, ..plan(&device) });
-    let chosen = choose(&mut less, point);
-    check(&chosen.certificate, 11).unwrap_or_else(|e| panic!("without {law}: {e}"));
-    (whole.price_ns, chosen.price_ns)
+/// Numbers in -1..1, the same of each seed.
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut word = seed;
+    let mut next = || {
+        word = mix(word.wrapping_add(0x9e37_79b9_7f4a_7c15));
+        (word >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
 }
 
-#[test]
-fn no_law_can_be_spared() {
-    let attention = ["associate", "one", "slice-product", "distribute", "history-inward"];
-    for law in attention {
-        let (whole, less) = without("v3", "dense", law, Point { context: 65_536, ..DECODE });
-        assert!(less > whole * 1.00001, "{law}: {less} instead of {whole}");
+/// Results of two steps in f32, to the bit.
+fn bits(graph: &Graph, steps: [i64; 2]) -> Vec<u32> {
+    let (mut kept, mut past, mut bits): (Vec<Tensor<f32>>, i64, Vec<u32>) = (vec![], 0, vec![]);
+    for (at, tokens) in steps.into_iter().enumerate() {
+        let bindings = Bindings::from([("s".into(), tokens), ("t".into(), past + tokens)]);
+        past += tokens;
+        let argument = |i: usize| {
+            let ty = graph.ty(graph.params[i]);
+            let value = |dim: &Dim| {
+                let of = |n: &str| graph.symbols.get(n)?.value.or(bindings.get(n).copied());
+                usize::try_from(dim.eval(&of).expect("every symbol is bound")).expect("an extent")
+            };
+            let dims: Vec<usize> = graph.extents(ty).iter().map(value).collect();
+            // Weights are the same in both steps.
+            let step = if graph.param_kind(i) == ParamKind::Weight { 0 } else { at as u64 };
+            let count = dims.iter().product();
+            Tensor::floats(&dims, numbers(count, step << 32 | i as u64))
+                .expect("as many as extents")
+        };
+        let args: Vec<Tensor<f32>> = (0..graph.params.len()).map(argument).collect();
+        let settings = Settings { bindings: bindings.clone(), key: 1 };
+        let (args, past): (Vec<_>, Vec<_>) = (args.iter().collect(), kept.iter().collect());
+        let outcome = evaluate_after(graph, &args, &past, &settings).expect("a sound graph");
+        bits.extend(outcome.outputs.iter().flat_map(Tensor::as_floats).map(|x| x.to_bits()));
+        kept = outcome.histories;
     }
-    let law = "merge-projections";
-    let (whole, less) = without("v3", "dense", law, DECODE);
-    assert!(less > whole, "{law}: {less} instead of {whole}");
+    bits
 }
 
-/// A block's price at a point.
-fn price(source: &Graph, point: Point) -> f64 {
-    let device = h100();
-    choose(&mut block(source, plan(&device)), point).price_ns
+/// A stored graph with small extents.
+fn small(name: &str, extents: &[(&str, &str)]) -> Graph {
+    let mut text = stored(name).to_string();
+    for (from, to) in extents {
+        assert!(text.contains(from), "{name} has no {from}");
+        text = text.replace(from, to);
+    }
+    parse_graph(&text).unwrap_or_else(|e| panic!("{e:?}\n{text}"))
 }
 
 #[test]
-fn names_and_orders_do_not_matter() {
-    let text = stored("latent").to_string();
-    let exchanged = text
-        .replace("contract %x, %w_qa", "contract %w_qa, %x")
-        .replace("contract %c, %w_uk", "contract %w_uk, %c");
-    assert_ne!(text, exchanged, "the text has these products");
-    let turned = text
-        .replace("%w_uk: bf16[h, n, r]", "%w_uk: bf16[r, n, h]")
-        .replace("%w_o: bf16[D, h, v]", "%w_o: bf16[v, D, h]");
-    let renamed = text
-        .replace("[h, ", "[a, ")
-        .replace(", h, ", ", a, ")
-        .replace(", h]", ", a]")
-        .replace("h = 128", "a = 128");
-    for point in [DECODE, PREFILL, Point { batch: 64, ..DECODE }] {
-        let base = price(&stored("latent"), point);
-        for other in [&exchanged, &turned, &renamed] {
-            let source = parse_graph(other).unwrap_or_else(|e| panic!("{e:?}\n{other}"));
-            let found = price(&source, point);
-            assert!((found / base - 1.0).abs() < 1e-6, "{found} instead of {base}\n{other}");
+fn exact_laws_alone_keep_every_bit() {
+    let device = h100();
+    let latent = [("D = 7168, h = 128", "D = 24, h = 3"), ("q = 1536, r = 512", "q = 11, r = 10")];
+    let rotated = [
+        ("D = 7168, h = 128, i = 32", "D = 24, h = 3, i = 2"),
+        ("q = 1536, r = 512", "q = 11, r = 10"),
+    ];
+    let chosen = [
+        ("D = 7168, h = 128, i = 128, k = 2048", "D = 24, h = 3, i = 5, k = 2"),
+        ("r = 512", "r = 10"),
+        ("2048 <= t", "2 <= t"),
+    ];
+    let experts = [("D = 7168, e = 256, f = 2048, k = 8", "D = 24, e = 6, f = 10, k = 2")];
+    let graphs = [
+        small("latent", &latent),
+        small("rotated", &rotated),
+        small("chosen_keys", &chosen),
+        small("experts", &experts),
+    ];
+    let exact: BTreeSet<&str> =
+        law::all().iter().filter(|law| law.tag == Tag::Exact).map(|law| law.name).collect();
+    let mut used = 0;
+    for source in graphs {
+        for kept in [Kept::Auto, Kept::Latent] {
+            let mut block = block(&source, Plan { exact: true, kept, ..plan(&device) });
+            for point in [DECODE, PREFILL] {
+                let chosen = choose(&mut block, point);
+                assert_eq!(chosen.certificate.tag(), Tag::Exact, "{}", source.name);
+                let others = chosen.laws.keys().filter(|law| !exact.contains(**law));
+                assert!(others.into_iter().all(|law| *law == merge::NAME), "{:?}", chosen.laws);
+                used += chosen.laws.len();
+                let [before, after] = [&source, &chosen.graph].map(|g| bits(g, [5, 2]));
+                assert_eq!(before, after, "{}\n{}", source.name, chosen.graph);
+            }
         }
     }
+    assert!(used > 8, "exact laws are used: {used}");
+}
+
+#[test]
+fn inexact_laws_change_bits() {
+    let device = h100();
+    let latent = [("D = 7168, h = 128", "D = 24, h = 3"), ("q = 1536, r = 512", "q = 11, r = 10")];
+    let source = small("latent", &latent);
+    let mut block = block(&source, Plan { kept: Kept::Latent, ..plan(&device) });
+    let chosen = choose(&mut block, DECODE);
+    assert_eq!(chosen.certificate.tag(), Tag::Reassociates);
+    assert_ne!(bits(&source, [5, 2]), bits(&chosen.graph, [5, 2]), "{}", chosen.graph);
+}
+
+/// Texts of what is chosen of a block.
+fn texts(source: &Graph) -> Vec<String> {
+    let device = h100();
+    let mut block = block(source, plan(&device));
+    let mut texts = vec![format!("{:?} {:?}", block.size(), block.states())];
+    for point in [DECODE, PREFILL, Point { context: 131_072, ..DECODE }] {
+        let chosen = choose(&mut block, point);
+        texts.push(chosen.graph.to_string());
+        texts.push(chosen.certificate.to_string());
+        texts.push(format!("{} {:?} {:?}", chosen.price_ns, chosen.laws, chosen.products));
+    }
+    texts
+}
+
+#[test]
+fn choices_are_the_same_every_time() {
+    let expert = program("v3").block("expert").expect("later layers have experts").clone();
+    for source in [expert, stored("chosen_keys")] {
+        let first = texts(&source);
+        assert_eq!(first, texts(&source), "{}: once more", source.name);
+        let threads = std::thread::scope(|scope| {
+            let started = [(); 2].map(|()| scope.spawn(|| texts(&source)));
+            started.map(|thread| thread.join().expect("no panic"))
+        });
+        for found in threads {
+            assert_eq!(first, found, "{}: in a thread", source.name);
+        }
+    }
+}
+
+#[test]
+fn more_layers_are_no_more_blocks() {
+    let path = support::at("tests/configs/v3/config.json");
+    let text = std::fs::read_to_string(path).expect("a config");
+    let blocks = [4, 61].map(|layers| {
+        let mut json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        json["num_hidden_layers"] = layers.into();
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, json.to_string()).expect("a config that can be written");
+        let options = ImportOptions { dummy_weights: Some(1), ..ImportOptions::default() };
+        import(&path, &options).expect("a sound config").program.blocks
+    });
+    assert_eq!(blocks[0], blocks[1], "each distinct block once, to be rewritten once");
 }
