@@ -2,9 +2,12 @@
 
 mod support;
 
+use compiler::compile::lower;
 use compiler::import::{ImportOptions, import};
 use compiler::lower::variant::{StepRange, Variant};
 use compiler::options::Options;
+use compiler::rewrite::choose::Kept;
+use compiler::rewrite::law;
 use compiler::variants::variants;
 use ir::device::DeviceSpec;
 use ir::graph::program::Program;
@@ -58,5 +61,27 @@ fn the_form_changes_once_and_later_in_longer_contexts() {
             assert!(found.is_sorted(), "{config}, {device}: {found:?}");
             assert!(found.iter().all(|s| (130..260).contains(s)), "{config}, {device}: {found:?}");
         }
+    }
+}
+
+/// Whatever is chosen is lowered, as stated and with any law left out too.
+#[test]
+fn every_choice_is_lowered() {
+    let device = DeviceSpec::default();
+    let lowered = |config: &str, options: &Options| {
+        let lowered = lower(&program(config), options, &device);
+        lowered.map(drop).unwrap_or_else(|e| panic!("{config}, {options:?}: {e}"));
+    };
+    for config in ["v3", "v2", "glm5", "qwen2-1.5b"] {
+        lowered(config, &Options::default());
+    }
+    let small = "v2-lite-4";
+    for kv in [Kept::Auto, Kept::Latent, Kept::Expanded] {
+        lowered(small, &Options { kv, ..Options::default() });
+    }
+    lowered(small, &Options { max_e_nodes: 1, ..Options::default() });
+    lowered(small, &Options { exact: true, ..Options::default() });
+    for law in law::all() {
+        lowered(small, &Options { without: vec![law.name.into()], ..Options::default() });
     }
 }
