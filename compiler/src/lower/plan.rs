@@ -295,6 +295,10 @@ fn bytes_of(dims: &[Dim], dtype: DType) -> Dim {
     dims.iter().fold(i64::from(dtype.bits() / 8).into(), |p, d| p.times(d))
 }
 
+/// A context, and pages of it, at which memory is laid out well: rows over the context are larger
+/// than those of the step, and share places among themselves.
+const TYPICAL_CONTEXT: i64 = 1 << 10;
+
 /// Places a bucket's buffers and turns its table into the plan's.
 fn lay_out_bucket(
     bucket: RowBucket,
@@ -305,6 +309,7 @@ fn lay_out_bucket(
     let symbols = symbols();
     let typical = |name: &str| match name {
         "n" => bucket.typical,
+        "t" | "mp" => TYPICAL_CONTEXT,
         _ => 1,
     };
     let arena = lay_out(&temps, &symbols, &typical);
