@@ -1,11 +1,10 @@
 //! Models compiled, loaded and stepped in this process.
 
 use crate::oracle::Launched;
-use compiler::compile::{Output, all_code, code, write};
+use compiler::compile::{self, CompileError, Output, all_code, code, write};
 use compiler::import::{ImportOptions, Imported, import};
-use compiler::lower::Lowered;
-use compiler::lower::plan::lower_variants;
 use compiler::lower::variant::Variant;
+use compiler::lower::{self, Lowered};
 use compiler::options::Options;
 use compiler::progress::Silent;
 use compiler::variants::variants;
@@ -95,8 +94,11 @@ pub fn build_imported(
     options: &Options,
     which: Levels,
 ) -> Built {
-    let variants = stage.variants(&imported.program, options);
-    let lowered = lower_variants(&variants, options, &DeviceSpec::default());
+    let (program, device) = (&imported.program, DeviceSpec::default());
+    let lowered = match stage {
+        Stage::Stated => lower::lower(program, options, &device).map_err(CompileError::from),
+        Stage::Rewritten => compile::lower(program, options, &device),
+    };
     let lowered = lowered.unwrap_or_else(|e| panic!("{}: {e}", e.code()));
     build_lowered(imported, lowered, options, which)
 }
