@@ -49,7 +49,7 @@ pub struct Forecast {
     pub weights_bytes: u64,
     /// Bytes of state per token.
     pub kv_bytes_per_token: u64,
-    /// Bytes of a step's arena at 512 rows.
+    /// Bytes of a step's arena at 512 rows of one sequence.
     pub arena_bytes: u64,
 }
 
@@ -60,15 +60,17 @@ impl Forecast {
         let kernels = lowered.kernels.len();
         let code = (kernels * work.levels) as u64 * KERNEL_BYTES;
         let per_token = |s: &artifact::plan::State| s.bytes_per_token * u64::from(s.layers);
-        let values: Vec<i64> = SYMBOLS
-            .iter()
-            .map(|s| match *s {
-                "n" | "t" => ROWS,
-                _ => 1,
-            })
-            .collect();
+        let page = lowered.plan.states.first().map_or(1, |s| i64::from(s.page_tokens));
+        let value = |symbol: &&str| match *symbol {
+            "n" | "t" => ROWS,
+            "mp" | "pg" => (ROWS + page - 1) / page,
+            _ => 1,
+        };
+        let values: Vec<i64> = SYMBOLS.iter().map(value).collect();
         let arena = |e: &SizeExpr| e.eval(&values).unwrap_or(0) as u64;
-        let buckets = lowered.plan.entries.iter().flat_map(|e| &e.buckets);
+        // Memory is asked for by the bucket that serves a step, not by the others.
+        let entries = lowered.plan.entries.iter();
+        let serving = entries.filter_map(|e| e.buckets.iter().find(|b| b.covers(&values)));
         // A batch of panels is made while the one before is copied out; objects are held beside
         // the images made of them.
         let computed = lowered.packed.iter().map(|p| p.from.held_bytes()).max().unwrap_or(0);
@@ -80,7 +82,7 @@ impl Forecast {
             seconds: weights as f64 / PACK_BYTES_PER_S + work.kernel_s * kernels as f64,
             weights_bytes: weights,
             kv_bytes_per_token: lowered.plan.states.iter().map(per_token).sum(),
-            arena_bytes: buckets.flat_map(|b| &b.arenas).map(arena).max().unwrap_or(0),
+            arena_bytes: serving.flat_map(|b| &b.arenas).map(arena).max().unwrap_or(0),
         }
     }
 
