@@ -3,18 +3,20 @@
 //!
 //! `cargo bench -p compiler --bench rewrite -- [REPEATS]`. Times are medians.
 
+#[path = "../tests/support/chain.rs"]
+mod chain;
+
+use chain::chain;
 use compiler::import::{ImportOptions, import};
 use compiler::rewrite::choose::{Block, Kept, Plan};
 use compiler::rewrite::cost::{Machine, Point};
-use compiler::rewrite::encode::{Encoded, encode};
+use compiler::rewrite::encode::encode;
 use compiler::rewrite::extract::extract;
 use compiler::rewrite::law;
 use compiler::rewrite::program::rewrite;
 use compiler::rewrite::saturate::{Limits, saturate};
 use ir::device::DeviceSpec;
-use ir::dtype::DType;
 use ir::graph::Graph;
-use ir::graph::builder::GraphBuilder;
 use ir::graph::program::Program;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -107,26 +109,8 @@ fn measure_block(config: &str, source: &Graph, device: &DeviceSpec, repeats: usi
     }
 }
 
-/// One value after the other; with `shared`, each made of the two before it.
-fn chain(shared: bool) -> Encoded {
-    let mut b = GraphBuilder::new("chain");
-    b.step_symbol("s", 1, 1 << 20);
-    b.step_symbol("t", 1, 1 << 20);
-    let mut x = b.input("x", DType::F32, &["s"]);
-    let mut before = x;
-    for _ in 0..CHAIN {
-        let next = match shared {
-            false => b.map("tanh(%x)", &[("x", x)], &["s"]),
-            true => b.map("tanh(%x) - %y", &[("x", x), ("y", before)], &["s"]),
-        };
-        (before, x) = (x, next.expect("an expression of rows"));
-    }
-    b.output(x);
-    encode(&b.finish().expect("a sound graph")).expect("every op has one result")
-}
-
 fn measure_chain(shared: bool, device: &DeviceSpec, repeats: usize) {
-    let encoded = chain(shared);
+    let encoded = chain(CHAIN, shared);
     let saturated = saturate(&encoded, vec![], Limits { nodes: 1 << 20, rounds: 1 });
     let machine = Machine::new(device, POINTS[0], &encoded.block.symbols);
     let (time, choice) = median(repeats, || extract(&saturated.egraph, saturated.root, &machine));

@@ -6,10 +6,13 @@ mod laws {
     pub mod draft;
     pub mod instances;
 }
+#[path = "support/chain.rs"]
+mod chain;
 mod support;
 
+use chain::chain;
 use compiler::rewrite::cost::{Machine, Point};
-use compiler::rewrite::encode::{Encoded, encode};
+use compiler::rewrite::encode::encode;
 use compiler::rewrite::extract::{Choice, extract};
 use compiler::rewrite::facts::Egraph;
 use compiler::rewrite::law;
@@ -17,9 +20,7 @@ use compiler::rewrite::merge::merge_projections;
 use compiler::rewrite::saturate::{Limits, saturate};
 use egg::{Id, Language};
 use ir::device::DeviceSpec;
-use ir::dtype::DType;
 use ir::graph::Graph;
-use ir::graph::builder::GraphBuilder;
 use laws::instances;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -294,24 +295,6 @@ fn the_exact_search_finds_what_is_better() {
         let found = exact.below(best * 1.02).expect("the optimum is below");
         assert!((found - best).abs() <= NEAR * best, "{name}: {found}, {best}");
     }
-}
-
-/// Rows through functions one after the other, each of the one before it, or of the two.
-fn chain(length: usize, shared: bool) -> Encoded {
-    let mut b = GraphBuilder::new("chain");
-    b.step_symbol("s", 1, 1 << 20);
-    b.step_symbol("t", 1, 1 << 20);
-    let mut x = b.input("x", DType::F32, &["s"]);
-    let mut before = x;
-    for _ in 0..length {
-        let next = match shared {
-            false => b.map("tanh(%x)", &[("x", x)], &["s"]),
-            true => b.map("tanh(%x) - %y", &[("x", x), ("y", before)], &["s"]),
-        };
-        (before, x) = (x, next.expect("an expression of rows"));
-    }
-    b.output(x);
-    encode(&b.finish().expect("a sound graph")).expect("every op has one result")
 }
 
 #[test]
