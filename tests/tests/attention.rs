@@ -244,19 +244,19 @@ fn check_imported(name: &str, form: Form) -> Imported {
     imported
 }
 
+/// In the default precision, too.
+fn check_imported_near(name: &str, form: Form) {
+    let imported = check_imported(name, form);
+    let prompts = exact::prompts_of(&imported);
+    near::check(name, &imported, Stage::Stated, &prompts, &Options::default());
+}
+
 #[test]
 fn imported_models_over_the_latent_itself() {
     for name in ["rand-v2", "rand-v2-lite", "rand-v3-fp8"] {
         check_imported(name, Form::Absorbed);
     }
-    let imported = check_imported("rand-v3", Form::Absorbed);
-    near::check(
-        "rand-v3",
-        &imported,
-        Stage::Stated,
-        &exact::prompts_of(&imported),
-        &Options::default(),
-    );
+    check_imported_near("rand-v3", Form::Absorbed);
 }
 
 #[test]
@@ -264,14 +264,7 @@ fn imported_models_expanded_from_the_latent() {
     for name in ["rand-v2-lite", "rand-v3-fp8"] {
         check_imported(name, Form::Expanded);
     }
-    let imported = check_imported("rand-v3", Form::Expanded);
-    near::check(
-        "rand-v3",
-        &imported,
-        Stage::Stated,
-        &exact::prompts_of(&imported),
-        &Options::default(),
-    );
+    check_imported_near("rand-v3", Form::Expanded);
 }
 
 /// Logits of the next token of a sequence of several parts, computed together with that of
