@@ -298,12 +298,12 @@ impl<'a> Block<'a> {
     ///
     /// Errors: a term that is no graph, a mistake of a law.
     pub fn choose_for(&mut self, best_at: Point, point: Point) -> Result<Chosen, IrError> {
-        let (graph, choice) = self.extracted(best_at)?;
-        self.accounted(point, graph, choice)
+        let (graph, choice) = self.extract(best_at)?;
+        self.account(point, graph, choice)
     }
 
     /// The graph for a point alone, and the choice that it is.
-    pub(super) fn extracted(&mut self, point: Point) -> Result<(Graph, Choice), IrError> {
+    pub(super) fn extract(&mut self, point: Point) -> Result<(Graph, Choice), IrError> {
         let mut machine = self.machine(point);
         let egraph = &self.saturated.egraph;
         machine.kept = Some(self.kept.iter().map(|id| egraph.find(*id)).collect());
@@ -317,7 +317,7 @@ impl<'a> Block<'a> {
     }
 
     /// What is to be known of a choice.
-    pub(super) fn accounted(
+    pub(super) fn account(
         &self,
         point: Point,
         graph: Graph,

@@ -185,11 +185,11 @@ impl Rewriting<'_> {
         let Some(block) = &mut self.block else { return Ok(0) };
         let block_name = || self.source.name.clone();
         let no_graph = |error| RewriteError::Graph { block: block_name(), error: Box::new(error) };
-        let (graph, choice) = block.extracted(point).map_err(no_graph)?;
+        let (graph, choice) = block.extract(point).map_err(no_graph)?;
         if let Some(at) = self.forms.iter().position(|known| known.graph == graph) {
             return Ok(at);
         }
-        let chosen = block.accounted(point, graph, choice).map_err(no_graph)?;
+        let chosen = block.account(point, graph, choice).map_err(no_graph)?;
         let unequal = |error| RewriteError::Unequal { block: block_name(), error: Box::new(error) };
         equal(&chosen.certificate).map_err(unequal)?;
         self.forms.push(chosen);
