@@ -63,6 +63,18 @@ pub struct ContextContraction {
     pub tile: ContractionTile,
 }
 
+/// Indices by their part in a product.
+struct Parts {
+    /// Of rows and of the result.
+    leads: Vec<Name>,
+    /// Of rows, of the weight and of the result.
+    batch: Vec<Name>,
+    /// Of the weight and of the result.
+    cols: Vec<Name>,
+    /// Of rows and of the weight.
+    summed: Vec<Name>,
+}
+
 /// What an instance works on.
 struct Instance<'a> {
     c: &'a ContextContraction,
@@ -222,6 +234,54 @@ impl Block<'_> {
         source: &Source,
         [w, y]: [ValueId; 2],
     ) -> Result<(ContextContraction, WeightUse), LowerError> {
+        let parts = self.context_parts(id, source, [w, y])?;
+        let memory = self.context_memory(source.base)?;
+        // Rows that are kept in bf16 are bf16 already.
+        let left = match memory.dtype {
+            DType::BF16 => Operand::Bf16,
+            _ => self.operand(id),
+        };
+        let weight = self.weight_use(w, [&parts.batch, &parts.cols, &parts.summed], left)?;
+        let left = left.beside(weight.encoding);
+        let [batches, n, depth] = weight.dims[..] else { unreachable!("it has three parts") };
+        let mut axes = vec![];
+        for axis in &source.axes {
+            let extent = self.extents(std::slice::from_ref(&axis.index))?[0];
+            axes.push(match parts.leads.iter().position(|l| *l == axis.index) {
+                Some(at) => RowAxis::Lead { at, start: axis.start },
+                None => RowAxis::Summed { start: axis.start, extent },
+            });
+        }
+        let page = self.options.page_tokens;
+        let widest = schedule::BUCKETS[schedule::BUCKETS.len() - 1];
+        let terms = left.terms();
+        let tile = schedule::contraction(self.device, widest, n, depth, weight.encoding, terms);
+        let tile_depth = if parts.summed.len() == 1 { tile.depth } else { depth as u32 };
+        let is_batch = parts.leads.iter().map(|l| parts.batch.contains(l));
+        let c = ContextContraction {
+            rows_max: self.rows_max(),
+            page,
+            memory,
+            axes,
+            leads: self.extents(&parts.leads)?.into_iter().zip(is_batch).collect(),
+            left,
+            weight: weight.encoding,
+            extents: [batches, n, depth],
+            out: self.partition.kept,
+            tile: ContractionTile { rows: page, cols: tile.cols, depth: tile_depth },
+        };
+        Ok((c, weight))
+    }
+
+    /// What the indices of rows, weight and result are in the product.
+    ///
+    /// Errors: E0261.
+    fn context_parts(
+        &self,
+        id: NodeId,
+        source: &Source,
+        [w, y]: [ValueId; 2],
+    ) -> Result<Parts, LowerError> {
         let (wt, yt) = (self.graph.ty(w), self.graph.ty(y));
         let context = context_index(self.graph, y);
         let own: Vec<Name> = yt.indices.iter().filter(|i| Some(*i) != context).cloned().collect();
@@ -234,52 +294,12 @@ impl Block<'_> {
             source.axes.iter().filter(is_summed).map(|a| a.index.clone()).collect();
         let covered = wt.indices.len() == batch.len() + cols.len() + summed.len()
             && summed.iter().chain(&cols).all(|i| wt.has(i));
-        if own != [leads.as_slice(), &cols].concat() || !covered {
-            let found = format!("%{}: {yt} with {wt}", self.graph.value(y).name);
-            let expected = "batch and columns in this order, and a sum over all else of a row";
-            return Err(self.form(self.graph.node(id), found, expected));
+        if own == [leads.as_slice(), &cols].concat() && covered {
+            return Ok(Parts { leads, batch, cols, summed });
         }
-        let memory = self.context_memory(source.base)?;
-        // Rows that are kept in bf16 are bf16 already.
-        let left = match memory.dtype {
-            DType::BF16 => Operand::Bf16,
-            _ => self.operand(id),
-        };
-        let weight = self.weight_use(w, [&batch, &cols, &summed], left)?;
-        let left = left.beside(weight.encoding);
-        let [batches, n, depth] = weight.dims[..] else { unreachable!("it has three parts") };
-        let mut axes = vec![];
-        for axis in &source.axes {
-            let extent = self.extents(std::slice::from_ref(&axis.index))?[0];
-            axes.push(match leads.iter().position(|l| *l == axis.index) {
-                Some(at) => RowAxis::Lead { at, start: axis.start },
-                None => RowAxis::Summed { start: axis.start, extent },
-            });
-        }
-        let page = self.options.page_tokens;
-        let shape = schedule::contraction(
-            self.device,
-            schedule::BUCKETS[schedule::BUCKETS.len() - 1],
-            n,
-            depth,
-            weight.encoding,
-            left.terms(),
-        );
-        let parts = if summed.len() == 1 { shape.depth } else { depth as u32 };
-        let extents = self.extents(&leads)?;
-        let c = ContextContraction {
-            rows_max: self.rows_max(),
-            page,
-            memory,
-            axes,
-            leads: extents.into_iter().zip(leads.iter().map(|l| wt.has(l))).collect(),
-            left,
-            weight: weight.encoding,
-            extents: [batches, n, depth],
-            out: self.partition.kept,
-            tile: ContractionTile { rows: page, cols: shape.cols, depth: parts },
-        };
-        Ok((c, weight))
+        let found = format!("%{}: {yt} with {wt}", self.graph.value(y).name);
+        let expected = "batch and columns in this order, and a sum over all else of a row";
+        Err(self.form(self.graph.node(id), found, expected))
     }
 
     /// Where rows over the context are: in a state, or where a step has computed them.
