@@ -119,6 +119,21 @@ fn every_choice_is_equal_to_its_source() {
     }
 }
 
+/// An op that makes the rows itself has none to keep.
+#[test]
+fn a_value_repeated_in_each_row_is_kept_as_it_is() {
+    let source = "graph @repeated(weight %v: f32[]) -> f32[t, b]
+      params b = 3
+      where 1 <= s <= 4096, 1 <= t <= 4096 {
+      %rows = map { sigmoid(%v) } : f32[s, b]
+      %kept = history %rows {index = s, into = t} : f32[t, b]
+      return %kept
+    }";
+    let (source, device) = (parse_graph(source).expect("a graph"), h100());
+    let chosen = choose(&mut block(&source, plan(&device)), DECODE);
+    assert!(check(&chosen.certificate, 1).is_ok(), "{}", chosen.graph);
+}
+
 #[test]
 fn saturation_ends_by_itself() {
     let device = h100();

@@ -24,7 +24,7 @@ fn inward(site: &mut Site, op: &'static str, count: usize) -> Vec<Id> {
     let [row, kept] = [history.label(0), history.label(1)];
     let extent = history.extents[&kept].clone();
     let mut inner = Inner::at(site, count, &history.operands[0]);
-    if inner.names(row) {
+    if inner.names(row) || inner.new_labels(&history.operands[0]).contains(&row) {
         return vec![];
     }
     let mut operands = vec![];
