@@ -1,5 +1,4 @@
-//! What rewriting chooses: forms, states, the point where the form changes, every bit by exact laws
-//! alone, and the same each time.
+//! What rewriting chooses: forms, states, every bit by exact laws alone, and the same each time.
 
 mod support;
 
@@ -42,19 +41,6 @@ fn stored(name: &str) -> Graph {
 
 fn h100() -> DeviceSpec {
     DeviceSpec::built_in("h100").expect("a built-in device")
-}
-
-/// A device that waits for arithmetic alone.
-fn arithmetic_only() -> DeviceSpec {
-    let flops = 1e15;
-    let device = h100();
-    DeviceSpec {
-        f32_flops_per_s: flops,
-        bf16_flops_per_s: flops,
-        read_bytes_per_s: 1e30,
-        launch_ns: 0.0,
-        ..device
-    }
 }
 
 fn plan(device: &DeviceSpec) -> Plan<'_> {
@@ -155,33 +141,6 @@ fn limits_give_the_best_graph_so_far() {
         let chosen = choose(&mut block, DECODE);
         assert!(chosen.price_ns <= chosen.source_ns * (1.0 + 1e-9));
         check(&chosen.certificate, 5).expect("equal graphs");
-    }
-}
-
-/// New tokens from which on the form that computes keys and values anew is chosen.
-fn switch(source: &Graph, device: &DeviceSpec, context: i64) -> i64 {
-    let mut block = block(source, plan(device));
-    let mut forms = vec![];
-    for tokens in (4..=512).step_by(4) {
-        let chosen = choose(&mut block, Point { batch: 1, tokens, context });
-        forms.push((tokens, expanded(&chosen) > 0));
-    }
-    let changes = forms.windows(2).filter(|w| w[0].1 != w[1].1).count();
-    assert_eq!(changes, 1, "one switch at context {context}: {forms:?}");
-    forms.iter().find(|(_, expanded)| *expanded).expect("long steps are expanded").0
-}
-
-#[test]
-fn the_form_changes_where_arithmetic_says() {
-    let device = arithmetic_only();
-    for config in ["v3", "v2"] {
-        let source = layer(config);
-        for context in [4096, 16384, 131_072] {
-            let [t, r, d] = [context as f64, 512.0, 256.0];
-            let expected = t * r * d / (t * (2.0 * r - d) + r * d);
-            let found = switch(&source, &device, context) as f64;
-            assert!((found / expected - 1.0).abs() < 0.1, "{config} at {context}: {found}");
-        }
     }
 }
 
