@@ -37,14 +37,18 @@ pub struct ProgramForms {
     pub limited: Vec<Limited>,
 }
 
-/// Steps that stand for each range of rows in reports.
-pub fn points(options: &Options) -> Vec<(RowBucket, Point)> {
-    let context = i64::from(options.decode.0);
-    let point = |bucket: RowBucket| match bucket.is_narrow() {
-        true => Point { batch: bucket.typical, tokens: 1, context },
-        false => Point { batch: 1, tokens: bucket.typical, context: bucket.typical },
-    };
-    BUCKETS.into_iter().map(|bucket| (bucket, point(bucket))).collect()
+/// Some steps, and the form of the program in them.
+#[derive(Clone, Debug)]
+pub struct Steps {
+    /// Rows of the step.
+    pub bucket: RowBucket,
+    /// Which of these steps.
+    pub range: StepRange,
+    /// The step that the form was chosen for: of ranges that were joined, the one with the shortest
+    /// context.
+    pub point: Point,
+    /// The form.
+    pub form: Form,
 }
 
 /// [`forms`] without how they came about.
@@ -67,35 +71,59 @@ pub fn forms(
     device: &DeviceSpec,
 ) -> Result<ProgramForms, RewriteError> {
     let plan = Plan::of(options, device);
-    let mut forms = Forms { rewriter: Rewriter::new(program, &plan), known: vec![] };
-    // The decode point comes first: it settles what is packed.
-    forms.at(plan.decode)?;
-    let longest = program.symbols.get("t").map_or(LONGEST, |t| t.hi.min(LONGEST));
-    let mut variants = vec![];
-    for bucket in BUCKETS {
-        let mut chosen: Vec<(Form, Vec<StepRange>)> = vec![];
-        for (context, typical) in contexts(longest) {
-            for (tokens, form) in forms.runs(bucket, typical)? {
-                let range = StepRange { tokens, context };
-                match chosen.iter_mut().find(|(known, _)| *known == form) {
-                    Some((_, ranges)) => ranges.push(range),
-                    None => chosen.push((form, vec![range])),
-                }
+    let mut rewriter = Rewriter::new(program, &plan);
+    let mut variants: Vec<(Variant, Form)> = vec![];
+    for Steps { bucket, range, form, .. } in steps(&mut rewriter, program, &plan)? {
+        let same = |(v, of): &&mut (Variant, Form)| v.bucket == bucket && *of == form;
+        match variants.iter_mut().find(same) {
+            Some((known, _)) => known.steps.push(range),
+            None => {
+                let program = rewriter.program(&form);
+                variants.push((Variant { bucket, steps: vec![range], program }, form));
             }
         }
-        variants.extend(chosen.into_iter().map(|(form, steps)| Variant {
-            bucket,
-            steps: joined(steps),
-            program: forms.rewriter.program(&form),
-        }));
     }
+    let variants: Vec<Variant> = variants.into_iter().map(|(variant, _)| variant).collect();
     let is_used = |c: &Certificate| {
         let form = |v: &Variant| v.program.block(&c.source.name) == Some(c.chosen());
         variants.iter().any(form)
     };
-    let mut certificates = forms.rewriter.certificates();
+    let mut certificates = rewriter.certificates();
     certificates.retain(is_used);
-    Ok(ProgramForms { certificates, limited: forms.rewriter.limited(), variants })
+    Ok(ProgramForms { certificates, limited: rewriter.limited(), variants })
+}
+
+/// The steps that a plan tells apart, with the form of the program in each: by rows, then by
+/// context, then by new tokens of a sequence. All steps are among them.
+///
+/// Errors: E0283, E0284.
+pub fn steps(
+    rewriter: &mut Rewriter,
+    program: &Program,
+    plan: &Plan,
+) -> Result<Vec<Steps>, RewriteError> {
+    let mut forms = Forms { source: rewriter, known: vec![] };
+    // The decode point comes first: it settles what is packed.
+    forms.at(plan.decode)?;
+    let longest = program.symbols.get("t").map_or(LONGEST, |t| t.hi.min(LONGEST));
+    let mut all = vec![];
+    for bucket in BUCKETS {
+        for (context, typical) in contexts(longest) {
+            let most = bucket.rows_max.min(typical);
+            let samples = TOKENS.into_iter().filter(|tokens| *tokens <= most);
+            let point = |tokens: i64| Point {
+                batch: (bucket.typical / tokens).max(1),
+                tokens,
+                context: typical,
+            };
+            for Run { first, last, point, form } in forms.runs(samples, &point)? {
+                let first = if first == 1 { 0 } else { first };
+                let range = StepRange { tokens: (first, last), context };
+                all.push(Steps { bucket, range, point, form });
+            }
+        }
+    }
+    Ok(joined(all))
 }
 
 /// Ranges of contexts, the last without an end, with the context that forms are chosen for.
@@ -110,18 +138,63 @@ fn contexts(longest: i64) -> Vec<(Range, i64)> {
     ends.iter().enumerate().map(range).collect()
 }
 
-/// Forms as they are found.
-struct Forms<'a> {
-    rewriter: Rewriter<'a>,
-    known: Vec<Form>,
+/// What can be written in the form that is best for a step.
+pub trait Source {
+    /// A form.
+    type Form: Clone + PartialEq;
+    /// What keeps it from being found.
+    type Error;
+
+    /// The best form for a step.
+    ///
+    /// Errors: as the implementation says.
+    fn best(&mut self, point: Point) -> Result<Self::Form, Self::Error>;
+
+    /// Nanoseconds of a form in a step, by the cost model.
+    fn price_ns(&self, form: &Self::Form, point: Point) -> f64;
 }
 
-impl Forms<'_> {
+impl Source for Rewriter<'_> {
+    type Form = Form;
+    type Error = RewriteError;
+
+    fn best(&mut self, point: Point) -> Result<Form, RewriteError> {
+        self.at(point)
+    }
+
+    fn price_ns(&self, form: &Form, point: Point) -> f64 {
+        Rewriter::price_ns(self, form, point)
+    }
+}
+
+/// Forms as they are found.
+pub struct Forms<'s, S: Source> {
+    /// Where they come from.
+    pub source: &'s mut S,
+    /// All so far, in the order in which they were found.
+    pub known: Vec<S::Form>,
+}
+
+/// Steps of one form, by new tokens of a sequence: both ends are in it, and the last has none.
+pub struct Run<F> {
+    /// The fewest.
+    pub first: i64,
+    /// The most.
+    pub last: i64,
+    /// The first step that the form was chosen for.
+    pub point: Point,
+    /// The form.
+    pub form: F,
+}
+
+impl<S: Source> Forms<'_, S> {
     /// The form for a step: a known one, unless another is better by so much that it pays.
-    fn at(&mut self, point: Point) -> Result<Form, RewriteError> {
-        let best = self.rewriter.at(point)?;
-        let most = GAIN * self.rewriter.price_ns(&best, point);
-        let priced = self.known.iter().map(|form| (self.rewriter.price_ns(form, point), form));
+    ///
+    /// Errors: the source's.
+    pub fn at(&mut self, point: Point) -> Result<S::Form, S::Error> {
+        let best = self.source.best(point)?;
+        let most = GAIN * self.source.price_ns(&best, point);
+        let priced = self.known.iter().map(|form| (self.source.price_ns(form, point), form));
         let near = priced.filter(|(price, _)| *price <= most);
         if let Some((_, form)) = near.min_by(|(a, _), (b, _)| a.total_cmp(b)) {
             return Ok(form.clone());
@@ -130,33 +203,39 @@ impl Forms<'_> {
         Ok(best)
     }
 
-    /// Forms of steps of a bucket by new tokens of a sequence, from few to many.
-    fn runs(
+    /// Forms by new tokens of a sequence, from those of some steps, few tokens to many: between two
+    /// that differ, the form changes where their prices cross.
+    ///
+    /// Errors: the source's.
+    pub fn runs(
         &mut self,
-        bucket: RowBucket,
-        context: i64,
-    ) -> Result<Vec<(Range, Form)>, RewriteError> {
-        let point =
-            |tokens: i64| Point { batch: (bucket.typical / tokens).max(1), tokens, context };
-        let most = bucket.rows_max.min(context);
-        let mut runs: Vec<(i64, Form)> = vec![];
+        samples: impl Iterator<Item = i64>,
+        point: &dyn Fn(i64) -> Point,
+    ) -> Result<Vec<Run<S::Form>>, S::Error> {
+        let mut runs: Vec<Run<S::Form>> = vec![];
         let mut before = 1;
-        for tokens in TOKENS.into_iter().filter(|tokens| *tokens <= most) {
+        for tokens in samples {
             let form = self.at(point(tokens))?;
-            match runs.last() {
-                None => runs.push((0, form)),
-                Some((_, last)) if *last == form => {}
-                Some((_, last)) => {
-                    let price = |form, tokens| self.rewriter.price_ns(form, point(tokens));
-                    let pays = |tokens| price(&form, tokens) < price(last, tokens);
-                    runs.push((first_of(before, tokens, &pays), form));
+            let first = match runs.last() {
+                None => Some(tokens),
+                Some(last) if last.form == form => None,
+                Some(last) => {
+                    let price = |form, tokens| self.source.price_ns(form, point(tokens));
+                    let pays = |tokens| price(&form, tokens) < price(&last.form, tokens);
+                    // It may have been a little better before, by less than is asked for.
+                    let earlier = pays(before) && !pays(last.first);
+                    Some(first_of(if earlier { last.first } else { before }, tokens, &pays))
                 }
+            };
+            if let Some(first) = first {
+                if let Some(run) = runs.last_mut() {
+                    run.last = first - 1;
+                }
+                runs.push(Run { first, last: i64::MAX, point: point(tokens), form });
             }
             before = tokens;
         }
-        let ends: Vec<i64> =
-            runs.iter().skip(1).map(|(first, _)| first - 1).chain([i64::MAX]).collect();
-        Ok(runs.into_iter().zip(ends).map(|((first, form), end)| ((first, end), form)).collect())
+        Ok(runs)
     }
 }
 
@@ -173,16 +252,19 @@ fn first_of(mut no: i64, mut yes: i64, holds: &dyn Fn(i64) -> bool) -> i64 {
     yes
 }
 
-/// Ranges of the same tokens whose contexts meet, as one.
-fn joined(ranges: Vec<StepRange>) -> Vec<StepRange> {
-    let mut joined: Vec<StepRange> = vec![];
-    for range in ranges {
-        let meets = |r: &&mut StepRange| {
-            r.tokens == range.tokens && r.context.1.checked_add(1) == Some(range.context.0)
+/// Steps of one form and of the same tokens whose contexts meet, as one.
+fn joined(all: Vec<Steps>) -> Vec<Steps> {
+    let mut joined: Vec<Steps> = vec![];
+    for steps in all {
+        let meets = |s: &&mut Steps| {
+            s.bucket == steps.bucket
+                && s.form == steps.form
+                && s.range.tokens == steps.range.tokens
+                && s.range.context.1.checked_add(1) == Some(steps.range.context.0)
         };
         match joined.iter_mut().find(meets) {
-            Some(r) => r.context.1 = range.context.1,
-            None => joined.push(range),
+            Some(s) => s.range.context.1 = steps.range.context.1,
+            None => joined.push(steps),
         }
     }
     joined
@@ -209,15 +291,26 @@ mod tests {
 
     #[test]
     fn ranges_are_joined_where_they_meet() {
-        let range = |tokens, context| StepRange { tokens, context };
-        let all = vec![
-            range((0, 99), (0, 10)),
-            range((0, 99), (11, 20)),
-            range((0, 120), (21, 30)),
-            range((0, 99), (31, i64::MAX)),
+        let of = |(tokens, context): (Range, Range)| Steps {
+            bucket: BUCKETS[0],
+            range: StepRange { tokens, context },
+            point: Point { batch: 1, tokens: 1, context: context.1 },
+            form: Form::default(),
+        };
+        let all = [
+            ((0, 99), (0, 10)),
+            ((0, 99), (11, 20)),
+            ((0, 120), (21, 30)),
+            ((0, 99), (31, i64::MAX)),
         ];
-        let expected =
-            [range((0, 99), (0, 20)), range((0, 120), (21, 30)), range((0, 99), (31, i64::MAX))];
-        assert_eq!(joined(all), expected);
+        let joined = joined(all.map(of).to_vec());
+        let ranges: Vec<(Range, Range)> =
+            joined.iter().map(|s| (s.range.tokens, s.range.context)).collect();
+        let expected = [((0, 99), (0, 20)), ((0, 120), (21, 30)), ((0, 99), (31, i64::MAX))];
+        assert_eq!(ranges, expected);
+        assert_eq!(joined[0].point.context, 10, "the shortest context's");
+        let [mut one, other] = [all[0], all[1]].map(of);
+        one.bucket = BUCKETS[1];
+        assert_eq!(super::joined(vec![one, other]).len(), 2, "of different rows");
     }
 }

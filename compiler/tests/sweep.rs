@@ -154,9 +154,9 @@ fn sweep(config: &str, devices: &[DeviceSpec], check: impl Fn(&mut Sweep)) {
     }
 }
 
-/// New tokens of a sequence at which as many operations are needed with rows of the context expanded
-/// to so many columns (of keys, of values, or of both together, `count` of them) as with the latent
-/// itself, of `r` numbers.
+/// New tokens of a sequence at which as many operations are needed with rows of the context
+/// expanded to so many columns (of keys, of values, or of both together, `count` of them) as with
+/// the latent itself, of `r` numbers.
 fn balance(context: i64, r: f64, columns: f64, count: f64) -> f64 {
     let t = context as f64;
     t * r * columns / (t * (count * r - columns) + r * columns)
@@ -199,8 +199,8 @@ fn v2_changes_its_form_once() {
     changes_once("v2");
 }
 
-/// Keys of GLM-5 are narrower than its values (192, 256): they are worth expanding in shorter steps.
-/// Between, with keys expanded and values absorbed, a step is cheaper than in either of the two
+/// Keys of GLM-5 are narrower than its values (192, 256): they are worth expanding in shorter
+/// steps. Between, with keys expanded and values absorbed, a step is cheaper than in either of the two
 /// forms, whose prices cross there; so the form changes twice, once for each.
 #[test]
 fn glm5_expands_keys_first_and_then_values() {

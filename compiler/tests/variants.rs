@@ -3,10 +3,13 @@
 mod support;
 
 use compiler::compile::lower;
+use compiler::explain::buckets::{BucketReport, Range};
+use compiler::explain::{Question, explain};
 use compiler::import::{ImportOptions, import};
 use compiler::lower::variant::{StepRange, Variant};
 use compiler::options::Options;
 use compiler::rewrite::choose::Kept;
+use compiler::rewrite::cost::Point;
 use compiler::rewrite::law;
 use compiler::variants::variants;
 use ir::device::DeviceSpec;
@@ -60,6 +63,43 @@ fn the_form_changes_once_and_later_in_longer_contexts() {
             let found = switches(config, device);
             assert!(found.is_sorted(), "{config}, {device}: {found:?}");
             assert!(found.iter().all(|s| (130..260).contains(s)), "{config}, {device}: {found:?}");
+        }
+    }
+}
+
+/// Reports speak of the same ranges of steps, and of the same forms in them.
+#[test]
+fn reports_have_the_ranges_of_the_plan() {
+    let program = program("v2-lite-4");
+    let options = Options::default();
+    for name in ["cpu", "h100"] {
+        let device = DeviceSpec::built_in(name).expect("a built-in device");
+        let variants = variants(&program, &options, &device).expect("forms");
+        let point = Point { batch: 1, tokens: 1, context: 4096 };
+        let question = Question { options: &options, device: &device, point, curve: false };
+        let report = explain(&program, &question).expect("a report");
+        for block in &report.blocks {
+            type Line = (String, i64, [i64; 4], String);
+            let lines = |v: &Variant| -> Vec<Line> {
+                let graph = v.program.block(&block.name).expect("a block").to_string();
+                let line = |s: &StepRange| {
+                    let steps = [s.tokens.0.max(1), s.tokens.1, s.context.0.max(1), s.context.1];
+                    (v.bucket.name.to_string(), v.bucket.rows_max, steps, graph.clone())
+                };
+                v.steps.iter().map(line).collect()
+            };
+            let mut planned: Vec<Line> = variants.iter().flat_map(lines).collect();
+            let last = |r: Range| r.to.unwrap_or(i64::MAX);
+            let line = |b: &BucketReport| {
+                let steps = [b.tokens.from, last(b.tokens), b.context.from, last(b.context)];
+                (b.name.clone(), last(b.rows), steps, b.graph.clone())
+            };
+            let mut told: Vec<Line> = block.buckets.iter().map(line).collect();
+            planned.sort();
+            told.sort();
+            assert_eq!(told, planned, "{name}, {}", block.name);
+            let first = |b: &BucketReport| block.buckets.iter().position(|o| o.graph == b.graph);
+            assert!(block.buckets.iter().all(|b| Some(b.same_as) == first(b)));
         }
     }
 }

@@ -6,12 +6,10 @@ use crate::verify::{certificates, fresh_seed};
 use crate::{native, output};
 use clap::Args;
 use compiler::certificate;
-use compiler::explain::{Question, compiled, explain as explained};
+use compiler::explain::{Question, compiled, explain as explained, svg};
 use compiler::import::{ImportOptions, import};
 use compiler::options::Options;
-use compiler::rewrite::choose::Plan;
 use compiler::rewrite::cost::Point;
-use compiler::variants::points;
 use generate::GenerateError;
 use generate::engine::Model;
 use ir::device::{DeviceError, DeviceSpec};
@@ -45,6 +43,10 @@ pub struct ExplainArgs {
     /// Print every block's graph before and after
     #[arg(long)]
     graphs: bool,
+    /// Draw the time of each block that keeps something of a sequence by new tokens, up to T: as
+    /// stated, and of each form that is chosen
+    #[arg(long, value_name = "FILE.svg")]
+    curve: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -53,6 +55,10 @@ pub struct ExplainArgs {
 /// Explains.
 pub fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     if is_compiled(&args.model) {
+        if args.curve.is_some() {
+            let message = "found --curve with what was compiled, expected a model".to_string();
+            return Err(Failure::usage(message, "name the checkpoint or its config.json"));
+        }
         return explain_compiled(args);
     }
     let options = options(&args.codegen)?;
@@ -66,14 +72,12 @@ pub fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let imported = import(&args.model, &import_options(&args.model))?;
     let [batch, tokens, context] = [args.batch, args.tokens, context].map(i64::from);
     let point = Point { batch, tokens, context };
-    let buckets = points(&options).into_iter().map(|(b, point)| (b.name.to_string(), point));
-    let question = Question {
-        plan: Plan::of(&options, &device),
-        point,
-        state_bytes: u64::from(options.kv_dtype().bits()) / 8,
-        buckets: buckets.collect(),
-    };
-    let explanation = explained(&imported.program, &question).map_err(|e| Failure::from(e.kind))?;
+    let curve = args.curve.is_some();
+    let question = Question { options: &options, device: &device, point, curve };
+    let explanation = explained(&imported.program, &question)?;
+    if let (Some(path), Some(curves)) = (&args.curve, &explanation.curve) {
+        output::write(Some(path), svg::draw(&device.name, curves).as_bytes())?;
+    }
     show(args, &explanation, || explanation.text(args.graphs))
 }
 

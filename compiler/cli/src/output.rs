@@ -25,19 +25,19 @@ impl Place {
             _ => PathBuf::from("."),
         };
         if path.file_name().is_none() {
-            let message = format!("found `-o {}`, expected the name of a file", path.display());
+            let message = format!("found the path {}, expected the name of a file", path.display());
             return bad(message, "add a file's name");
         }
         if !folder.is_dir() {
             let message = format!("found no folder {}, expected it to be there", folder.display());
-            return bad(message, "make the folder first, or write to another with -o");
+            return bad(message, "make the folder first, or write to another");
         }
         if let Ok(there) = std::fs::metadata(path)
             && !there.is_file()
         {
             let what = if there.is_dir() { "a folder" } else { "a device" };
             let message = format!("{} is {what}, expected a file's name", path.display());
-            return bad(message, "write to another name with -o");
+            return bad(message, "write to another name");
         }
         if !machine::is_writable(&folder) {
             let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);

@@ -1,8 +1,9 @@
 //! Other forms of a block than the one chosen, and why they lost: each with the one difference that
 //! costs it most.
 
+use super::memory::{KeptReport, bytes_of};
 use super::text::{bytes, count, time};
-use super::{Counts, KeptReport, Question, bytes_of, counts, kept};
+use super::{Asked, Counts, STATED, counts};
 use crate::rewrite::choose::{Block, Chosen, Kept, Plan};
 use crate::rewrite::cost::{Point, Spent, Work};
 use ir::error::IrError;
@@ -44,24 +45,31 @@ struct Form {
 /// Other forms of a block, the best first.
 ///
 /// Errors: a law that makes no graph.
-pub fn alternatives(
+pub(super) fn alternatives(
     graph: &Graph,
-    question: &Question,
+    asked: &Asked,
     block: &mut Block,
     chosen: &Chosen,
 ) -> Result<Vec<Alternative>, IrError> {
-    let own = Form::of("chosen", question, block, chosen);
-    let mut forms = other_states(graph, question, &own)?;
-    forms.extend(other_steps(question, block, chosen, &own)?);
+    let own = Form::of("chosen", asked, block, chosen);
+    let mut forms = other_states(graph, asked, &own)?;
+    forms.extend(other_steps(asked, block, chosen, &own)?);
     let (work, spent) = chosen.source;
-    let stated = Form { name: "as stated".into(), state: vec![], work, spent, ..own };
-    let stated = Form { cost_ns: chosen.source_ns, state: own.state.clone(), ..stated };
+    let states = block.stated_states();
+    let stated = Form {
+        name: STATED.into(),
+        state: asked.dtypes.kept(&states),
+        cost_ns: chosen.source_ns,
+        work,
+        spent,
+        holding_ns: block.holding_ns(&states),
+    };
     if !stated.is_near(&own) {
         forms.push(stated);
     }
     forms.sort_by(|a, b| a.cost_ns.total_cmp(&b.cost_ns));
     let report = |form: Form| Alternative {
-        why: form.why(&own, question),
+        why: form.why(&own, asked),
         name: form.name,
         state: form.state,
         cost_ns: form.cost_ns,
@@ -71,16 +79,16 @@ pub fn alternatives(
 }
 
 /// The best forms that keep something else.
-fn other_states(graph: &Graph, question: &Question, own: &Form) -> Result<Vec<Form>, IrError> {
+fn other_states(graph: &Graph, asked: &Asked, own: &Form) -> Result<Vec<Form>, IrError> {
     let mut forms: Vec<Form> = vec![];
     if own.state.is_empty() {
         return Ok(forms);
     }
     for kept_as in [Kept::Auto, Kept::Expanded, Kept::Latent] {
-        let plan = Plan { kept: kept_as, ..question.plan.clone() };
+        let plan = Plan { kept: kept_as, ..asked.plan.clone() };
         let Some(mut block) = Block::new(graph, plan) else { continue };
-        let other = block.choose(question.point)?;
-        let form = Form::of("", question, &block, &other);
+        let other = block.choose(asked.point)?;
+        let form = Form::of("", asked, &block, &other);
         let each = bytes_of(&form.state);
         let known = |f: &Form| bytes_of(&f.state) == each;
         if !known(own) && !forms.iter().any(known) {
@@ -92,19 +100,19 @@ fn other_states(graph: &Graph, question: &Question, own: &Form) -> Result<Vec<Fo
 
 /// Forms that are best in other steps, with the same states.
 fn other_steps(
-    question: &Question,
+    asked: &Asked,
     block: &mut Block,
     chosen: &Chosen,
     own: &Form,
 ) -> Result<Vec<Form>, IrError> {
-    let mut points: Vec<Point> = question.buckets.iter().map(|(_, point)| *point).collect();
+    let mut points: Vec<Point> = asked.steps.iter().map(|steps| steps.point).collect();
     points.push(Point { batch: 1, tokens: LONG, context: LONG });
     let mut forms: Vec<Form> = vec![];
     for point in points {
-        let other = block.choose_for(point, question.point)?;
+        let other = block.choose_for(point, asked.point)?;
         let Point { batch, tokens, context } = point;
         let name = format!("the form for {batch} x {tokens} new tokens, context {context}");
-        let form = Form::of(&name, question, block, &other);
+        let form = Form::of(&name, asked, block, &other);
         let known = form.is_near(own) || forms.iter().any(|f| f.is_near(&form));
         if !known && other.graph != chosen.graph {
             forms.push(form);
@@ -119,14 +127,14 @@ fn names(state: &[KeptReport]) -> String {
 }
 
 impl Form {
-    fn of(name: &str, question: &Question, block: &Block, chosen: &Chosen) -> Form {
+    fn of(name: &str, asked: &Asked, block: &Block, chosen: &Chosen) -> Form {
         Form {
             name: name.into(),
-            state: kept(&block.states(), question.state_bytes),
+            state: asked.dtypes.kept(&block.states()),
             cost_ns: chosen.price_ns,
             work: chosen.work,
             spent: chosen.spent,
-            holding_ns: block.holding_ns(),
+            holding_ns: block.holding_ns(&block.states()),
         }
     }
 
@@ -140,7 +148,7 @@ impl Form {
     }
 
     /// Why it lost against the one that is chosen.
-    fn why(&self, own: &Form, question: &Question) -> String {
+    fn why(&self, own: &Form, asked: &Asked) -> String {
         let held = self.holding_ns - own.holding_ns;
         let (most, ns) = self.dominating(own);
         let slower = self.cost_ns - own.cost_ns;
@@ -150,10 +158,10 @@ impl Form {
             return format!("{a} instead of {b}, most of it because it {most}");
         }
         let (a, b) = (bytes_of(&self.state), bytes_of(&own.state));
-        if holds && question.plan.kept != Kept::Auto {
+        if holds && asked.plan.kept != Kept::Auto {
             return format!("keeps {a} instead of {b} bytes of a token, which -C kv= rules out");
         }
-        let Point { batch, context, .. } = question.plan.decode;
+        let Point { batch, context, .. } = asked.plan.decode;
         if holds && held > 0.0 {
             return format!(
                 "keeps {a} instead of {b} bytes of a token: holding them is charged {} instead of \

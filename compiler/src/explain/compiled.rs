@@ -1,10 +1,11 @@
 //! What an artifact's plan and certificates say of its rewriting.
 
 use super::CertificateReport;
+use super::memory::StateRow;
 use super::text::{bytes, write_certificate};
 use crate::certificate::leading_to;
 use artifact::manifest::Manifest;
-use artifact::plan::{Bucket, Form, Plan, State};
+use artifact::plan::{Bucket, Form, Plan};
 use check::{Certificate, check};
 use ir::attr::Attr;
 use ir::dim::Dim;
@@ -55,17 +56,6 @@ pub struct CompiledHistory {
     pub elements_per_token: u64,
 }
 
-/// A state of the plan.
-#[derive(Clone, Debug, Serialize)]
-pub struct CompiledState {
-    /// Its row: encoding and extents.
-    pub row: String,
-    /// Layers that hold one.
-    pub layers: u32,
-    /// Bytes of a token's row of one layer.
-    pub bytes_per_token: u64,
-}
-
 /// A rule of a certificate.
 #[derive(Clone, Debug, Serialize)]
 pub struct CompiledRule {
@@ -83,7 +73,7 @@ pub struct CompiledMemory {
     /// Of a token in all layers.
     pub kv_bytes_per_token: u64,
     /// What that is made of.
-    pub states: Vec<CompiledState>,
+    pub states: Vec<StateRow>,
 }
 
 /// Explains an artifact. `seed` chooses the inputs of the certificates' check. A form that no
@@ -108,20 +98,15 @@ pub fn explain(
         }
     }
     let weights = plan.weights.iter().map(|w| w.offset.saturating_add(w.bytes)).max();
-    let state = |s: &State| CompiledState {
-        row: s.row.clone(),
-        layers: s.layers,
-        bytes_per_token: s.bytes_per_token,
-    };
-    let token = |s: &State| s.bytes_per_token.saturating_mul(s.layers.into());
+    let states: Vec<StateRow> = plan.states.iter().map(StateRow::of).collect();
     CompiledReport {
         model: manifest.model.name.clone(),
         options: manifest.options.clone(),
         blocks: blocks.into_iter().map(|(_, form)| form).collect(),
         memory: CompiledMemory {
             weights: weights.unwrap_or(0),
-            kv_bytes_per_token: plan.states.iter().map(token).fold(0, u64::saturating_add),
-            states: plan.states.iter().map(state).collect(),
+            kv_bytes_per_token: StateRow::bytes_of(&states),
+            states,
         },
     }
 }
@@ -193,12 +178,6 @@ impl CompiledReport {
         let CompiledMemory { weights, kv_bytes_per_token, states } = &self.memory;
         let (weights, token) = (bytes(*weights as f64), bytes(*kv_bytes_per_token as f64));
         writeln!(out, "\nmemory: weights {weights}, {token} of a token")?;
-        for CompiledState { row, layers, bytes_per_token } in states {
-            writeln!(
-                out,
-                "  state {row} in {layers} layers: {bytes_per_token} bytes of a token each"
-            )?;
-        }
-        Ok(())
+        states.iter().try_for_each(|state| state.write(out))
     }
 }

@@ -2,24 +2,41 @@
 //! laws on the way, what is kept, what else there was, and what the whole model would take and give.
 //!
 //! - [`mod@alternatives`]: other forms, and why they lost
+//! - [`buckets`]: the forms of the steps that a compiled plan tells apart
+//! - [`memory`]: what is kept of a token, and in which precision
+//! - [`mod@curve`], [`svg`]: time by new tokens, and a picture of it
 //! - [`compiled`]: the same of an artifact, from its certificates
 //! - [`text`]: for people
 
 pub mod alternatives;
+pub mod buckets;
 pub mod compiled;
+pub mod curve;
+pub mod memory;
+pub mod svg;
 pub mod text;
 
-use crate::rewrite::choose::{Block, Chosen, Plan, State};
-use crate::rewrite::cost::{Point, Work, encoded_bytes};
+use crate::compile::CompileError;
+use crate::options::Options;
+use crate::rewrite::choose::{Block, Chosen, Plan};
+use crate::rewrite::cost::{Point, Work};
+use crate::rewrite::program::{RewriteError, Rewriter};
+use crate::variants::{Steps, steps};
 use alternatives::{Alternative, alternatives};
+use buckets::{BucketReport, buckets};
 use check::check;
+use curve::{Curve, curve};
 use ir::device::DeviceSpec;
 use ir::error::IrError;
 use ir::graph::Graph;
 use ir::graph::program::{Entry, Program};
+use memory::{Dtypes, KeptReport, Memory, memory};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// What the source's own form is called.
+const STATED: &str = "as stated";
 
 /// Of a model on a device, at a step.
 #[derive(Clone, Debug, Serialize)]
@@ -32,6 +49,9 @@ pub struct Explanation {
     pub memory: Memory,
     /// By the cost model.
     pub predicted: Predicted,
+    /// Time by new tokens, of each block that keeps something of a sequence, where it is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub curve: Option<Vec<Curve>>,
 }
 
 /// Of a block.
@@ -121,34 +141,6 @@ pub struct Contraction {
     pub weight_bytes: f64,
 }
 
-/// A history that is kept.
-#[derive(Clone, Debug, Serialize)]
-pub struct KeptReport {
-    /// Extents of a token's row.
-    pub name: String,
-    /// Bytes of a token's row.
-    pub bytes_per_token: u64,
-}
-
-/// The form of a block in a range of steps.
-#[derive(Clone, Debug, Serialize)]
-pub struct BucketReport {
-    /// Name of the range.
-    pub name: String,
-    /// Sequences of the step that it is chosen for.
-    pub batch: i64,
-    /// New tokens of each.
-    pub tokens: i64,
-    /// Tokens of each with the past.
-    pub context: i64,
-    /// Nanoseconds of that step by the cost model.
-    pub cost_ns: f64,
-    /// The first range with the same graph.
-    pub same_as: String,
-    /// The graph's text.
-    pub graph: String,
-}
-
 /// Of a certificate.
 #[derive(Clone, Debug, Serialize)]
 pub struct CertificateReport {
@@ -156,17 +148,6 @@ pub struct CertificateReport {
     pub steps: usize,
     /// `equal`, or what differs.
     pub field_check: String,
-}
-
-/// Bytes of the whole model.
-#[derive(Clone, Debug, Serialize)]
-pub struct Memory {
-    /// Of all weights as stored.
-    pub weights: u64,
-    /// Of a token in all layers.
-    pub kv_bytes_per_token: u64,
-    /// Of a step's values, about: those of the largest block.
-    pub arena: u64,
 }
 
 /// Rates by the cost model.
@@ -182,40 +163,58 @@ pub struct Predicted {
 
 /// What is asked.
 pub struct Question<'a> {
-    /// How to rewrite.
-    pub plan: Plan<'a>,
+    /// As a compilation would be told.
+    pub options: &'a Options,
+    /// The device.
+    pub device: &'a DeviceSpec,
     /// The step.
     pub point: Point,
-    /// Bytes of an element of a state.
-    pub state_bytes: u64,
-    /// Steps that a compiled plan would tell apart, with their names.
-    pub buckets: Vec<(String, Point)>,
+    /// Whether curves are wanted, of steps of the same batch and context.
+    pub curve: bool,
+}
+
+/// What is asked of a block.
+struct Asked<'a> {
+    plan: Plan<'a>,
+    point: Point,
+    /// Steps that a compiled plan tells apart.
+    steps: &'a [Steps],
+    /// In which precision its calls keep what they keep.
+    dtypes: Dtypes,
 }
 
 /// Explains the entry `forward` of a naive program.
 ///
-/// Errors: a law that makes no graph.
-pub fn explain(program: &Program, question: &Question) -> Result<Explanation, IrError> {
-    let entry = program.entry("forward");
-    let mut blocks = vec![];
+/// Errors: E0283, E0284, E0261, E0262.
+pub fn explain(program: &Program, question: &Question) -> Result<Explanation, CompileError> {
+    let Question { options, device, point, .. } = *question;
+    let plan = Plan::of(options, device);
+    let mut rewriter = Rewriter::new(program, &plan);
+    let steps = steps(&mut rewriter, program, &plan)?;
+    let decode = rewriter.program(&steps[0].form);
+    let (mut blocks, mut curves) = (vec![], vec![]);
     let mut totals = Totals::default();
-    for graph in &program.blocks {
-        let count = entry.map_or(0, |e| calls(e, &graph.name));
-        if count > 0 {
-            blocks.extend(block(graph, count, question, &mut totals)?);
+    for (at, graph) in program.blocks.iter().enumerate() {
+        let count = program.entry("forward").map_or(0, |e| calls(e, &graph.name));
+        if count == 0 {
+            continue;
         }
+        let buckets = buckets(&rewriter, &steps, at);
+        let dtypes = Dtypes::of(&decode, &graph.name, options);
+        let asked = Asked { plan: plan.clone(), point, steps: &steps, dtypes };
+        let Some((block, took)) = rewriter.block(at) else { continue };
+        let no_graph = |error| RewriteError::of_term(&graph.name, error);
+        let report = report(graph, count, &asked, (block, took), &mut totals).map_err(no_graph)?;
+        if question.curve && !report.state.is_empty() {
+            let curve = curve(block, &graph.name, point, &asked.dtypes);
+            curves.push(curve.map_err(no_graph)?);
+        }
+        blocks.push(BlockReport { buckets, ..report });
     }
-    let weights = program.weights.iter().map(|w| {
-        let elements: f64 = w.dims.iter().map(|d| *d as f64).product();
-        (elements * encoded_bytes(w.encoding)) as u64
-    });
-    let memory = Memory {
-        weights: weights.sum(),
-        kv_bytes_per_token: totals.kv_bytes,
-        arena: totals.arena as u64,
-    };
+    let memory = memory(program, &decode, options, totals.arena)?;
     let predicted = totals.predicted(question);
-    Ok(Explanation { device: question.plan.device.clone(), blocks, memory, predicted })
+    let curve = question.curve.then_some(curves);
+    Ok(Explanation { device: device.clone(), blocks, memory, predicted, curve })
 }
 
 fn calls(entry: &Entry, block: &str) -> usize {
@@ -225,7 +224,6 @@ fn calls(entry: &Entry, block: &str) -> usize {
 /// Sums over blocks.
 #[derive(Default)]
 struct Totals {
-    kv_bytes: u64,
     arena: f64,
     decode: Work,
     decode_ns: f64,
@@ -237,7 +235,7 @@ const PREFILL: i64 = 512;
 
 impl Totals {
     fn predicted(&self, question: &Question) -> Predicted {
-        let device = question.plan.device;
+        let device = question.device;
         let memory = self.decode.bytes / device.read_bytes_per_s * 1e9;
         let arithmetic = self.decode.flops / device.bf16_flops_per_s * 1e9;
         let launches = self.decode.launches * device.launch_ns;
@@ -255,32 +253,28 @@ impl Totals {
     }
 }
 
-fn block(
+fn report(
     graph: &Graph,
     count: usize,
-    question: &Question,
+    asked: &Asked,
+    (block, took): (&mut Block, Duration),
     totals: &mut Totals,
-) -> Result<Option<BlockReport>, IrError> {
-    let start = Instant::now();
-    let Some(mut block) = Block::new(graph, question.plan.clone()) else { return Ok(None) };
-    let ms = start.elapsed().as_secs_f64() * 1e3;
-    let point = question.point;
-    let buckets = buckets(&mut block, &question.buckets)?;
+) -> Result<BlockReport, IrError> {
+    let point = asked.point;
     let decode = block.choose(Point { tokens: 1, ..point })?;
     let prefill = block.choose(Point { batch: 1, tokens: PREFILL, context: PREFILL })?;
     let start = Instant::now();
     let chosen = block.choose(point)?;
     let extraction_ms = start.elapsed().as_secs_f64() * 1e3;
-    let state = kept(&block.states(), question.state_bytes);
+    let state = asked.dtypes.kept(&block.states());
     let times = count as f64;
-    totals.kv_bytes += count as u64 * bytes_of(&state);
     totals.arena = totals.arena.max(values_bytes(&chosen.work));
     totals.decode_ns += times * decode.price_ns;
     totals.prefill_ns += times * prefill.price_ns;
     totals.decode = (0..count).fold(totals.decode, |sum, _| sum.plus(decode.work));
-    let alternatives = alternatives(graph, question, &mut block, &chosen)?;
+    let alternatives = alternatives(graph, asked, block, &chosen)?;
     let (stop, e_nodes) = block.size();
-    Ok(Some(BlockReport {
+    Ok(BlockReport {
         name: graph.name.to_string(),
         count,
         batch: point.batch,
@@ -290,37 +284,22 @@ fn block(
         work: counts(&chosen.work),
         stopped: stop.name(),
         e_nodes,
-        ms,
+        ms: took.as_secs_f64() * 1e3,
         extraction_ms,
         rules: rules(block.applied()),
         contractions: chosen.products.iter().map(contraction).collect(),
         state,
         alternatives,
-        buckets,
+        buckets: vec![],
         certificate: certified(&chosen),
         source: graph.to_string(),
         graph: chosen.graph.to_string(),
-    }))
+    })
 }
 
 /// Bytes of what is made and read in the step alone.
 fn values_bytes(work: &Work) -> f64 {
     work.bytes - work.weight_bytes - work.context_bytes
-}
-
-/// The form of each range, in the order in which compiling chooses them.
-fn buckets(block: &mut Block, points: &[(String, Point)]) -> Result<Vec<BucketReport>, IrError> {
-    let mut reports: Vec<BucketReport> = vec![];
-    for (name, point) in points {
-        let chosen = block.choose(*point)?;
-        let graph = chosen.graph.to_string();
-        let same = reports.iter().find(|report| report.graph == graph);
-        let same_as = same.map_or(name.clone(), |report| report.name.clone());
-        let Point { batch, tokens, context } = *point;
-        let (name, cost_ns) = (name.clone(), chosen.price_ns);
-        reports.push(BucketReport { name, batch, tokens, context, cost_ns, same_as, graph });
-    }
-    Ok(reports)
 }
 
 fn counts(work: &Work) -> Counts {
@@ -350,19 +329,6 @@ fn contraction(product: &crate::rewrite::choose::Product) -> Contraction {
         // A sum over nothing is -0.
         weight_bytes: product.work.weight_bytes + 0.0,
     }
-}
-
-fn kept(states: &[State], state_bytes: u64) -> Vec<KeptReport> {
-    let report = |state: &State| KeptReport {
-        name: names(&state.dims),
-        bytes_per_token: u64::try_from(state.elements).unwrap_or(0).saturating_mul(state_bytes),
-    };
-    states.iter().map(report).collect()
-}
-
-/// Bytes of a token's rows of some histories.
-fn bytes_of(states: &[KeptReport]) -> u64 {
-    states.iter().map(|state| state.bytes_per_token).sum()
 }
 
 fn certified(chosen: &Chosen) -> CertificateReport {

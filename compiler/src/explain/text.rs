@@ -1,5 +1,6 @@
 //! Reports for people.
 
+use super::buckets::BucketReport;
 use super::{BlockReport, CertificateReport, Contraction, Explanation};
 use std::fmt::{Result, Write};
 
@@ -56,6 +57,7 @@ impl Explanation {
             bytes(m.kv_bytes_per_token as f64),
             bytes(m.arena as f64)
         )?;
+        m.states.iter().try_for_each(|state| state.write(out))?;
         writeln!(
             out,
             "predicted: prefill {:.1} tokens/s, decode {:.1} tokens/s (waits for {})",
@@ -94,7 +96,7 @@ impl BlockReport {
             self.stopped, self.e_nodes
         )?;
         for s in &self.state {
-            writeln!(out, "  keeps {}: {} bytes of a token", s.name, s.bytes_per_token)?;
+            writeln!(out, "  keeps {}: {}", s.name, s.words())?;
         }
         for (at, a) in self.alternatives.iter().enumerate() {
             let what = if at == 0 { "runner-up" } else { "also lost" };
@@ -111,8 +113,10 @@ impl BlockReport {
         write_certificate(out, &self.certificate)?;
         if graphs {
             writeln!(out, "\nas stated:\n{}\nas chosen:\n{}", self.source, self.graph)?;
-            for b in self.buckets.iter().filter(|b| b.same_as == b.name && b.graph != self.graph) {
-                writeln!(out, "\nin bucket {}:\n{}", b.name, b.graph)?;
+            for (at, b) in self.buckets.iter().enumerate() {
+                if b.same_as == at && b.graph != self.graph {
+                    writeln!(out, "\nin bucket {at}, {b}:\n{}", b.graph)?;
+                }
             }
         }
         Ok(())
@@ -120,23 +124,20 @@ impl BlockReport {
 
     /// Buckets with what is computed in each: the form above, or another one.
     fn write_buckets(&self, out: &mut String) -> Result {
-        let form = |b: &super::BucketReport| match (b.graph == self.graph, b.same_as == b.name) {
-            (true, _) => "this form".to_string(),
-            (false, true) => "its own form".to_string(),
-            (false, false) => format!("the form of {}", b.same_as),
-        };
-        let of = |b: &super::BucketReport| {
-            format!(
-                "{} {} ({} x {} tokens: {})",
-                b.name,
-                form(b),
-                b.batch,
-                b.tokens,
-                time(b.cost_ns)
-            )
-        };
-        let all: Vec<String> = self.buckets.iter().map(of).collect();
-        if all.is_empty() { Ok(()) } else { writeln!(out, "  buckets: {}", all.join(", ")) }
+        if self.buckets.iter().all(|b| b.graph == self.graph) {
+            return writeln!(out, "  every bucket: this form");
+        }
+        for (at, b) in self.buckets.iter().enumerate() {
+            let form = match (b.graph == self.graph, b.same_as == at) {
+                (true, _) => "this form".to_string(),
+                (false, true) => "its own form".to_string(),
+                (false, false) => format!("the form of bucket {}", b.same_as),
+            };
+            let BucketReport { at: [batch, tokens, context], cost_ns, .. } = b;
+            let (of, ns) = (format!("{batch} x {tokens} tokens of {context}"), time(*cost_ns));
+            writeln!(out, "  bucket {at}, {b}: {form} ({of}: {ns})")?;
+        }
+        Ok(())
     }
 }
 

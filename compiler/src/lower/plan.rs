@@ -11,13 +11,13 @@ use crate::lower::precision;
 use crate::lower::probe;
 use crate::lower::schedule::RowBucket;
 use crate::lower::size::size_expr;
-use crate::lower::states::{kept_in, with_states};
+use crate::lower::states::{kept_in, rows, used, with_states};
 use crate::lower::variant::{Variant, conditions};
 use crate::options::Options;
 use crate::pack::Packed;
 use artifact::plan::{
-    Arg, Bucket, Buffer, Condition, Entry, Grid, Kernel, Launch, PLAN_VERSION, Place, Plan, State,
-    StateKind, Step, Tensor, Weight,
+    Arg, Bucket, Buffer, Condition, Entry, Grid, Kernel, Launch, PLAN_VERSION, Place, Plan, Step,
+    Tensor, Weight,
 };
 use artifact::size::SizeExpr;
 use check::Certificate;
@@ -78,7 +78,7 @@ pub fn lower_variants(
         places: vec![Place { name: "cpu".into(), kind: "cpu".into() }],
         kernels: planner.kernels.all().iter().map(kernel_row).collect(),
         weights: planner.weight_rows(),
-        states: planner.states(),
+        states: rows(&first.program, options),
         entries: vec![entry],
         probes,
     };
@@ -238,39 +238,6 @@ impl<'a> Planner<'a> {
             }
         };
         self.packed.iter().zip(&self.packed_bytes).map(row).collect()
-    }
-
-    fn states(&self) -> Vec<State> {
-        let row = |s: &program::State| {
-            let elements: i64 = s.dims.iter().product();
-            let extents: Vec<String> = s.dims.iter().map(i64::to_string).collect();
-            State {
-                name: s.name.to_string(),
-                kind: match s.kind {
-                    program::StateKind::Rows => StateKind::Rows,
-                    program::StateKind::Ring { window, slack } => {
-                        StateKind::Ring { window: window as u32, slack: slack as u32 }
-                    }
-                    program::StateKind::Carry => StateKind::Carry,
-                },
-                layers: s.layers,
-                bytes_per_token: elements as u64 * u64::from(s.encoding.decoded().bits()) / 8,
-                page_tokens: self.options.page_tokens,
-                row: format!("{}[{}]", s.encoding, extents.join(", ")),
-                place: 0,
-            }
-        };
-        self.used_states().into_iter().map(row).collect()
-    }
-
-    /// States that the planned entry touches: those of others would only take memory.
-    fn used_states(&self) -> Vec<&'a program::State> {
-        let calls = self.program.entry("forward").map_or([].as_slice(), |e| &e.calls);
-        let used = |s: &&program::State| {
-            let is = |a: &program::Arg| matches!(a, program::Arg::State { state, .. } if *state == s.name);
-            calls.iter().flat_map(|c| &c.args).any(is)
-        };
-        self.program.states.iter().filter(used).collect()
     }
 }
 
@@ -576,7 +543,7 @@ impl<'p, 'a> Walk<'p, 'a> {
         else {
             unreachable!("a verified call binds states to state parameters")
         };
-        let table = self.planner.used_states();
+        let table = used(self.planner.program);
         let state = table.iter().position(|s| s.name == *state);
         Arg::State { state: state.expect("the call uses it") as u32, layer: *layer }
     }

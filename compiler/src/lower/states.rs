@@ -10,6 +10,7 @@ use crate::lower::order::order_products;
 use crate::lower::partition::op_name;
 use crate::lower::precision;
 use crate::options::Options;
+use artifact::plan;
 use ir::dim::Name;
 use ir::dtype::DType;
 use ir::error::IrError;
@@ -55,6 +56,40 @@ pub fn with_states(program: &Program, options: &Options) -> Result<Program, Lowe
     stated.blocks = stated.blocks.into_iter().flat_map(made).collect();
     stated.blocks.iter_mut().for_each(order_products);
     Ok(stated)
+}
+
+/// The states of a plan: those that the entry `forward` touches. Others would only take memory.
+pub fn used(program: &Program) -> Vec<&State> {
+    let calls = program.entry("forward").map_or([].as_slice(), |e| &e.calls);
+    let used = |s: &&State| {
+        let is = |a: &Arg| matches!(a, Arg::State { state, .. } if *state == s.name);
+        calls.iter().flat_map(|c| &c.args).any(is)
+    };
+    program.states.iter().filter(used).collect()
+}
+
+/// The plan's table of [`used`] states.
+pub fn rows(program: &Program, options: &Options) -> Vec<plan::State> {
+    let row = |s: &State| {
+        let elements: i64 = s.dims.iter().product();
+        let extents: Vec<String> = s.dims.iter().map(i64::to_string).collect();
+        plan::State {
+            name: s.name.to_string(),
+            kind: match s.kind {
+                StateKind::Rows => plan::StateKind::Rows,
+                StateKind::Ring { window, slack } => {
+                    plan::StateKind::Ring { window: window as u32, slack: slack as u32 }
+                }
+                StateKind::Carry => plan::StateKind::Carry,
+            },
+            layers: s.layers,
+            bytes_per_token: elements as u64 * u64::from(s.encoding.decoded().bits()) / 8,
+            page_tokens: options.page_tokens,
+            row: format!("{}[{}]", s.encoding, extents.join(", ")),
+            place: 0,
+        }
+    };
+    used(program).into_iter().map(row).collect()
 }
 
 /// Dtype of the rows that a block keeps: of its states, or as the options say.

@@ -191,9 +191,9 @@ impl<'a> Block<'a> {
         (times * 1e9 / self.plan.device.read_bytes_per_s).max(LEAST_NS_PER_BYTE)
     }
 
-    /// Nanoseconds that holding the states at the decode point is charged.
-    pub fn holding_ns(&self) -> f64 {
-        let elements: i64 = self.states().iter().map(|state| state.elements).sum();
+    /// Nanoseconds that holding states at the decode point is charged.
+    pub fn holding_ns(&self, states: &[State]) -> f64 {
+        let elements: i64 = states.iter().map(|state| state.elements).sum();
         let Point { batch, context, .. } = self.plan.decode;
         elements as f64 * ACTIVATION_BYTES * (batch * context) as f64 * self.held_ns(HELD)
     }
@@ -275,6 +275,16 @@ impl<'a> Block<'a> {
 
     /// What is kept of each token.
     pub fn states(&self) -> Vec<State> {
+        self.rows_of(&self.kept)
+    }
+
+    /// What the source would keep of each token.
+    pub fn stated_states(&self) -> Vec<State> {
+        self.rows_of(&histories(&self.stated).into_iter().collect::<Vec<_>>())
+    }
+
+    /// Tokens' rows of histories.
+    fn rows_of(&self, histories: &[Id]) -> Vec<State> {
         let machine = self.machine(self.plan.decode);
         let egraph = &self.saturated.egraph;
         let state = |id: &Id| {
@@ -284,7 +294,7 @@ impl<'a> Block<'a> {
             let elements = dims.iter().map(|d| machine.value(d)).product::<f64>() as i64;
             State { dims, elements }
         };
-        self.kept.iter().map(state).collect()
+        histories.iter().map(state).collect()
     }
 
     /// The graph for a point.
@@ -359,6 +369,12 @@ impl<'a> Block<'a> {
         };
         let nodes = chosen.choice.nodes.iter().map(now).collect();
         price_of(egraph, egraph.find(*root), &nodes, &self.machine(point))
+    }
+
+    /// Nanoseconds of the source at a point.
+    pub fn stated_price(&self, point: Point) -> f64 {
+        let Saturated { egraph, root, .. } = &self.saturated;
+        price_of(egraph, egraph.find(*root), &self.stated, &self.machine(point))
     }
 
     /// The way from the source to a choice: one class after the other, operands first, is taken as

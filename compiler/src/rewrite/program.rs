@@ -10,6 +10,7 @@ use ir::error::IrError;
 use ir::graph::Graph;
 use ir::graph::program::Program;
 use std::fmt;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// What a rewriting can fail by: always a mistake of a law.
@@ -46,6 +47,11 @@ impl RewriteError {
             RewriteError::Graph { .. } => "E0283",
             RewriteError::Unequal { .. } => "E0284",
         }
+    }
+
+    /// A term of a block that is no graph.
+    pub fn of_term(block: &Name, error: IrError) -> RewriteError {
+        RewriteError::Graph { block: block.clone(), error: Box::new(error) }
     }
 
     /// What to do next.
@@ -104,11 +110,13 @@ struct Rewriting<'a> {
     /// How often a step calls it.
     calls: f64,
     block: Option<Block<'a>>,
+    /// How long saturating it took.
+    took: Duration,
     forms: Vec<Chosen>,
 }
 
 /// A form of a program: for each block, which of those known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Form(Vec<usize>);
 
 impl<'a> Rewriter<'a> {
@@ -124,11 +132,12 @@ impl<'a> Rewriter<'a> {
         laws: &dyn Fn() -> Vec<Law>,
     ) -> Rewriter<'a> {
         let calls = program.entries.iter().flat_map(|e| &e.calls);
-        let rewriting = |source: &'a Graph| Rewriting {
-            source,
-            calls: calls.clone().filter(|c| c.block == source.name).count() as f64,
-            block: Block::with_laws(source, plan.clone(), laws()),
-            forms: vec![],
+        let rewriting = |source: &'a Graph| {
+            let start = Instant::now();
+            let block = Block::with_laws(source, plan.clone(), laws());
+            let took = start.elapsed();
+            let calls = calls.clone().filter(|c| c.block == source.name).count() as f64;
+            Rewriting { source, calls, block, took, forms: vec![] }
         };
         Rewriter { program, blocks: program.blocks.iter().map(rewriting).collect() }
     }
@@ -147,6 +156,21 @@ impl<'a> Rewriter<'a> {
             None => 0.0,
         };
         self.blocks.iter().zip(&form.0).map(of).sum()
+    }
+
+    /// A block, saturated, with how long that took: by its position in the program. `None` for one
+    /// that cannot be stated as terms.
+    pub fn block(&mut self, at: usize) -> Option<(&mut Block<'a>, Duration)> {
+        let Rewriting { block, took, .. } = self.blocks.get_mut(at)?;
+        Some((block.as_mut()?, *took))
+    }
+
+    /// A block in a form, with the nanoseconds of one call of it in a step: by its position in the
+    /// program. `None` for one that cannot be stated as terms.
+    pub fn block_in(&self, form: &Form, at: usize, point: Point) -> Option<(&Graph, f64)> {
+        let Rewriting { block, forms, .. } = self.blocks.get(at)?;
+        let (block, chosen) = (block.as_ref()?, forms.get(*form.0.get(at)?)?);
+        Some((&chosen.graph, block.price(chosen, point)))
     }
 
     /// The program in a form.
@@ -183,14 +207,14 @@ impl<'a> Rewriter<'a> {
 impl Rewriting<'_> {
     fn at(&mut self, point: Point) -> Result<usize, RewriteError> {
         let Some(block) = &mut self.block else { return Ok(0) };
-        let block_name = || self.source.name.clone();
-        let no_graph = |error| RewriteError::Graph { block: block_name(), error: Box::new(error) };
+        let name = &self.source.name;
+        let no_graph = |error| RewriteError::of_term(name, error);
         let (graph, choice) = block.extract(point).map_err(no_graph)?;
         if let Some(at) = self.forms.iter().position(|known| known.graph == graph) {
             return Ok(at);
         }
         let chosen = block.account(point, graph, choice).map_err(no_graph)?;
-        let unequal = |error| RewriteError::Unequal { block: block_name(), error: Box::new(error) };
+        let unequal = |error| RewriteError::Unequal { block: name.clone(), error: Box::new(error) };
         equal(&chosen.certificate).map_err(unequal)?;
         self.forms.push(chosen);
         Ok(self.forms.len() - 1)
