@@ -187,6 +187,13 @@ pub struct Run<F> {
     pub form: F,
 }
 
+/// Where a form takes over: from the step `first` on, having been chosen for the step `at`.
+struct Turn<F> {
+    first: i64,
+    at: i64,
+    form: F,
+}
+
 impl<S: Source> Forms<'_, S> {
     /// The form for a step: a known one, unless another is better by so much that it pays.
     ///
@@ -216,26 +223,48 @@ impl<S: Source> Forms<'_, S> {
         let mut before = 1;
         for tokens in samples {
             let form = self.at(point(tokens))?;
-            let first = match runs.last() {
-                None => Some(tokens),
-                Some(last) if last.form == form => None,
+            let turns = match runs.last() {
+                None => vec![Turn { first: tokens, at: tokens, form }],
                 Some(last) => {
                     let price = |form, tokens| self.source.price_ns(form, point(tokens));
                     let pays = |tokens| price(&form, tokens) < price(&last.form, tokens);
                     // It may have been a little better before, by less than is asked for.
                     let earlier = pays(before) && !pays(last.first);
-                    Some(first_of(if earlier { last.first } else { before }, tokens, &pays))
+                    let from = (if earlier { last.first } else { before }, last.form.clone());
+                    self.turns(from, (tokens, form), point)?
                 }
             };
-            if let Some(first) = first {
+            for Turn { first, at, form } in turns {
                 if let Some(run) = runs.last_mut() {
                     run.last = first - 1;
                 }
-                runs.push(Run { first, last: i64::MAX, point: point(tokens), form });
+                runs.push(Run { first, last: i64::MAX, point: point(at), form });
             }
             before = tokens;
         }
         Ok(runs)
+    }
+
+    /// Where forms change from that of one step to that of a longer one, and to which: where their
+    /// prices cross, by way of any that is better there.
+    fn turns(
+        &mut self,
+        (no, from): (i64, S::Form),
+        (yes, to): (i64, S::Form),
+        point: &dyn Fn(i64) -> Point,
+    ) -> Result<Vec<Turn<S::Form>>, S::Error> {
+        if from == to {
+            return Ok(vec![]);
+        }
+        let price = |form, tokens| self.source.price_ns(form, point(tokens));
+        let first = first_of(no, yes, &|tokens| price(&to, tokens) < price(&from, tokens));
+        let there = self.at(point(first))?;
+        if there == from || there == to {
+            return Ok(vec![Turn { first, at: yes, form: to }]);
+        }
+        let mut turns = self.turns((no, from), (first, there.clone()), point)?;
+        turns.extend(self.turns((first, there), (yes, to), point)?);
+        Ok(turns)
     }
 }
 

@@ -67,6 +67,15 @@ fn the_form_changes_once_and_later_in_longer_contexts() {
     }
 }
 
+/// Where keys are worth expanding before values are, there is a form between the two.
+#[test]
+fn forms_between_two_are_found() {
+    let all = chosen("glm5", "h100");
+    let wide = all.iter().filter(|v| v.bucket.rows_max == i64::MAX);
+    let of_long = |v: &Variant| v.steps.iter().filter(|s| holds(s.context, 1 << 17)).count();
+    assert_eq!(wide.map(of_long).collect::<Vec<_>>(), [1, 1, 1]);
+}
+
 /// Reports speak of the same ranges of steps, and of the same forms in them.
 #[test]
 fn reports_have_the_ranges_of_the_plan() {

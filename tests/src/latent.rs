@@ -6,21 +6,21 @@ use ir::error::IrError;
 use ir::graph::program::Program;
 use ir::graph::{Def, Graph, Node, ValueId};
 
-/// What attention over the latent computes.
+/// What attention over the latent computes of keys, or of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Queries brought to the latent, and its mean to values.
+    /// Queries brought to the latent, or its mean to values.
     Absorbed,
-    /// Keys and values of the whole context, anew at each step.
+    /// Keys or values of the whole context, anew at each step.
     Expanded,
 }
 
-/// The program with every latent attention in this form.
-pub fn over_latents(program: &Program, form: Form) -> Program {
+/// The program with the keys and the values of every latent attention in these forms.
+pub fn over_latents(program: &Program, forms: [Form; 2]) -> Program {
     let mut program = program.clone();
     for block in &mut program.blocks {
         if let Some(roles) = Roles::of(block) {
-            *block = rewritten(block, &roles, form).unwrap();
+            *block = rewritten(block, &roles, forms).unwrap();
         }
     }
     program
@@ -66,7 +66,11 @@ impl Roles {
     }
 }
 
-fn rewritten(graph: &Graph, roles: &Roles, form: Form) -> Result<Graph, IrError> {
+fn rewritten(
+    graph: &Graph,
+    roles: &Roles,
+    [of_keys, of_values]: [Form; 2],
+) -> Result<Graph, IrError> {
     let mut copy = Copy::new(graph);
     let [keys, values] = roles.histories;
     let mut kept = None;
@@ -89,7 +93,7 @@ fn rewritten(graph: &Graph, roles: &Roles, form: Form) -> Result<Graph, IrError>
                 [b.history(rows[0], "s", "t")?, b.history(rows[1], "s", "t")?];
             kept = Some(latents);
             let up = b.slice(weight, "b", "dn", 0)?;
-            let plain = match form {
+            let plain = match of_keys {
                 Form::Absorbed => {
                     let absorbed = b.contract(queries[0], up, &["s", "h", "r"])?;
                     b.contract(absorbed, latents, &["s", "h", "t"])?
@@ -104,7 +108,7 @@ fn rewritten(graph: &Graph, roles: &Roles, form: Form) -> Result<Graph, IrError>
         } else {
             let latents = kept.expect("scores come before means");
             let up = b.slice(weight, "b", "dv", "dn")?;
-            match form {
+            match of_values {
                 Form::Absorbed => {
                     let mean = b.contract(other, latents, &["s", "h", "r"])?;
                     b.contract(mean, up, &["s", "h", "dv"])?

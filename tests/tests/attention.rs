@@ -228,11 +228,11 @@ fn state_bytes(program: &Program) -> u64 {
 }
 
 /// An imported model that keeps the latent means what it did, and native code computes it.
-fn check_imported(name: &str, form: Form) -> Imported {
+fn check_imported(name: &str, forms: [Form; 2]) -> Imported {
     let original = import(&checkpoint(name), &ImportOptions::default()).unwrap();
     let prompts = exact::prompts_of(&original);
     let before = state_bytes(&original.program);
-    let program = over_latents(&original.program, form);
+    let program = over_latents(&original.program, forms);
     assert_ne!(program, original.program);
     let imported = Imported { program, ..original };
     for (a, b) in prompts.iter().zip(exact::prompts_of(&imported)) {
@@ -245,8 +245,8 @@ fn check_imported(name: &str, form: Form) -> Imported {
 }
 
 /// In the default precision, too.
-fn check_imported_near(name: &str, form: Form) {
-    let imported = check_imported(name, form);
+fn check_imported_near(name: &str, forms: [Form; 2]) {
+    let imported = check_imported(name, forms);
     let prompts = exact::prompts_of(&imported);
     near::check(name, &imported, Stage::Stated, &prompts, &Options::default());
 }
@@ -254,17 +254,24 @@ fn check_imported_near(name: &str, form: Form) {
 #[test]
 fn imported_models_over_the_latent_itself() {
     for name in ["rand-v2", "rand-v2-lite", "rand-v3-fp8"] {
-        check_imported(name, Form::Absorbed);
+        check_imported(name, [Form::Absorbed; 2]);
     }
-    check_imported_near("rand-v3", Form::Absorbed);
+    check_imported_near("rand-v3", [Form::Absorbed; 2]);
 }
 
 #[test]
 fn imported_models_expanded_from_the_latent() {
     for name in ["rand-v2-lite", "rand-v3-fp8"] {
-        check_imported(name, Form::Expanded);
+        check_imported(name, [Form::Expanded; 2]);
     }
-    check_imported_near("rand-v3", Form::Expanded);
+    check_imported_near("rand-v3", [Form::Expanded; 2]);
+}
+
+/// Neither half of attention needs the other's form.
+#[test]
+fn imported_models_of_keys_in_one_form_and_values_in_the_other() {
+    check_imported("rand-v2-lite", [Form::Expanded, Form::Absorbed]);
+    check_imported_near("rand-v2-lite", [Form::Absorbed, Form::Expanded]);
 }
 
 /// Logits of the next token of a sequence of several parts, computed together with that of
