@@ -47,12 +47,11 @@ const ROWS: &[Row] = &[
     Row("join-scatter", OfBlock("v3", "expert"), DECODE, "an expert that is always chosen"),
     Row("sparse-softmax", Stored("chosen_keys"), FAR, "gathered attention"),
     Row(merge::NAME, OfBlock("qwen2-1.5b", "dense"), DECODE, "q, k and v by one product"),
-    Row("split-product", Text(SPLIT_HEADS), DECODE, "absorption by a weight of joint heads"),
+    Row("split-through", Text(SPLIT_HEADS), DECODE, "absorption by a weight of joint heads"),
     Row("merge-product", Text(MERGED_HEADS), PREFILL, "two weights folded across joint heads"),
     Row("split-slice", Text(SLICED_BETWEEN), PREFILL, "a part of a product behind views"),
     Row("merge-split", Text(MERGED_BETWEEN), PREFILL, "a part of a product behind views"),
     Row("slice-concat", Text(UNUSED_PART), PREFILL, "a part that nothing uses"),
-    Row("concat-product", Text(KEYS_IN_PARTS), DECODE, "absorption by a weight in two parts"),
     Row("slice-slice", Text(PART_OF_PART), PREFILL, "a part across two cuts"),
     Row("mul-commute", Text(TWO_ORDERS), PREFILL, "one product of two orders"),
     Row("scale-linear", Text(SCALED_ROPE), PREFILL, "a scale behind a rotation in a weight"),
@@ -72,27 +71,6 @@ const SPLIT_HEADS: &str = "
       %c = contract %x, %w_c : f32[s, r]
       %joint = contract %c, %w_uk : f32[s, hn]
       %k = split %joint {index = hn, into = [h, n]} : f32[s, h, n]
-      %v = contract %c, %w_uv : f32[s, h, v]
-      %ks = history %k {index = s, into = t} : f32[t, h, n]
-      %vs = history %v {index = s, into = t} : f32[t, h, v]
-      %scores = contract %q, %ks : f32[s, h, t]
-      %p = softmax %scores {index = t} : f32[s, h, t]
-      %o = contract %p, %vs : f32[s, h, v]
-      return %o
-    }";
-
-const KEYS_IN_PARTS: &str = "
-    graph @keys_in_parts(%x: f32[s, D], weight %w_q: bf16[h, n, D], weight %w_c: bf16[r, D],
-        weight %w_f: bf16[h, f, r], weight %w_g: bf16[h, g, r], weight %w_uv: bf16[h, v, r])
-        -> f32[s, h, v]
-      params D = 4096, f = 48, g = 80, h = 32, r = 512, v = 128
-      where 1 <= s <= 163840, 1 <= t <= 163840
-      index n = f + g {
-      %q = contract %x, %w_q : f32[s, h, n]
-      %c = contract %x, %w_c : f32[s, r]
-      %kf = contract %c, %w_f : f32[s, h, f]
-      %kg = contract %c, %w_g : f32[s, h, g]
-      %k = concat %kf, %kg {along = [f, g], into = n} : f32[s, h, n]
       %v = contract %c, %w_uv : f32[s, h, v]
       %ks = history %k {index = s, into = t} : f32[t, h, n]
       %vs = history %v {index = s, into = t} : f32[t, h, v]

@@ -148,6 +148,21 @@ impl Dim {
         product
     }
 
+    /// Quotient by a product of symbols and a number, where every term is a multiple of it.
+    pub fn quotient(&self, divisor: &Dim) -> Option<Dim> {
+        let mut terms = divisor.terms.iter();
+        let (Some((factors, by)), None) = (terms.next(), terms.next()) else { return None };
+        let mut quotient = Dim::default();
+        for (atoms, c) in &self.terms {
+            let mut rest = atoms.clone();
+            for factor in factors {
+                rest.remove(rest.iter().position(|atom| atom == factor)?);
+            }
+            quotient.add_term(rest, c.checked_rem(*by).filter(|r| *r == 0).map(|_| c / by)?);
+        }
+        Some(quotient)
+    }
+
     /// Quotient by `divisor > 0`, rounded down.
     pub fn floor_div(&self, divisor: i64) -> Dim {
         self.divided(divisor, i64::div_euclid, Atom::FloorDiv)
@@ -320,6 +335,21 @@ impl fmt::Display for Dim {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotients_are_exact() {
+        let [a, b] = ["a", "b"].map(Dim::symbol);
+        let two = Dim::constant(2);
+        let sum = a.times(&b).times(&two).plus(&a.times(&a).times(&4.into()));
+        let by = a.times(&two);
+        assert_eq!(sum.quotient(&by), Some(b.plus(&a.times(&two))));
+        assert_eq!(sum.quotient(&b), None, "not every term");
+        assert_eq!(sum.quotient(&a.times(&3.into())), None, "a rest");
+        assert_eq!(sum.quotient(&a.plus(&b)), None, "a sum");
+        assert_eq!(sum.quotient(&0.into()), None);
+        assert_eq!(Dim::constant(6).quotient(&two), Some(3.into()));
+        assert_eq!(Dim::constant(i64::MIN).quotient(&Dim::constant(-1)), None);
+    }
 
     #[test]
     fn equal_polynomials_are_equal_values() {

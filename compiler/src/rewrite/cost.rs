@@ -184,11 +184,9 @@ impl<'a> Machine<'a> {
     /// Expected number of different rows that an index names over the step.
     fn distinct_rows(&self, egraph: &Egraph, index: Id) -> f64 {
         let facts = &egraph[index].data;
-        if facts.everywhere.is_some() {
-            return 1.0;
-        }
         let below = facts.below.as_ref().map_or(f64::INFINITY, |d| self.value(d));
-        let mut rows = below.min(self.elements(egraph, facts));
+        let from = facts.from.as_ref().map_or(0.0, |d| self.value(d));
+        let mut rows = (below - from).min(self.elements(egraph, facts));
         for node in &egraph[index].nodes {
             let Term::Apply(op, ids) = node else { continue };
             let form = form_of(egraph, ids[0]);

@@ -97,8 +97,8 @@ pub struct Facts {
     pub below: Option<Dim>,
     /// Whether an index differs along its last axis.
     pub distinct: bool,
-    /// Of an index that is the same everywhere, what it is.
-    pub everywhere: Option<Dim>,
+    /// Of an index, the extent that it is not below, where one is known.
+    pub from: Option<Dim>,
     /// Of a form.
     pub form: Option<Arc<Form>>,
 }
@@ -116,7 +116,7 @@ impl Facts {
             ones: false,
             below: None,
             distinct: false,
-            everywhere: None,
+            from: None,
             form: None,
         }
     }
@@ -190,7 +190,7 @@ impl Analysis<Term> for Block {
         a.linear |= b.linear;
         a.ones |= b.ones;
         a.distinct |= b.distinct;
-        a.everywhere = a.everywhere.take().or_else(|| b.everywhere.clone());
+        a.from = a.from.take().or_else(|| b.from.clone());
         a.context.iter_mut().zip(&b.context).for_each(|(a, b)| *a |= b);
         if b.encoding.code.bits() < a.encoding.code.bits() {
             a.encoding = b.encoding;
@@ -284,21 +284,24 @@ fn numbers(form: &Form, plain: Facts) -> Facts {
     Facts { class, encoding: dtype.into(), ones: one && class == Class::Float, ..plain }
 }
 
-/// Operands one after the other: rows of an index stay distinct where one more follows them.
+/// Operands one after the other: rows of an index stay distinct where others follow that are
+/// behind them all.
 fn appended(form: &Form, operands: &[&Facts], joint: Facts) -> Facts {
     let [first, last] = operands else { return joint };
-    let Some(row) = &last.everywhere else { return joint };
+    if last.from.is_none() || first.below != last.from {
+        return joint;
+    }
     let along = form.result.last() == Some(&form.label(1));
-    let distinct = along && first.distinct && first.below.as_ref() == Some(row);
-    Facts { below: Some(row.plus(&1.into())), distinct, ..joint }
+    let distinct = along && first.distinct && last.distinct;
+    Facts { below: last.below.clone(), from: first.from.clone(), distinct, ..joint }
 }
 
 /// The integers from a start on: rows of an axis.
 fn integers(form: &Form, extents: &BTreeMap<Label, Dim>, plain: Facts) -> Facts {
     let count = form.result.first().map_or(Dim::constant(1), |label| extents[label].clone());
-    let below = plain.constant.then(|| form.dim(0).plus(&count));
-    let everywhere = (count == Dim::constant(1)).then(|| form.dim(0).clone());
-    Facts { class: Class::Int, distinct: true, everywhere, below, ..plain }
+    let from = plain.constant.then(|| form.dim(0).clone());
+    let below = from.as_ref().map(|from| from.plus(&count));
+    Facts { class: Class::Int, distinct: true, from, below, ..plain }
 }
 
 /// An expression: a repeated operand keeps what it is.
@@ -308,8 +311,7 @@ fn expression(form: &Form, operands: &[&Facts], plain: Facts) -> Facts {
         (Some(Attr::Expr(Expr::Arg(0))), [x]) => {
             let last = form.operands[0].last() == form.result.last();
             let (below, distinct) = (x.below.clone(), x.distinct && last);
-            let everywhere = x.everywhere.clone();
-            Facts { class, below, distinct, everywhere, ones: x.ones, ..plain }
+            Facts { class, below, from: x.from.clone(), distinct, ones: x.ones, ..plain }
         }
         _ => Facts { class, ..plain },
     }

@@ -76,6 +76,7 @@ impl Draft {
             ("ag", of("a").plus(&of("g"))),
             ("agb", of("a").plus(&of("g")).plus(&of("b"))),
             ("e1", of("e").plus(&1.into())),
+            ("ep", of("e").plus(&of("p"))),
             ("a2", of("a")),
             ("g2", of("g")),
             ("p2", of("p")),

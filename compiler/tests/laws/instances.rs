@@ -18,13 +18,13 @@ fn value(d: &mut Draft, law: &str) -> Made {
     match law {
         "associate" => associate(d),
         "one" => one(d),
-        "split-product" | "slice-product" => viewed_product(d, law == "split-product"),
+        "split-through" => split_through(d),
+        "slice-product" => viewed_product(d, false),
         "merge-product" => merge_product(d),
         "split-slice" => split_slice(d),
         "merge-split" => merge_split(d),
         "slice-concat" => slice_concat(d),
         "slice-slice" => slice_slice(d),
-        "concat-product" => concat_product(d),
         "distribute" => distribute(d),
         "add-commute" | "mul-commute" | "add-associate" => commuting(d, law),
         "scale-linear" => scale_linear(d),
@@ -107,6 +107,36 @@ fn viewed_product(d: &mut Draft, split: bool) -> Made {
         (false, 1) => d.b.slice(product, "ag", "g", d.extent("a")),
         (false, _) => d.b.slice(product, "ag", "a2", d.extent("g")),
     }
+}
+
+fn split_through(d: &mut Draft) -> Made {
+    if d.rng.chance(25) {
+        return viewed_product(d, true);
+    }
+    let rest = d.rng.some(&["a", "b", "s"], 0, 2);
+    let all = union(&["pq"], &rest);
+    let x = elementwise(d, "pq", &rest)?;
+    // Another axis at times: that of no operand, or one that the op names.
+    let x = if d.rng.chance(10) { d.map("%x", &[x], &union(&all, &["c"]))? } else { x };
+    let into = d.rng.pick(&[["p", "q"], ["q2", "p2"]]);
+    d.b.split(x, "pq", &into)
+}
+
+/// A function of single elements of values that have `axis`, or lack it but for one.
+fn elementwise(d: &mut Draft, axis: &str, rest: &[&str]) -> Made {
+    let all = union(&[axis], rest);
+    let texts = ["%x + %y", "%x * %y", "sigmoid(%x)", "%x * sigmoid(%y)", "%x * tanh(%y) + %z"];
+    if d.rng.chance(20) {
+        let (x, y) = (d.input(&all), d.input(&all));
+        let [x, y] = [d.map("tanh(%x)", &[x], &all)?, d.map("tanh(%x)", &[y], &all)?];
+        return d.b.swiglu(x, y);
+    }
+    let text = d.rng.pick(&texts);
+    let used = ["%x", "%y", "%z"].into_iter().filter(|name| text.contains(name)).count();
+    let lacks = text.contains('(') && d.rng.chance(40);
+    let [x, y] = d.pair(&all, if lacks { rest } else { &all })?;
+    let z = d.value(&all)?;
+    d.map(text, &[x, y, z][..used], &all)
 }
 
 fn merge_product(d: &mut Draft) -> Made {
@@ -214,7 +244,8 @@ fn slice_slice(d: &mut Draft) -> Made {
     }
 }
 
-fn concat_product(d: &mut Draft) -> Made {
+/// Products of one factor with two constants, one after the other.
+fn products_in_turn(d: &mut Draft) -> Made {
     let pool = ["b", "c", "s"];
     let shared = d.rng.some(&pool, 1, 3);
     let rest = d.rng.some(&["b", "c", "d"], 0, 2);

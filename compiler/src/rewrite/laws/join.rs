@@ -1,7 +1,9 @@
-//! Sums of a sparse sum and one more term of its kind: that term is one more row, always chosen.
+//! Sums of a sparse sum and one more term of its kind: that term is one more row, or several, always
+//! chosen.
 
 use super::pointwise;
 use super::sparse::Scatter;
+use super::views::split_axis;
 use crate::rewrite::facts::form_of;
 use crate::rewrite::law::{Law, Onto, Operand, Site};
 use crate::rewrite::term::{ADD, Axes, Form, FormAttr, Label, MUL, Term};
@@ -15,21 +17,25 @@ use std::sync::Arc;
 
 /// Laws of joining.
 pub fn laws() -> Vec<Law> {
-    let sum =
-        Law::new("join-sum", Tag::Reassociates, "sum of s.y over e, plus z = sum of [s, 1].[y, z]")
-            .case("(add ?t (contract ?s (scatter ?p ?i ?w) ?y) ?z)", |site| join_sum(site, [0, 1]))
-            .case("(add ?t (contract ?s ?y (scatter ?p ?i ?w)) ?z)", |site| join_sum(site, [1, 0]));
-    let through = Law::new("join-through", Tag::Exact, "[f(a), f(b)] = f([a, b]), b one row");
+    let sum = "sum of s.y over e, plus z = sum of [s, 1].[y, z], z one row or a sum of rows";
+    let sum = Law::new("join-sum", Tag::Reassociates, sum)
+        .case("(add ?t (contract ?s (scatter ?p ?i ?w) ?y) ?z)", |site| join_sum(site, [0, 1]))
+        .case("(add ?t (contract ?s ?y (scatter ?p ?i ?w)) ?z)", |site| join_sum(site, [1, 0]));
+    let through = Law::new("join-through", Tag::Exact, "[f(a), f(b)] = f([a, b])");
     let ops = [("contract", 2), (ADD, 2), (MUL, 2), ("map", 1), ("map", 2), ("swiglu", 2)];
     let through = ops.into_iter().fold(through, |law, (op, count)| {
-        let second = pointwise::pattern(op, count).replace("?x", "?y").replace("?r", "?v");
-        let pattern =
-            format!("(concat ?q {} (contract ?u {second} ?one))", pointwise::pattern(op, count));
-        law.case(pattern, move |site| join_through(site, op, count))
+        let first = pointwise::pattern(op, count);
+        let second = first.replace("?x", "?y").replace("?r", "?v");
+        law.case(format!("(concat ?q {first} {second})"), move |site| {
+            join_through(site, op, count, Second::Rows)
+        })
+        .case(format!("(concat ?q {first} (contract ?u {second} ?one))"), move |site| {
+            join_through(site, op, count, Second::Row)
+        })
     });
-    let scatter =
-        Law::new("join-scatter", Tag::Exact, "[scatter(i, w), u] = scatter([i, E], [w, u])")
-            .case("(concat ?q (scatter ?p ?i ?w) ?u)", join_scatter);
+    let scatter = "[scatter(i, w), u] = scatter([i, E, E + 1, ..], [w, u])";
+    let scatter = Law::new("join-scatter", Tag::Exact, scatter)
+        .case("(concat ?q (scatter ?p ?i ?w) ?u)", join_scatter);
     vec![sum, through, scatter]
 }
 
@@ -38,6 +44,7 @@ const ONE_ROW: i64 = 1;
 const JOINT: Label = crate::rewrite::term::FRESH << 1;
 const ROW: Label = JOINT + 1;
 const JOINT_CHOICES: Label = JOINT + 2;
+const PART: Label = JOINT + 3;
 /// Before the labels of the second of two ops that are joined.
 const SECOND: Label = JOINT + JOINT;
 
@@ -48,19 +55,21 @@ fn one_row(site: &mut Site, x: &Operand, row: Label) -> Operand {
     Operand { id: site.product(x, &ones, &axes), axes }
 }
 
-/// `x` along `label` and then one row of `y`, as the axis `joint`.
-fn joined(site: &mut Site, x: &Operand, label: Label, y: &Operand, joint: Label) -> Operand {
-    let y = one_row(site, y, ROW);
-    appended(site, x, label, &y, joint)
-}
-
 /// `x` along `label` and then `y` along [`ROW`], as the axis `joint`.
 fn appended(site: &mut Site, x: &Operand, label: Label, y: &Operand, joint: Label) -> Operand {
-    let at = x.axes.iter().position(|l| *l == label).expect("the axis is one of the operand's");
-    let extent = site.facts(x.id).shape[at].plus(&ONE_ROW.into());
-    let axes: Axes = x.axes.iter().map(|l| if *l == label { joint } else { *l }).collect();
+    let extent = extent(site, x, label).plus(&extent(site, y, ROW));
+    let axes = renamed(&x.axes, label, joint);
     let form = Form::concat([&x.axes, &y.axes], [label, ROW], (joint, extent), &axes);
     Operand { id: site.add("concat", form, &[x.id, y.id]), axes }
+}
+
+fn extent(site: &Site, x: &Operand, label: Label) -> Dim {
+    let at = x.axes.iter().position(|l| *l == label).expect("the axis is one of the operand's");
+    site.facts(x.id).shape[at].clone()
+}
+
+fn renamed(axes: &[Label], from: Label, to: Label) -> Axes {
+    axes.iter().map(|l| if *l == from { to } else { *l }).collect()
 }
 
 fn join_sum(site: &mut Site, [at, other]: [usize; 2]) -> Vec<Id> {
@@ -75,14 +84,15 @@ fn join_sum(site: &mut Site, [at, other]: [usize; 2]) -> Vec<Id> {
     if whole.contains(&label) || !y.has(label) || y.axes.len() != z.axes.len() + 1 {
         return vec![];
     }
-    if !y.axes.iter().all(|l| *l == label || z.has(*l)) || !is_slice_of(site, &z, &y, label) {
+    if !y.axes.iter().all(|l| *l == label || z.has(*l)) {
         return vec![];
     }
-    // The gate of the new row is 1.
+    let Some(rows) = rows_like(site, &z, &y, label) else { return vec![] };
+    // The gate of each new row is 1.
     let gate = scatter_operand(site, &s, &sparse);
-    let row = gate_row(site, &gate, label);
-    let gate = appended(site, &gate, label, &row, JOINT);
-    let values = joined(site, &y, label, &z, JOINT);
+    let ones = gate_rows(site, &gate, label, &extent(site, &rows, ROW));
+    let gate = appended(site, &gate, label, &ones, JOINT);
+    let values = appended(site, &y, label, &rows, JOINT);
     vec![site.product(&gate, &values, &sum.result)]
 }
 
@@ -93,10 +103,10 @@ fn scatter_operand(site: &mut Site, s: &Scatter, axes: &[Label]) -> Operand {
     Operand { id: site.add("scatter", form, &[s.index.id, s.values.id]), axes: axes.to_vec() }
 }
 
-fn gate_row(site: &mut Site, gate: &Operand, label: Label) -> Operand {
+fn gate_rows(site: &mut Site, gate: &Operand, label: Label, count: &Dim) -> Operand {
     let shape = site.facts(gate.id).shape.clone();
     let rest = gate.axes.iter().copied().zip(shape).filter(|(l, _)| *l != label);
-    let extents: Vec<(Label, Dim)> = rest.chain([(ROW, ONE_ROW.into())]).collect();
+    let extents: Vec<(Label, Dim)> = rest.chain([(ROW, count.clone())]).collect();
     site.ones(&extents)
 }
 
@@ -110,29 +120,57 @@ fn products(site: &Site, class: Id) -> Vec<(Arc<Form>, Id, Id)> {
     nodes.filter_map(product).collect()
 }
 
-/// Whether `z` is computed as one row along `label` of `y` is: a product of two factors that both
-/// have the axis, less the axis, of equal extents.
-fn is_slice_of(site: &Site, z: &Operand, y: &Operand, label: Label) -> bool {
+/// `z` as rows of which each is computed as one along `label` of `y` is: a product of two factors
+/// that both have the axis. `z` is one such row, or the sum of several: a product of factors that
+/// have the axes less that one, of equal extents, but for one summed axis that is as many times as
+/// long as there are rows.
+fn rows_like(site: &mut Site, z: &Operand, y: &Operand, label: Label) -> Option<Operand> {
     let of_z = products(site, z.id);
-    products(site, y.id).iter().any(|(form, a, b)| {
+    for (form, a, b) in products(site, y.id) {
         let mut onto = Onto::new(&form.result, &y.axes);
-        let sides = [onto.operand(&form.operands[0], *a), onto.operand(&form.operands[1], *b)];
-        let both = sides.iter().all(|side| side.has(label));
-        both && of_z.iter().any(|(form, c, d)| {
+        let [a, b] = [onto.operand(&form.operands[0], a), onto.operand(&form.operands[1], b)];
+        if !a.has(label) || !b.has(label) {
+            continue;
+        }
+        for (form, c, d) in &of_z {
             let mut onto = Onto::new(&form.result, &z.axes);
             let c = onto.operand(&form.operands[0], *c);
             let d = onto.operand(&form.operands[1], *d);
-            let [a, b] = &sides;
-            let fit = |pair| pairs(site, [a, b], pair, label, &z.axes);
-            fit([&c, &d]) || fit([&d, &c])
-        })
-    })
+            for factors in [[&c, &d], [&d, &c]] {
+                let mut names = Names::sharing(&z.axes);
+                let fit = [&a, &b].into_iter().zip(factors);
+                if fit.into_iter().all(|(y, z)| names.fit(site, [y, z], [label, ROW])) {
+                    return match names.longer {
+                        None => Some(one_row(site, z, ROW)),
+                        Some(longer) => apart(site, z, factors, &longer),
+                    };
+                }
+            }
+        }
+    }
+    None
 }
 
-/// Whether each of `y`'s factors less an axis has the axes and extents of `z`'s.
-fn pairs(site: &Site, y: [&Operand; 2], z: [&Operand; 2], label: Label, shared: &[Label]) -> bool {
-    let mut names = Names { shared, of: BTreeMap::new() };
-    y.iter().zip(z).all(|(y, z)| names.fit(site, y, z, label))
+/// The product of two factors, a part of the summed axis for each row.
+fn apart(site: &mut Site, z: &Operand, of: [&Operand; 2], longer: &Longer) -> Option<Operand> {
+    let Longer { label, rows, part } = longer;
+    let steps = site.egraph.analysis.is_step(rows) || site.egraph.analysis.is_step(part);
+    if steps || !of.iter().all(|x| keeps_blocks(site, x, part)) {
+        return None;
+    }
+    let into = [(ROW, rows.clone()), (PART, part.clone())];
+    let [c, d] = of.map(|x| split_axis(site, x.clone(), *label, &into));
+    let axes = [&z.axes[..], &[ROW]].concat();
+    Some(Operand { id: site.product(&c, &d, &axes), axes })
+}
+
+/// Whether parts of a constant keep its encoding: blocks of scales end where a part ends.
+fn keeps_blocks(site: &Site, x: &Operand, part: &Dim) -> bool {
+    let facts = site.facts(x.id);
+    let Some(scale) = facts.encoding.scale.filter(|_| facts.constant) else { return true };
+    let part = part.bound_value(&site.egraph.analysis.symbols);
+    let whole = |block: u32| part.is_some_and(|part| part % i64::from(block) == 0);
+    whole(scale.rows) && whole(scale.cols)
 }
 
 /// What the axes of one op's operands are called in another's.
@@ -141,67 +179,124 @@ struct Names<'a> {
     shared: &'a [Label],
     /// The others, which are summed.
     of: BTreeMap<Label, Label>,
+    /// The one of these that may be longer in the other op, if it is.
+    longer: Option<Longer>,
 }
 
-impl Names<'_> {
-    /// Whether `z` has the axes of `y` less one, of equal extents.
-    fn fit(&mut self, site: &Site, y: &Operand, z: &Operand, label: Label) -> bool {
-        let axes = |o: &Operand| -> Vec<(Label, Dim)> {
-            o.axes.iter().copied().zip(site.facts(o.id).shape.iter().cloned()).collect()
+/// A summed axis as long as that of another op, so many times.
+struct Longer {
+    label: Label,
+    rows: Dim,
+    part: Dim,
+}
+
+impl<'a> Names<'a> {
+    fn sharing(shared: &'a [Label]) -> Names<'a> {
+        Names { shared, of: BTreeMap::new(), longer: None }
+    }
+
+    /// Whether an operand has the axes of another, of equal extents, each less an axis.
+    fn fit(&mut self, site: &Site, [x, y]: [&Operand; 2], less: [Label; 2]) -> bool {
+        let axes = |o: &Operand, less: Label| -> Vec<(Label, Dim)> {
+            let all = o.axes.iter().copied().zip(site.facts(o.id).shape.iter().cloned());
+            all.filter(|(label, _)| *label != less).collect()
         };
-        let (mut rest, mut free) = (axes(y), axes(z));
-        rest.retain(|(l, _)| *l != label);
+        let (rest, mut free) = (axes(x, less[0]), axes(y, less[1]));
         rest.len() == free.len() && rest.into_iter().all(|axis| self.take(&mut free, axis))
+    }
+
+    /// Whether axes of one value are the same in both ops.
+    fn tie(&mut self, x: &[Label], y: &[Label]) -> bool {
+        let shared = self.shared;
+        x.iter().zip(y).all(|(x, y)| match shared.contains(x) {
+            true => x == y,
+            false => !shared.contains(y) && *self.of.entry(*x).or_insert(*y) == *y,
+        })
     }
 
     /// Finds an axis among those of the other operand that are left.
     fn take(&mut self, free: &mut Vec<(Label, Dim)>, (label, extent): (Label, Dim)) -> bool {
         let known =
             if self.shared.contains(&label) { Some(label) } else { self.of.get(&label).copied() };
-        let found = free.iter().position(|(other, dim)| {
-            let name = match known {
-                Some(name) => name == *other,
-                None => !self.shared.contains(other),
-            };
-            name && *dim == extent
-        });
+        let named = |other: Label| match known {
+            Some(name) => name == other,
+            None => !self.shared.contains(&other),
+        };
+        let equal = free.iter().position(|(other, dim)| named(*other) && *dim == extent);
+        let found = equal.or_else(|| self.longer(free, &named, &extent));
         let Some(at) = found else { return false };
         self.of.insert(label, free.remove(at).0);
         true
     }
+
+    /// An axis as long as another, so many times: the one that was found before, or the first.
+    fn longer(
+        &mut self,
+        free: &[(Label, Dim)],
+        named: &dyn Fn(Label) -> bool,
+        part: &Dim,
+    ) -> Option<usize> {
+        let summed = |l: &Label| named(*l) && !self.shared.contains(l);
+        let at = free.iter().position(|(l, dim)| summed(l) && dim.quotient(part).is_some())?;
+        let label = free[at].0;
+        match &self.longer {
+            Some(longer) => (longer.label == label).then_some(at),
+            None => {
+                let (rows, part) = (free[at].1.quotient(part)?, part.clone());
+                self.longer = Some(Longer { label, rows, part });
+                Some(at)
+            }
+        }
+    }
+}
+
+/// What the second of two joined applications is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Second {
+    /// One row, by a product with ones.
+    Row,
+    /// Rows itself.
+    Rows,
 }
 
 /// Two applications of one op, joined along an axis: the op of joined operands.
-fn join_through(site: &mut Site, op: &'static str, count: usize) -> Vec<Id> {
-    let (concat, unit, one) = (site.form("?q"), site.form("?u"), site.id("?one"));
-    let (first, second) = (site.form("?r"), site.form("?v"));
+fn join_through(site: &mut Site, op: &'static str, count: usize, is: Second) -> Vec<Id> {
+    let (concat, first, second) = (site.form("?q"), site.form("?r"), site.form("?v"));
     let [label, row] = [concat.labels(0)[0], concat.labels(0)[1]];
-    let joint = concat.label(1);
-    if !is_row(site, &unit, one, &concat, row) || first.result.len() != second.result.len() + 1 {
+    let Some(outside) = outside(site, &concat, is) else { return vec![] };
+    let shared: Axes = outside.iter().copied().filter(|l| *l != row).collect();
+    if first.result.len() != shared.len() + 1 || !same_attrs(&first, &second) {
         return vec![];
     }
     let mut onto = Onto::new(&first.result, &concat.operands[0]);
-    let outside = Onto::new(&unit.result, &concat.operands[1]).axes(&unit.operands[0]);
     let mut other = Onto::after(&second.result, &outside, SECOND);
     let xs: Vec<Operand> =
         (0..count).map(|i| onto.operand(&first.operands[i], site.id(&format!("?x{i}")))).collect();
     let ys: Vec<Operand> = (0..count)
         .map(|i| other.operand(&second.operands[i], site.id(&format!("?y{i}"))))
         .collect();
-    if !same_attrs(&first, &second) {
-        return vec![];
-    }
     let commutes = ["contract", ADD, MUL].contains(&op);
     let orders: &[bool] = if commutes { &[false, true] } else { &[false] };
     for flipped in orders {
         let ys: Vec<Operand> =
             if *flipped { ys.iter().rev().cloned().collect() } else { ys.clone() };
-        let along = Along { label, joint, shared: &outside };
+        let along = Along { label, row, joint: concat.label(1), shared: &shared, is };
         if let Some(operands) = joined_operands(site, &xs, &ys, &along) {
             return vec![joint_op(site, op, &first, &operands, &concat)];
         }
     }
     vec![]
+}
+
+/// Axes of the result of the second of two joined applications.
+fn outside(site: &Site, concat: &Form, is: Second) -> Option<Axes> {
+    let second = &concat.operands[1];
+    if is == Second::Rows {
+        return Some(second.clone());
+    }
+    let (unit, one) = (site.form("?u"), site.id("?one"));
+    let whole = is_row(site, &unit, one, concat, concat.labels(0)[1]);
+    whole.then(|| Onto::new(&unit.result, second).axes(&unit.operands[0]))
 }
 
 fn joint_op(
@@ -248,10 +343,21 @@ fn same_attrs(a: &Form, b: &Form) -> bool {
 struct Along<'a> {
     /// Of the first operand.
     label: Label,
+    /// Of the second, if that is rows.
+    row: Label,
     /// Of the result.
     joint: Label,
     /// Axes that both results have.
     shared: &'a [Label],
+    /// What the second is.
+    is: Second,
+}
+
+impl Along<'_> {
+    /// The axis of each of both.
+    fn axes(&self) -> [Label; 2] {
+        [self.label, self.row]
+    }
 }
 
 /// Operands joined pair by pair; one that lacks the axis must be the same in both.
@@ -261,24 +367,35 @@ fn joined_operands(
     ys: &[Operand],
     along: &Along,
 ) -> Option<Vec<Operand>> {
-    let mut names = Names { shared: along.shared, of: BTreeMap::new() };
-    for (x, y) in xs.iter().zip(ys) {
-        let fit = names.fit(site, x, y, along.label);
-        if !fit || !x.has(along.label) && !site.same(x.id, y.id) {
+    let mut names = Names::sharing(along.shared);
+    // What both share says most of what axes are called.
+    let mut pairs: Vec<(&Operand, &Operand)> = xs.iter().zip(ys).collect();
+    pairs.sort_by_key(|(x, _)| x.has(along.label));
+    for (x, y) in pairs {
+        let (in_x, in_y) = (x.has(along.label), y.has(along.row));
+        let fit = match in_x {
+            true => in_y == (along.is == Second::Rows) && names.fit(site, [x, y], along.axes()),
+            false => !in_y && site.same(x.id, y.id) && names.tie(&x.axes, &y.axes),
+        };
+        if !fit || names.longer.is_some() {
             return None;
         }
     }
-    // Summed axes of the second op are called as the first one's.
-    let back: BTreeMap<Label, Label> = names.of.into_iter().map(|(a, b)| (b, a)).collect();
+    // Summed axes of the second op are called as the first one's, and its rows as all rows are.
+    let mut back: BTreeMap<Label, Label> = names.of.into_iter().map(|(a, b)| (b, a)).collect();
+    back.insert(along.row, ROW);
     let mut operands = vec![];
     for (x, y) in xs.iter().zip(ys) {
         let axes: Axes = y.axes.iter().map(|l| *back.get(l).unwrap_or(l)).collect();
         let y = Operand { axes, id: y.id };
-        match x.has(along.label) {
-            true => operands.push(joined(site, x, along.label, &y, along.joint)),
-            false if y.axes == x.axes => operands.push(x.clone()),
-            false => return None,
-        }
+        let rows = match along.is {
+            Second::Row if x.has(along.label) => one_row(site, &y, ROW),
+            _ => y,
+        };
+        operands.push(match x.has(along.label) {
+            true => appended(site, x, along.label, &rows, along.joint),
+            false => x.clone(),
+        });
     }
     Some(operands)
 }
@@ -287,38 +404,35 @@ fn join_scatter(site: &mut Site) -> Vec<Id> {
     let concat = site.form("?q");
     let [label, row] = [concat.labels(0)[0], concat.labels(0)[1]];
     let s = Scatter::at(site, &concat.operands[0]);
-    let u = Operand { axes: concat.operands[1].clone(), id: site.id("?u") };
-    let at = u.axes.iter().position(|l| *l == row).expect("an attribute names an axis of its form");
-    let single = site.facts(u.id).shape[at] == Dim::constant(ONE_ROW);
+    let u = Operand { axes: renamed(&concat.operands[1], row, ROW), id: site.id("?u") };
+    let count = extent(site, &u, ROW);
     let rest = |o: &Operand, but: Label| o.axes.iter().filter(|l| **l != but).count();
-    let whole = rest(&u, row) == rest(&s.values, s.chosen)
-        && u.axes.iter().all(|l| *l == row || s.values.has(*l));
-    if s.into.0 != label || !single || !whole {
+    let whole = rest(&u, ROW) == rest(&s.values, s.chosen)
+        && u.axes.iter().all(|l| *l == ROW || s.values.has(*l));
+    if s.into.0 != label || site.egraph.analysis.is_step(&count) || !whole {
         return vec![];
     }
-    let new = last_row(site, &s);
+    let new = last_rows(site, &s, &count);
     let index = appended(site, &s.index, s.chosen, &new, JOINT_CHOICES);
-    let u =
-        Operand { axes: u.axes.iter().map(|l| if *l == row { ROW } else { *l }).collect(), ..u };
     let values = appended(site, &s.values, s.chosen, &u, JOINT_CHOICES);
-    let extent = s.into.1.plus(&ONE_ROW.into());
+    let extent = s.into.1.plus(&count);
     let axes = [&index.axes[..], &values.axes[..]];
     let form = Form::scatter(axes, JOINT_CHOICES, (concat.label(1), extent), &concat.result);
     vec![site.add("scatter", form, &[index.id, values.id])]
 }
 
-/// The index of the row behind the last one, for every row of an index.
-fn last_row(site: &mut Site, s: &Scatter) -> Operand {
+/// Indices of so many rows behind the last one, for every row of an index.
+fn last_rows(site: &mut Site, s: &Scatter, count: &Dim) -> Operand {
     let shape = site.facts(s.index.id).shape.clone();
     let rest: Vec<(Label, Dim)> =
         s.index.axes.iter().copied().zip(shape).filter(|(l, _)| *l != s.chosen).collect();
     let start = FormAttr::Plain(Attr::Dim(s.into.1.clone()));
-    let form = Form::new(&[], &[ROW]).with([start]).extent(ROW, ONE_ROW.into());
+    let form = Form::new(&[], &[ROW]).with([start]).extent(ROW, count.clone());
     let last = site.add("iota", form, &[]);
     if rest.is_empty() {
         return Operand { axes: vec![ROW], id: last };
     }
-    let axes: Axes = [ROW].into_iter().chain(rest.iter().map(|(l, _)| *l)).collect();
+    let axes: Axes = rest.iter().map(|(l, _)| *l).chain([ROW]).collect();
     let form = Form::new(&[&[ROW]], &axes).with([FormAttr::Plain(Attr::Expr(Expr::Arg(0)))]);
     let form = rest.into_iter().fold(form, |form, (l, extent)| form.extent(l, extent));
     Operand { id: site.add("map", form, &[last]), axes }

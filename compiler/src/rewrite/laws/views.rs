@@ -1,7 +1,8 @@
 //! Views: splits, merges, slices and concatenations through products and each other.
 
+use super::pointwise::{self, Inner};
 use crate::rewrite::law::{Law, Onto, Operand, Site};
-use crate::rewrite::term::{ADD, FRESH, Form, FormAttr, Label};
+use crate::rewrite::term::{ADD, Form, FormAttr, Label, MUL};
 use check::Tag;
 use egg::Id;
 use ir::attr::Attr;
@@ -10,10 +11,9 @@ use ir::dim::Dim;
 /// Laws of views.
 pub fn laws() -> Vec<Law> {
     vec![
-        Law::new("split-product", Tag::Exact, "split(a.b) = split a . split b")
-            .case("(split ?q (contract ?s ?a ?b))", |site| through_product(site, "split")),
+        split_through(),
         Law::new("slice-product", Tag::Exact, "slice(a.b) = slice a . slice b")
-            .case("(slice ?q (contract ?s ?a ?b))", |site| through_product(site, "slice")),
+            .case("(slice ?q (contract ?r ?x0 ?x1))", |site| through(site, "slice", "contract", 2)),
         Law::new("merge-product", Tag::Exact, "merge(a).b = a.split(b), the merged axis summed")
             .case("(contract ?s (merge ?q ?a) ?b)", |site| merge_product(site, [0, 1]))
             .case("(contract ?s ?b (merge ?q ?a))", |site| merge_product(site, [1, 0])),
@@ -26,19 +26,6 @@ pub fn laws() -> Vec<Law> {
             .case("(slice ?q (concat ?c ?a ?b))", slice_concat),
         Law::new("slice-slice", Tag::Exact, "a part of a part is a part")
             .case("(slice ?q (slice ?h ?x))", slice_slice),
-        Law::new("concat-product", Tag::Exact, "[a.b, a.c] = a.[b, c], of constants b and c")
-            .case("(concat ?q (contract ?r ?a ?b) (contract ?u ?a ?c))", |site| {
-                concat_product(site, [0, 0])
-            })
-            .case("(concat ?q (contract ?r ?a ?b) (contract ?u ?c ?a))", |site| {
-                concat_product(site, [0, 1])
-            })
-            .case("(concat ?q (contract ?r ?b ?a) (contract ?u ?a ?c))", |site| {
-                concat_product(site, [1, 0])
-            })
-            .case("(concat ?q (contract ?r ?b ?a) (contract ?u ?c ?a))", |site| {
-                concat_product(site, [1, 1])
-            }),
         Law::new(
             "distribute",
             Tag::Reassociates,
@@ -48,17 +35,29 @@ pub fn laws() -> Vec<Law> {
     ]
 }
 
-/// A view of one axis of a product's result is that view of each factor that has it.
-fn through_product(site: &mut Site, op: &'static str) -> Vec<Id> {
-    let (view, product) = (site.form("?q"), site.form("?s"));
-    let mut onto = Onto::new(&product.result, &view.operands[0]);
-    let label = view.label(0);
-    let mut sides = vec![];
-    for (axes, name) in product.operands.iter().zip(["?a", "?b"]) {
-        let x = onto.operand(axes, site.id(name));
-        sides.push(viewed(site, op, &view, label, x));
+/// Ops of single elements and products: where none of a result's axes has a meaning of its own.
+const ELEMENTWISE: [(&str, usize); 7] =
+    [("contract", 2), (ADD, 2), (MUL, 2), ("map", 1), ("map", 2), ("map", 3), ("swiglu", 2)];
+
+fn split_through() -> Law {
+    let law = Law::new("split-through", Tag::Exact, "split(f(x)) = f(split x), element by element");
+    ELEMENTWISE.iter().fold(law, |law, (op, count)| {
+        let pattern = format!("(split ?q {})", pointwise::pattern(op, *count));
+        law.case(pattern, move |site| through(site, "split", op, *count))
+    })
+}
+
+/// A view of one axis of an op's result is that view of each operand that has it.
+fn through(site: &mut Site, view: &'static str, op: &'static str, count: usize) -> Vec<Id> {
+    let form = site.form("?q");
+    let label = form.label(0);
+    let mut inner = Inner::at(site, count, &form.operands[0]);
+    if !inner.operands.iter().any(|x| x.has(label)) {
+        return vec![];
     }
-    vec![site.product(&sides[0], &sides[1], &view.result)]
+    let operands = inner.operands.clone().into_iter();
+    let operands: Vec<Operand> = operands.map(|x| viewed(site, view, &form, label, x)).collect();
+    vec![inner.rebuilt(site, op, &operands, &form.result)]
 }
 
 /// The same view of another value, if it has the axis.
@@ -96,7 +95,12 @@ fn merge_product(site: &mut Site, [merged, other]: [usize; 2]) -> Vec<Id> {
 }
 
 /// An axis as several.
-fn split_axis(site: &mut Site, x: Operand, label: Label, into: &[(Label, Dim)]) -> Operand {
+pub(super) fn split_axis(
+    site: &mut Site,
+    x: Operand,
+    label: Label,
+    into: &[(Label, Dim)],
+) -> Operand {
     let parts: Vec<Label> = into.iter().map(|(l, _)| *l).collect();
     let axes = replaced(&x.axes, label, &parts);
     let attrs = [FormAttr::Label(label), FormAttr::Labels(parts)];
@@ -181,41 +185,6 @@ fn slice_concat(site: &mut Site) -> Vec<Id> {
 
 fn position(axes: &[Label], label: Label) -> usize {
     axes.iter().position(|l| *l == label).expect("an attribute names an axis of its form")
-}
-
-/// Before the labels of the second of two products.
-const SECOND: Label = FRESH + FRESH;
-
-/// The factor that both products have stands at `[first, second]` of their operands.
-fn concat_product(site: &mut Site, [at, other]: [usize; 2]) -> Vec<Id> {
-    let (concat, first, second) = (site.form("?q"), site.form("?r"), site.form("?u"));
-    let [along, last] = [0, 1].map(|k| concat.labels(0)[k]);
-    let mut onto = Onto::new(&first.result, &concat.operands[0]);
-    let a = onto.operand(&first.operands[at], site.id("?a"));
-    let b = onto.operand(&first.operands[1 - at], site.id("?b"));
-    let mut onto = Onto::after(&second.result, &concat.operands[1], SECOND);
-    // The factor's axes are the same in both products: summed in both, or in neither.
-    for (label, axis) in second.operands[other].iter().zip(&a.axes) {
-        match second.result.contains(label) {
-            true if onto.label(*label) == *axis => {}
-            false if !concat.operands[0].contains(axis) => onto.tie(*label, *axis),
-            _ => return vec![],
-        }
-    }
-    let c = onto.operand(&second.operands[1 - other], site.id("?c"));
-    let alike = b.axes.len() == c.axes.len()
-        && c.axes.iter().all(|l| if *l == last { b.has(along) } else { b.has(*l) });
-    let constant = site.facts(b.id).constant && site.facts(c.id).constant;
-    if !alike || !constant || !c.has(last) || a.has(along) || a.has(last) {
-        return vec![];
-    }
-    let joint = concat.label(1);
-    let extent = |o: &Operand, l| site.facts(o.id).shape[position(&o.axes, l)].clone();
-    let extent = extent(&b, along).plus(&extent(&c, last));
-    let axes = replaced(&b.axes, along, &[joint]);
-    let form = Form::concat([&b.axes, &c.axes], [along, last], (joint, extent), &axes);
-    let both = Operand { id: site.add("concat", form, &[b.id, c.id]), axes };
-    vec![site.product(&a, &both, &concat.result)]
 }
 
 fn slice_slice(site: &mut Site) -> Vec<Id> {

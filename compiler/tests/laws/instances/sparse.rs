@@ -1,7 +1,7 @@
 //! Graphs with rows that are chosen, or joined to chosen ones.
 
 use super::super::draft::{Draft, Made};
-use super::union;
+use super::{products_in_turn, union};
 use ir::dtype::DType;
 use ir::graph::ValueId;
 
@@ -118,10 +118,17 @@ fn rows_of<'a>(d: &mut Draft) -> [Vec<&'a str>; 3] {
 }
 
 pub fn join_sum(d: &mut Draft) -> Made {
-    let [x, y, kept] = rows_of(d);
+    let [mut x, mut y, kept] = rows_of(d);
     let gates = d.rng.some(&kept, 0, kept.len());
     let order = d.rng.chance(50);
     let early = if order { Some(scatter(d, &gates)?) } else { None };
+    // The other term sums over as many times the axis at times.
+    let several = d.rng.chance(50);
+    let [more, longer] = d.rng.pick(&[["q", "pq"], ["p", "pq"], ["q2", "pq"]]);
+    if several {
+        x.push(more);
+        y.push(more);
+    }
     let [a, b] = d.pair(&union(&x, &["e"]), &union(&y, &["e"]))?;
     let inner = d.product(a, b, &union(&kept, &["e"]))?;
     let gate = match early {
@@ -129,21 +136,35 @@ pub fn join_sum(d: &mut Draft) -> Made {
         None => scatter(d, &gates)?,
     };
     let sum = d.product(gate, inner, &kept)?;
+    for axis in x.iter_mut().chain(&mut y).filter(|axis| **axis == more) {
+        *axis = longer;
+    }
     let [a, b] = d.pair(&x, &y)?;
     let other = d.product(a, b, &kept)?;
     let [x, y] = if d.rng.chance(50) { [sum, other] } else { [other, sum] };
     d.map("%x + %y", &[x, y], &kept)
 }
 
-/// `[x, y]`, `y` being one row of `e`.
-fn with_row(d: &mut Draft, x: ValueId, y: ValueId) -> Made {
+/// `[x, y]`, `y` being one row of `e`, or having rows of `p`.
+fn with_rows(d: &mut Draft, x: ValueId, y: ValueId) -> Made {
     let axes = d.axes(y);
-    let ones = d.ones(&["u"])?;
-    let row = d.b.contract(y, ones, &union(&Draft::names(&axes), &["u"]))?;
+    let (rows, row, joint) = match axes.iter().any(|a| a == "p") {
+        true => (y, "p", "ep"),
+        false => {
+            let ones = d.ones(&["u"])?;
+            (d.b.contract(y, ones, &union(&Draft::names(&axes), &["u"]))?, "u", "e1")
+        }
+    };
     let first = d.axes(x);
-    let order: Vec<&str> = first.iter().map(|a| if a == "e" { "u" } else { a.as_str() }).collect();
-    let row = if d.axes(row) == order { row } else { d.b.map("%x", &[("x", row)], &order)? };
-    d.b.concat(&[(x, "e"), (row, "u")], "e1")
+    let order: Vec<&str> = first.iter().map(|a| if a == "e" { row } else { a.as_str() }).collect();
+    let in_order = d.axes(rows) == order;
+    let rows = if in_order { rows } else { d.b.map("%x", &[("x", rows)], &order)? };
+    d.b.concat(&[(x, "e"), (rows, row)], joint)
+}
+
+/// Axes of what is joined to rows of `e`: those of one row, or these and rows of `p`.
+fn behind<'a>(d: &mut Draft, axes: &[&'a str]) -> Vec<&'a str> {
+    if d.rng.chance(50) { union(axes, &["p"]) } else { axes.to_vec() }
 }
 
 /// An elementwise op on rows of `e`, and on one row: at times with an operand that both share.
@@ -156,25 +177,27 @@ fn joined_map(d: &mut Draft) -> Made {
     let y = if shared { d.value(&axes)? } else { y };
     let used = if text == "sigmoid(%x)" { 1 } else { 2 };
     let all = d.map(text, &[x, y][..used], &whole)?;
-    let [x, z] = d.pair(&axes, &axes)?;
+    let behind = behind(d, &axes);
+    let [x, z] = d.pair(&behind, &behind)?;
     let z = if shared { y } else { z };
-    let row = d.map(text, &[x, z][..used], &axes)?;
-    with_row(d, all, row)
+    let row = d.map(text, &[x, z][..used], &behind)?;
+    with_rows(d, all, row)
 }
 
 pub fn join_through(d: &mut Draft) -> Made {
-    match d.rng.below(4) {
+    match d.rng.below(5) {
         0 => joined_map(d),
-        1 => {
+        1 => products_in_turn(d),
+        2 => {
             let axes = d.rng.some(&["a", "b", "s"], 0, 2);
-            let [whole, alone] = [union(&["e"], &axes), axes];
+            let [whole, alone] = [union(&["e"], &axes), behind(d, &axes)];
             let (x, y) = (d.input(&whole), d.input(&whole));
             let [x, y] = [d.map("tanh(%x)", &[x], &whole)?, d.map("tanh(%x)", &[y], &whole)?];
             let all = d.b.swiglu(x, y)?;
             let (x, y) = (d.input(&alone), d.input(&alone));
             let [x, y] = [d.map("tanh(%x)", &[x], &alone)?, d.map("tanh(%x)", &[y], &alone)?];
             let row = d.b.swiglu(x, y)?;
-            with_row(d, all, row)
+            with_rows(d, all, row)
         }
         _ => {
             let [x, y, kept] = rows_of(d);
@@ -184,9 +207,13 @@ pub fn join_through(d: &mut Draft) -> Made {
                 d.pair(&union(&x, &["e"]), &if shared { y.clone() } else { union(&y, &["e"]) })?;
             let order = d.rng.shuffled(&kept);
             let all = d.product(a, b, &union(&order, &["e"]))?;
-            let [c, e] = d.pair(&x, &y)?;
+            // An operand may lack the rows at times, where the law does not hold.
+            let [first, second] = [behind(d, &x), behind(d, &y)];
+            let [c, e] = d.pair(&first, &second)?;
+            let rows = union(&first, if shared { &[] } else { &second }).contains(&"p");
+            let kept = if rows { union(&kept, &["p"]) } else { kept };
             let row = d.product(c, if shared { b } else { e }, &kept)?;
-            with_row(d, all, row)
+            with_rows(d, all, row)
         }
     }
 }
@@ -199,11 +226,12 @@ pub fn join_scatter(d: &mut Draft) -> Made {
     let sparse_axes = d.axes(sparse);
     let names = Draft::names(&sparse_axes);
     debug_assert_eq!(names.len(), all.len());
-    let u = d.value(&union(&order, &["u"]))?;
-    let wanted: Vec<&str> = names.iter().map(|a| if *a == "e" { "u" } else { a }).collect();
+    let (row, joint) = d.rng.pick(&[("u", "e1"), ("p", "ep")]);
+    let u = d.value(&union(&order, &[row]))?;
+    let wanted: Vec<&str> = names.iter().map(|a| if *a == "e" { row } else { a }).collect();
     let u = match d.axes(u) == wanted && d.b.ty(u).dtype() == DType::F32 {
         true => u,
         false => d.b.map("tanh(%x)", &[("x", u)], &wanted)?,
     };
-    d.b.concat(&[(sparse, "e"), (u, "u")], "e1")
+    d.b.concat(&[(sparse, "e"), (u, row)], joint)
 }
