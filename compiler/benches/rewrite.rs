@@ -13,7 +13,7 @@ use compiler::rewrite::cost::{Machine, Point};
 use compiler::rewrite::encode::encode;
 use compiler::rewrite::extract::extract;
 use compiler::rewrite::law;
-use compiler::rewrite::program::rewrite;
+use compiler::rewrite::program::Rewriter;
 use compiler::rewrite::saturate::{Limits, saturate};
 use ir::device::DeviceSpec;
 use ir::graph::Graph;
@@ -121,7 +121,10 @@ fn measure_chain(shared: bool, device: &DeviceSpec, repeats: usize) {
 fn measure_model(layers: u64, device: &DeviceSpec, repeats: usize) {
     let (program, calls) = program("v3", Some(layers));
     let plan = plan(device);
-    let work = || rewrite(&program, &plan, &POINTS).expect("the laws hold");
+    let work = || {
+        let mut rewriter = Rewriter::new(&program, &plan);
+        POINTS.map(|point| rewriter.at(point).expect("the laws hold"))
+    };
     let (time, _) = median(repeats.div_ceil(4), work);
     let blocks = program.blocks.len();
     println!("v3 of {layers} layers: {blocks} blocks, {calls} calls, rewritten in {time:.2?}");

@@ -73,10 +73,26 @@ impl Dims {
 struct Way {
     /// What a sequence keeps for it.
     state: &'static str,
-    /// Whether rows of the latent are projected before they are kept.
-    rows: bool,
-    body: &'static str,
     form: &'static str,
+    body: &'static str,
+}
+
+/// Over the latent, which is kept.
+const fn of_latent(form: &'static str, body: &'static str) -> Way {
+    Way { state: "c", form, body }
+}
+
+/// Over rows that are projected before they are kept.
+const fn kept(state: &'static str, body: &'static str) -> Way {
+    Way { state, form: KEPT, body }
+}
+
+const KEPT: &str = "kept";
+
+impl Way {
+    fn keeps_rows(&self) -> bool {
+        self.form == KEPT
+    }
 }
 
 const FRONT: &str = "
@@ -101,142 +117,114 @@ const WEIGHTS: &str = "
 /// Every order of queries, `w_qb`, `w_uk` and rows of the context. What is kept is what the source
 /// keeps or what that is made of: laws of histories point inward.
 const KEYS: [Way; 7] = [
-    Way {
-        state: "c",
-        rows: false,
-        form: "absorbed",
-        body: "
+    of_latent(
+        "absorbed",
+        "
     %query = contract %nq, %w_qb : f32[s, h, n]
     %qa = contract %query, %w_uk : f32[s, h, r]
     %scores = contract %qa, %C : f32[s, h, t]",
-    },
-    Way {
-        state: "c",
-        rows: false,
-        form: "expanded",
-        body: "
+    ),
+    of_latent(
+        "expanded",
+        "
     %query = contract %nq, %w_qb : f32[s, h, n]
     %K = contract %C, %w_uk : f32[t, h, n]
     %scores = contract %query, %K : f32[s, h, t]",
-    },
-    Way {
-        state: "c",
-        rows: false,
-        form: "folded",
-        body: "
+    ),
+    of_latent(
+        "folded",
+        "
     %w_q = contract %w_qb, %w_uk : f32[h, q, r]
     %qa = contract %nq, %w_q : f32[s, h, r]
     %scores = contract %qa, %C : f32[s, h, t]",
-    },
-    Way {
-        state: "c",
-        rows: false,
-        form: "expanded",
-        body: "
+    ),
+    of_latent(
+        "expanded",
+        "
     %w_q = contract %w_qb, %w_uk : f32[h, q, r]
     %K = contract %C, %w_q : f32[t, h, q]
     %scores = contract %nq, %K : f32[s, h, t]",
-    },
-    Way {
-        state: "c",
-        rows: false,
-        form: "expanded",
-        body: "
+    ),
+    of_latent(
+        "expanded",
+        "
     %k = contract %C, %w_uk : f32[t, h, n]
     %K = contract %k, %w_qb : f32[t, h, q]
     %scores = contract %nq, %K : f32[s, h, t]",
-    },
-    Way {
-        state: "hn",
-        rows: true,
-        form: "kept",
-        body: "
+    ),
+    kept(
+        "hn",
+        "
     %query = contract %nq, %w_qb : f32[s, h, n]
     %K = history %k {index = s, into = t} : f32[t, h, n]
     %scores = contract %query, %K : f32[s, h, t]",
-    },
-    Way {
-        state: "hn",
-        rows: true,
-        form: "kept",
-        body: "
+    ),
+    kept(
+        "hn",
+        "
     %ks = history %k {index = s, into = t} : f32[t, h, n]
     %K = contract %ks, %w_qb : f32[t, h, q]
     %scores = contract %nq, %K : f32[s, h, t]",
-    },
+    ),
 ];
 
 /// Every order of weights, rows of the context, `w_uv` and `w_o`.
 const VALUES: [Way; 7] = [
-    Way {
-        state: "c",
-        rows: false,
-        form: "absorbed",
-        body: "
+    of_latent(
+        "absorbed",
+        "
     %ol = contract %p, %C : f32[s, h, r]
     %o = contract %ol, %w_uv : f32[s, h, v]
     %y = contract %o, %w_o : f32[s, D]",
-    },
-    Way {
-        state: "c",
-        rows: false,
-        form: "expanded",
-        body: "
+    ),
+    of_latent(
+        "expanded",
+        "
     %V = contract %C, %w_uv : f32[t, h, v]
     %o = contract %p, %V : f32[s, h, v]
     %y = contract %o, %w_o : f32[s, D]",
-    },
-    Way {
-        state: "c",
-        rows: false,
-        form: "folded",
-        body: "
+    ),
+    of_latent(
+        "folded",
+        "
     %ol = contract %p, %C : f32[s, h, r]
     %w_v = contract %w_uv, %w_o : f32[h, r, D]
     %y = contract %ol, %w_v : f32[s, D]",
-    },
-    Way {
-        state: "c",
-        rows: false,
-        form: "expanded",
-        body: "
+    ),
+    of_latent(
+        "expanded",
+        "
     %v = contract %C, %w_uv : f32[t, h, v]
     %V = contract %v, %w_o : f32[t, h, D]
     %y = contract %p, %V : f32[s, D]",
-    },
-    Way {
-        state: "c",
-        rows: false,
-        form: "expanded",
-        body: "
+    ),
+    of_latent(
+        "expanded",
+        "
     %w_v = contract %w_uv, %w_o : f32[h, r, D]
     %V = contract %C, %w_v : f32[t, h, D]
     %y = contract %p, %V : f32[s, D]",
-    },
-    Way {
-        state: "hv",
-        rows: true,
-        form: "kept",
-        body: "
+    ),
+    kept(
+        "hv",
+        "
     %V = history %v {index = s, into = t} : f32[t, h, v]
     %o = contract %p, %V : f32[s, h, v]
     %y = contract %o, %w_o : f32[s, D]",
-    },
-    Way {
-        state: "hv",
-        rows: true,
-        form: "kept",
-        body: "
+    ),
+    kept(
+        "hv",
+        "
     %vs = history %v {index = s, into = t} : f32[t, h, v]
     %V = contract %vs, %w_o : f32[t, h, D]
     %y = contract %p, %V : f32[s, D]",
-    },
+    ),
 ];
 
 /// Rows of the latent for keys and values, by one product each.
 fn apart(keys: &Way, values: &Way) -> String {
-    let k = if keys.rows { "%k = contract %c, %w_uk : f32[s, h, n]\n" } else { "" };
-    let v = if values.rows { "%v = contract %c, %w_uv : f32[s, h, v]\n" } else { "" };
+    let k = if keys.keeps_rows() { "%k = contract %c, %w_uk : f32[s, h, n]\n" } else { "" };
+    let v = if values.keeps_rows() { "%v = contract %c, %w_uv : f32[s, h, v]\n" } else { "" };
     format!("{k}{v}")
 }
 
@@ -269,7 +257,7 @@ impl Enumerated {
         let mut egraph = Egraph::new(facts::Block::of(&plain(dims)));
         let mut all = vec![];
         for (keys, values) in KEYS.iter().flat_map(|k| VALUES.iter().map(move |v| (k, v))) {
-            let together = (keys.rows && values.rows).then(|| TOGETHER.to_string());
+            let together = (keys.keeps_rows() && values.keeps_rows()).then(|| TOGETHER.to_string());
             let rows = [Some(apart(keys, values)), together];
             let fronts = [FRONT, JOINT_FRONT].into_iter();
             for (front, rows) in fronts.flat_map(|f| rows.iter().flatten().map(move |r| (f, r))) {

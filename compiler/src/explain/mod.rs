@@ -204,12 +204,13 @@ pub fn explain(program: &Program, question: &Question) -> Result<Explanation, Co
         let asked = Asked { plan: plan.clone(), point, steps: &steps, dtypes };
         let Some((block, took)) = rewriter.block(at) else { continue };
         let no_graph = |error| RewriteError::of_term(&graph.name, error);
-        let report = report(graph, count, &asked, (block, took), &mut totals).map_err(no_graph)?;
+        let called = Called { graph, count, buckets };
+        let report = report(called, &asked, (block, took), &mut totals).map_err(no_graph)?;
         if question.curve && !report.state.is_empty() {
             let curve = curve(block, &graph.name, point, &asked.dtypes);
             curves.push(curve.map_err(no_graph)?);
         }
-        blocks.push(BlockReport { buckets, ..report });
+        blocks.push(report);
     }
     let memory = memory(program, &decode, options, totals.arena)?;
     let predicted = totals.predicted(question);
@@ -253,9 +254,17 @@ impl Totals {
     }
 }
 
-fn report(
-    graph: &Graph,
+/// A block as steps call it.
+struct Called<'a> {
+    graph: &'a Graph,
+    /// How often a step does.
     count: usize,
+    /// Its forms.
+    buckets: Vec<BucketReport>,
+}
+
+fn report(
+    Called { graph, count, buckets }: Called,
     asked: &Asked,
     (block, took): (&mut Block, Duration),
     totals: &mut Totals,
@@ -290,7 +299,7 @@ fn report(
         contractions: chosen.products.iter().map(contraction).collect(),
         state,
         alternatives,
-        buckets: vec![],
+        buckets,
         certificate: certified(&chosen),
         source: graph.to_string(),
         graph: chosen.graph.to_string(),

@@ -60,17 +60,6 @@ impl RewriteError {
     }
 }
 
-/// A rewritten program.
-#[derive(Clone, Debug)]
-pub struct Rewritten {
-    /// For each point asked for, in order.
-    pub programs: Vec<Program>,
-    /// Of each block and each form of it; without steps for one that is left as it is.
-    pub certificates: Vec<Certificate>,
-    /// Blocks whose saturation met a limit.
-    pub limited: Vec<Limited>,
-}
-
 /// A block that has the best form found until a limit was met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limited {
@@ -219,39 +208,6 @@ impl Rewriting<'_> {
         self.forms.push(chosen);
         Ok(self.forms.len() - 1)
     }
-}
-
-/// Rewrites every block for each of some points.
-///
-/// Errors: E0283, E0284.
-pub fn rewrite(
-    program: &Program,
-    plan: &Plan,
-    points: &[Point],
-) -> Result<Rewritten, RewriteError> {
-    rewritten(Rewriter::new(program, plan), points)
-}
-
-/// [`rewrite`] with these laws instead of those that the plan allows.
-///
-/// Errors: E0283, E0284.
-pub fn rewrite_with(
-    program: &Program,
-    plan: &Plan,
-    points: &[Point],
-    laws: &dyn Fn() -> Vec<Law>,
-) -> Result<Rewritten, RewriteError> {
-    rewritten(Rewriter::with_laws(program, plan, laws), points)
-}
-
-fn rewritten(mut rewriter: Rewriter, points: &[Point]) -> Result<Rewritten, RewriteError> {
-    let mut at = |point: &Point| {
-        let form = rewriter.at(*point)?;
-        Ok(rewriter.program(&form))
-    };
-    let programs = points.iter().map(&mut at).collect::<Result<_, _>>()?;
-    let (certificates, limited) = (rewriter.certificates(), rewriter.limited());
-    Ok(Rewritten { programs, certificates, limited })
 }
 
 /// Evaluates source and choice, and where they differ every step between them.

@@ -7,7 +7,7 @@ use compiler::rewrite::choose::{Block, Kept, Plan};
 use compiler::rewrite::cost::Point;
 use compiler::rewrite::encode::encode;
 use compiler::rewrite::law::{self, Law, Onto, Operand, Site};
-use compiler::rewrite::program::{RewriteError, rewrite_with};
+use compiler::rewrite::program::{RewriteError, Rewriter};
 use compiler::rewrite::saturate::Limits;
 use compiler::rewrite::term::{Axes, Form, FormAttr};
 use egg::Id;
@@ -276,12 +276,13 @@ fn a_wrong_law_fails_when_compiling() {
         let symbols = Symbols::new();
         let program = Program { name: "one".into(), symbols, blocks, weights, states, entries };
         let plan = plan(&device, planted.point);
-        let points = [planted.point];
-        let found = rewrite_with(&program, &plan, &points, &|| with(&planted));
-        match found {
+        let rewritten = |laws: &dyn Fn() -> Vec<Law>| {
+            Rewriter::with_laws(&program, &plan, laws).at(planted.point)
+        };
+        match rewritten(&|| with(&planted)) {
             Err(error @ RewriteError::Unequal { .. }) => assert_eq!(error.code(), "E0284"),
             other => panic!("{name}: {:?}", other.err()),
         }
-        rewrite_with(&program, &plan, &points, &law::all).expect("the right laws alone");
+        rewritten(&law::all).expect("the right laws alone");
     }
 }

@@ -10,10 +10,8 @@ use ir::dim::Dim;
 /// Laws of histories. They point inward, from what is used to what it is made of.
 pub fn laws() -> Vec<Law> {
     let law = Law::new("history-inward", Tag::Exact, "history(f(x)) = f(history(x)), row by row");
-    let cases = pointwise::OPS.iter().map(|(op, count)| {
-        let pattern = format!("(history ?h {})", pointwise::pattern(op, *count));
-        (pattern, *op, *count)
-    });
+    let cases = pointwise::by_rows()
+        .map(|(op, count)| (format!("(history ?h {})", pointwise::pattern(op, count)), op, count));
     vec![cases.fold(law, |law, (pattern, op, count)| {
         law.case(pattern, move |site| inward(site, op, count))
     })]

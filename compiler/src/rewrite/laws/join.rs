@@ -275,8 +275,7 @@ fn join_through(site: &mut Site, op: &'static str, count: usize, is: Second) -> 
     let ys: Vec<Operand> = (0..count)
         .map(|i| other.operand(&second.operands[i], site.id(&format!("?y{i}"))))
         .collect();
-    let commutes = ["contract", ADD, MUL].contains(&op);
-    let orders: &[bool] = if commutes { &[false, true] } else { &[false] };
+    let orders: &[bool] = if pointwise::commutes(op) { &[false, true] } else { &[false] };
     for flipped in orders {
         let ys: Vec<Operand> =
             if *flipped { ys.iter().rev().cloned().collect() } else { ys.clone() };
@@ -306,15 +305,13 @@ fn joint_op(
     operands: &[Operand],
     concat: &Form,
 ) -> Id {
+    if let Some(id) = pointwise::ordered(site, op, operands, &concat.result) {
+        return id;
+    }
     let axes: Vec<&[Label]> = operands.iter().map(|o| &o.axes[..]).collect();
     let mut form = Form::new(&axes, &concat.result);
     form.attrs = first.attrs.clone();
     let ids: Vec<Id> = operands.iter().map(|o| o.id).collect();
-    if let (true, [x, y]) = (["contract", ADD, MUL].contains(&op), operands) {
-        let (x, y) = site.in_order(x, y);
-        let form = Form::new(&[&x.axes, &y.axes], &concat.result);
-        return site.add(op, form, &[x.id, y.id]);
-    }
     site.add(op, form, &ids)
 }
 

@@ -4,23 +4,35 @@ use crate::rewrite::law::{Onto, Operand, Site};
 use crate::rewrite::term::{ADD, Form, FormAttr, Label, MUL};
 use egg::Id;
 
-/// Ops that treat rows of an axis alone, wherever none of their attributes names it; and with how
-/// many operands.
-pub const OPS: &[(&str, usize)] = &[
-    ("contract", 2),
-    (ADD, 2),
-    (MUL, 2),
-    ("map", 1),
-    ("map", 2),
-    ("map", 3),
-    ("swiglu", 2),
-    ("rms_norm", 2),
-    ("split", 1),
-    ("merge", 1),
-    ("slice", 1),
-    ("concat", 2),
-    ("concat", 3),
-];
+/// Products and ops of single elements, with how many operands: none of a result's axes has a
+/// meaning of its own.
+pub const ELEMENTWISE: &[(&str, usize)] =
+    &[("contract", 2), (ADD, 2), (MUL, 2), ("map", 1), ("map", 2), ("map", 3), ("swiglu", 2)];
+
+/// Ops that treat rows of an axis alone, wherever none of their attributes names it.
+pub fn by_rows() -> impl Iterator<Item = (&'static str, usize)> {
+    const NAMING: &[(&str, usize)] =
+        &[("rms_norm", 2), ("split", 1), ("merge", 1), ("slice", 1), ("concat", 2), ("concat", 3)];
+    ELEMENTWISE.iter().chain(NAMING).copied()
+}
+
+/// Whether operands may change places.
+pub fn commutes(op: &str) -> bool {
+    ["contract", ADD, MUL].contains(&op)
+}
+
+/// An op whose operands may change places: it has them in the e-graph's order.
+pub fn ordered(
+    site: &mut Site,
+    op: &'static str,
+    operands: &[Operand],
+    result: &[Label],
+) -> Option<Id> {
+    let (true, [x, y]) = (commutes(op), operands) else { return None };
+    let (x, y) = site.in_order(x, y);
+    let form = Form::new(&[&x.axes, &y.axes], result);
+    Some(site.add(op, form, &[x.id, y.id]))
+}
 
 /// A pattern of an op with this many operands `?x0`, `?x1`, .. and the form `?r`.
 pub fn pattern(op: &str, count: usize) -> String {
@@ -73,10 +85,8 @@ impl Inner {
         operands: &[Operand],
         result: &[Label],
     ) -> Id {
-        if let (true, [x, y]) = (["contract", ADD, MUL].contains(&op), operands) {
-            let (x, y) = site.in_order(x, y);
-            let form = Form::new(&[&x.axes, &y.axes], result);
-            return site.add(op, form, &[x.id, y.id]);
+        if let Some(id) = ordered(site, op, operands, result) {
+            return id;
         }
         let axes: Vec<&[Label]> = operands.iter().map(|o| &o.axes[..]).collect();
         let mut form = Form::new(&axes, result);

@@ -14,9 +14,9 @@ use ir::expr::{Binary, Expr};
 /// Laws of scatters and gathers.
 pub fn laws() -> Vec<Law> {
     let through = Law::new("gather-through", Tag::Exact, "gather(f(x), i) = f(gather(x, i))");
-    let through = pointwise::OPS.iter().fold(through, |law, (op, count)| {
-        let pattern = format!("(gather ?g {} ?i)", pointwise::pattern(op, *count));
-        law.case(pattern, move |site| gather_through(site, op, *count))
+    let through = pointwise::by_rows().fold(through, |law, (op, count)| {
+        let pattern = format!("(gather ?g {} ?i)", pointwise::pattern(op, count));
+        law.case(pattern, move |site| gather_through(site, op, count))
     });
     vec![
         Law::new("sparse-product", Tag::Reassociates, "scatter(i, w).y = w.gather(y, i)")

@@ -2,7 +2,7 @@
 
 use super::pointwise::{self, Inner};
 use crate::rewrite::law::{Law, Onto, Operand, Site};
-use crate::rewrite::term::{ADD, Form, FormAttr, Label, MUL};
+use crate::rewrite::term::{ADD, Form, FormAttr, Label};
 use check::Tag;
 use egg::Id;
 use ir::attr::Attr;
@@ -35,13 +35,9 @@ pub fn laws() -> Vec<Law> {
     ]
 }
 
-/// Ops of single elements and products: where none of a result's axes has a meaning of its own.
-const ELEMENTWISE: [(&str, usize); 7] =
-    [("contract", 2), (ADD, 2), (MUL, 2), ("map", 1), ("map", 2), ("map", 3), ("swiglu", 2)];
-
 fn split_through() -> Law {
     let law = Law::new("split-through", Tag::Exact, "split(f(x)) = f(split x), element by element");
-    ELEMENTWISE.iter().fold(law, |law, (op, count)| {
+    pointwise::ELEMENTWISE.iter().fold(law, |law, (op, count)| {
         let pattern = format!("(split ?q {})", pointwise::pattern(op, *count));
         law.case(pattern, move |site| through(site, "split", op, *count))
     })
