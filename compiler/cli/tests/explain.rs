@@ -267,6 +267,19 @@ fn wrong_questions_are_usage() {
     refused(&["explain", "/nowhere"], 1, &["E0200"]);
 }
 
+/// Numbers of tokens multiply, beyond what integers hold.
+#[test]
+fn the_largest_steps_have_a_price() {
+    let most = u32::MAX.to_string();
+    let decode = [format!("state.context={most}"), format!("state.batch={most}")];
+    let step = ["--tokens", &most, "--batch", &most];
+    let report =
+        explained(&config("v2-lite"), &[&step[..], &["-C", &decode[0], "-C", &decode[1]]].concat());
+    for block in rows(&report["blocks"]) {
+        assert!(block["cost_ns"]["chosen"].as_f64().is_some_and(|ns| ns >= 0.0), "{block}");
+    }
+}
+
 #[test]
 fn devices_that_none_is_are_refused() {
     let config = config("v2-lite");

@@ -193,9 +193,9 @@ impl<'a> Block<'a> {
 
     /// Nanoseconds that holding states at the decode point is charged.
     pub fn holding_ns(&self, states: &[State]) -> f64 {
-        let elements: i64 = states.iter().map(|state| state.elements).sum();
+        let elements: f64 = states.iter().map(|state| state.elements as f64).sum();
         let Point { batch, context, .. } = self.plan.decode;
-        elements as f64 * ACTIVATION_BYTES * (batch * context) as f64 * self.held_ns(HELD)
+        elements * ACTIVATION_BYTES * batch as f64 * context as f64 * self.held_ns(HELD)
     }
 
     /// Chooses the histories to keep, and with them the graph of the decode point.
