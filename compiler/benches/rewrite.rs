@@ -8,7 +8,7 @@ mod chain;
 
 use chain::chain;
 use compiler::import::{ImportOptions, import};
-use compiler::rewrite::choose::{Block, Kept, Plan};
+use compiler::rewrite::choose::{Block, Plan};
 use compiler::rewrite::cost::{Machine, Point};
 use compiler::rewrite::encode::encode;
 use compiler::rewrite::extract::extract;
@@ -18,7 +18,6 @@ use compiler::rewrite::saturate::{Limits, saturate};
 use ir::device::DeviceSpec;
 use ir::graph::Graph;
 use ir::graph::program::Program;
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -81,8 +80,7 @@ fn median<T>(repeats: usize, mut work: impl FnMut() -> T) -> (Duration, T) {
 }
 
 fn plan(device: &DeviceSpec) -> Plan<'_> {
-    let (without, limits) = (BTreeSet::new(), Limits::default());
-    Plan { device, decode: POINTS[0], kept: Kept::Auto, without, exact: false, limits }
+    Plan::new(device, POINTS[0])
 }
 
 fn measure_block(config: &str, source: &Graph, device: &DeviceSpec, repeats: usize) {

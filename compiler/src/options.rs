@@ -71,6 +71,9 @@ pub struct Options {
     pub exact: bool,
     /// E-nodes of a block at most.
     pub max_e_nodes: usize,
+    /// By how many per cent some step must take longer without a form of the model for it to be
+    /// compiled too.
+    pub form_gain: u32,
     /// Rows of a page of state.
     pub page_tokens: u32,
     /// Instruction set levels to compile for; empty: the target's own choice.
@@ -92,6 +95,7 @@ impl Default for Options {
             without: vec![],
             exact: false,
             max_e_nodes: Limits::default().nodes,
+            form_gain: 10,
             page_tokens: 64,
             isa: vec![],
             context: None,
@@ -205,6 +209,16 @@ pub const KEYS: &[Key] = &[
         get: |o| o.max_e_nodes.to_string(),
         set: |o, v| {
             o.max_e_nodes = v.parse().ok().filter(|n| *n > 0)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "form-gain",
+        values: "PERCENT",
+        help: "compile a form of the model too where a step takes so much longer without it",
+        get: |o| o.form_gain.to_string(),
+        set: |o, v| {
+            o.form_gain = v.parse().ok()?;
             Some(())
         },
     },

@@ -1,8 +1,9 @@
 //! Which form of a program runs in which steps.
 //!
-//! Steps differ by rows, by new tokens of a sequence and by context. For each range of rows and of
-//! contexts the forms of steps from short to long are chosen, and between neighbours the step at
-//! which the cost model ranks them the other way around. Ranges with one form become one variant.
+//! Steps differ by rows, by new tokens of a sequence and by context. Forms are added for the steps
+//! that are furthest from the best there is, until none gains enough by another; then each step has
+//! the cheapest of them, and between neighbours the form changes where the cost model ranks them the
+//! other way around. Ranges with one form become one variant.
 
 use crate::lower::schedule::{BUCKETS, RowBucket};
 use crate::lower::variant::{StepRange, Variant};
@@ -23,8 +24,6 @@ const CONTEXTS: [i64; 3] = [1 << 10, 1 << 13, 1 << 16];
 const TOKENS: [i64; 6] = [1, 8, 32, 128, 512, 2048];
 /// Longest context for which a form is chosen.
 const LONGEST: i64 = 1 << 20;
-/// By how much a form must be better than those of other steps.
-const GAIN: f64 = 1.01;
 
 /// The forms of a naive program, and how they came about.
 #[derive(Clone, Debug)]
@@ -44,8 +43,7 @@ pub struct Steps {
     pub bucket: RowBucket,
     /// Which of these steps.
     pub range: StepRange,
-    /// The step that the form was chosen for: of ranges that were joined, the one with the shortest
-    /// context.
+    /// One of them: of ranges that were joined, one with the shortest context.
     pub point: Point,
     /// The form.
     pub form: Form,
@@ -102,28 +100,90 @@ pub fn steps(
     program: &Program,
     plan: &Plan,
 ) -> Result<Vec<Steps>, RewriteError> {
-    let mut forms = Forms { source: rewriter, known: vec![] };
-    // The decode point comes first: it settles what is packed.
-    forms.at(plan.decode)?;
     let longest = program.symbols.get("t").map_or(LONGEST, |t| t.hi.min(LONGEST));
+    let lines: Vec<Line> = BUCKETS.into_iter().flat_map(|b| Line::of(b, longest)).collect();
+    let forms = worthwhile(rewriter, &lines, plan)?;
     let mut all = vec![];
-    for bucket in BUCKETS {
-        for (context, typical) in contexts(longest) {
-            let most = bucket.rows_max.min(typical);
-            let samples = TOKENS.into_iter().filter(|tokens| *tokens <= most);
-            let point = |tokens: i64| Point {
-                batch: (bucket.typical / tokens).max(1),
-                tokens,
-                context: typical,
-            };
-            for Run { first, last, point, form } in forms.runs(samples, &point)? {
-                let first = if first == 1 { 0 } else { first };
-                let range = StepRange { tokens: (first, last), context };
-                all.push(Steps { bucket, range, point, form });
-            }
+    for line in &lines {
+        for Run { first, last, at, form } in line.runs(rewriter, &forms) {
+            let first = if first == 1 { 0 } else { first };
+            let range = StepRange { tokens: (first, last), context: line.contexts };
+            let (bucket, point, form) = (line.bucket, line.point(at), forms[form].clone());
+            all.push(Steps { bucket, range, point, form });
         }
     }
     Ok(joined(all))
+}
+
+/// Steps of the same rows and contexts, by new tokens of a sequence.
+struct Line {
+    bucket: RowBucket,
+    contexts: Range,
+    /// The context that forms are chosen for.
+    typical: i64,
+}
+
+impl Line {
+    fn of(bucket: RowBucket, longest: i64) -> impl Iterator<Item = Line> {
+        let ranges = contexts(longest).into_iter();
+        ranges.map(move |(contexts, typical)| Line { bucket, contexts, typical })
+    }
+
+    fn samples(&self) -> Vec<i64> {
+        let most = self.bucket.rows_max.min(self.typical);
+        TOKENS.into_iter().filter(|tokens| *tokens <= most).collect()
+    }
+
+    fn points(&self) -> Vec<Point> {
+        self.samples().into_iter().map(|tokens| self.point(tokens)).collect()
+    }
+
+    fn point(&self, tokens: i64) -> Point {
+        let batch = (self.bucket.typical / tokens).max(1);
+        Point { batch, tokens, context: self.typical }
+    }
+
+    fn runs(&self, rewriter: &Rewriter, forms: &[Form]) -> Vec<Run> {
+        let price = |form: usize, tokens| rewriter.price_ns(&forms[form], self.point(tokens));
+        runs(&self.samples(), forms.len(), &price)
+    }
+}
+
+/// Forms such that no step gains by another as much as a plan asks for: that of the decode point,
+/// then, again and again, the one that is best for the step which lacks most. Steps are samples, and
+/// those in which one form takes over from another: there, a third may be better than both.
+///
+/// Errors: E0283, E0284.
+fn worthwhile(
+    rewriter: &mut Rewriter,
+    lines: &[Line],
+    plan: &Plan,
+) -> Result<Vec<Form>, RewriteError> {
+    // The decode point comes first: it settles what is packed.
+    let mut forms = vec![rewriter.at(plan.decode)?];
+    let mut points: Vec<Point> = lines.iter().flat_map(Line::points).collect();
+    let mut best: Vec<(Point, Form)> = vec![];
+    loop {
+        for point in points {
+            if best.iter().all(|(known, _)| *known != point) {
+                best.push((point, rewriter.at(point)?));
+            }
+        }
+        let lacks = |(point, best): &(Point, Form)| {
+            let prices = forms.iter().map(|form| rewriter.price_ns(form, *point));
+            prices.fold(f64::INFINITY, f64::min) / rewriter.price_ns(best, *point)
+        };
+        let most = best.iter().map(|b| (lacks(b), b)).max_by(|(a, _), (b, _)| a.total_cmp(b));
+        match most {
+            Some((lack, (_, form))) if lack > plan.gain => forms.push(form.clone()),
+            _ => return Ok(forms),
+        }
+        let turns = |line: &Line| -> Vec<Point> {
+            let runs = line.runs(rewriter, &forms);
+            runs.iter().skip(1).map(|run| line.point(run.first)).collect()
+        };
+        points = lines.iter().flat_map(turns).collect();
+    }
 }
 
 /// Ranges of contexts, the last without an end, with the context that forms are chosen for.
@@ -138,134 +198,60 @@ fn contexts(longest: i64) -> Vec<(Range, i64)> {
     ends.iter().enumerate().map(range).collect()
 }
 
-/// What can be written in the form that is best for a step.
-pub trait Source {
-    /// A form.
-    type Form: Clone + PartialEq;
-    /// What keeps it from being found.
-    type Error;
-
-    /// The best form for a step.
-    ///
-    /// Errors: as the implementation says.
-    fn best(&mut self, point: Point) -> Result<Self::Form, Self::Error>;
-
-    /// Nanoseconds of a form in a step, by the cost model.
-    fn price_ns(&self, form: &Self::Form, point: Point) -> f64;
-}
-
-impl Source for Rewriter<'_> {
-    type Form = Form;
-    type Error = RewriteError;
-
-    fn best(&mut self, point: Point) -> Result<Form, RewriteError> {
-        self.at(point)
-    }
-
-    fn price_ns(&self, form: &Form, point: Point) -> f64 {
-        Rewriter::price_ns(self, form, point)
-    }
-}
-
-/// Forms as they are found.
-pub struct Forms<'s, S: Source> {
-    /// Where they come from.
-    pub source: &'s mut S,
-    /// All so far, in the order in which they were found.
-    pub known: Vec<S::Form>,
-}
-
 /// Steps of one form, by new tokens of a sequence: both ends are in it, and the last has none.
-pub struct Run<F> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
     /// The fewest.
     pub first: i64,
     /// The most.
     pub last: i64,
-    /// The first step that the form was chosen for.
-    pub point: Point,
-    /// The form.
-    pub form: F,
+    /// One of them: a sample, or the first.
+    pub at: i64,
+    /// Which of the forms.
+    pub form: usize,
 }
 
-/// Where a form takes over: from the step `first` on, having been chosen for the step `at`.
-struct Turn<F> {
-    first: i64,
-    at: i64,
-    form: F,
-}
-
-impl<S: Source> Forms<'_, S> {
-    /// The form for a step: a known one, unless another is better by so much that it pays.
-    ///
-    /// Errors: the source's.
-    pub fn at(&mut self, point: Point) -> Result<S::Form, S::Error> {
-        let best = self.source.best(point)?;
-        let most = GAIN * self.source.price_ns(&best, point);
-        let priced = self.known.iter().map(|form| (self.source.price_ns(form, point), form));
-        let near = priced.filter(|(price, _)| *price <= most);
-        if let Some((_, form)) = near.min_by(|(a, _), (b, _)| a.total_cmp(b)) {
-            return Ok(form.clone());
-        }
-        self.known.push(best.clone());
-        Ok(best)
-    }
-
-    /// Forms by new tokens of a sequence, from those of some steps, few tokens to many: between two
-    /// that differ, the form changes where their prices cross.
-    ///
-    /// Errors: the source's.
-    pub fn runs(
-        &mut self,
-        samples: impl Iterator<Item = i64>,
-        point: &dyn Fn(i64) -> Point,
-    ) -> Result<Vec<Run<S::Form>>, S::Error> {
-        let mut runs: Vec<Run<S::Form>> = vec![];
-        let mut before = 1;
-        for tokens in samples {
-            let form = self.at(point(tokens))?;
-            let turns = match runs.last() {
-                None => vec![Turn { first: tokens, at: tokens, form }],
-                Some(last) => {
-                    let price = |form, tokens| self.source.price_ns(form, point(tokens));
-                    let pays = |tokens| price(&form, tokens) < price(&last.form, tokens);
-                    // It may have been a little better before, by less than is asked for.
-                    let earlier = pays(before) && !pays(last.first);
-                    let from = (if earlier { last.first } else { before }, last.form.clone());
-                    self.turns(from, (tokens, form), point)?
-                }
-            };
-            for Turn { first, at, form } in turns {
-                if let Some(run) = runs.last_mut() {
-                    run.last = first - 1;
-                }
-                runs.push(Run { first, last: i64::MAX, point: point(at), form });
+/// Which of so many forms is the cheapest, by new tokens of a sequence: from samples, few tokens to
+/// many. Between two that differ, the form changes where their prices cross.
+pub fn runs(samples: &[i64], forms: usize, price: &dyn Fn(usize, i64) -> f64) -> Vec<Run> {
+    let cheapest = |tokens: &i64| {
+        let order = |a: &usize, b: &usize| price(*a, *tokens).total_cmp(&price(*b, *tokens));
+        (*tokens, (0..forms).min_by(order).expect("there is a form"))
+    };
+    let found: Vec<(i64, usize)> = samples.iter().map(cheapest).collect();
+    let begin =
+        |(at, form): &(i64, usize)| Run { first: *at, last: i64::MAX, at: *at, form: *form };
+    let mut runs: Vec<Run> = found.first().map(begin).into_iter().collect();
+    for pair in found.windows(2) {
+        for run in turns(pair[0], pair[1], &|tokens| cheapest(&tokens).1, price) {
+            if let Some(before) = runs.last_mut() {
+                before.last = run.first - 1;
             }
-            before = tokens;
+            runs.push(run);
         }
-        Ok(runs)
     }
+    runs
+}
 
-    /// Where forms change from that of one step to that of a longer one, and to which: where their
-    /// prices cross, by way of any that is better there.
-    fn turns(
-        &mut self,
-        (no, from): (i64, S::Form),
-        (yes, to): (i64, S::Form),
-        point: &dyn Fn(i64) -> Point,
-    ) -> Result<Vec<Turn<S::Form>>, S::Error> {
-        if from == to {
-            return Ok(vec![]);
-        }
-        let price = |form, tokens| self.source.price_ns(form, point(tokens));
-        let first = first_of(no, yes, &|tokens| price(&to, tokens) < price(&from, tokens));
-        let there = self.at(point(first))?;
-        if there == from || there == to {
-            return Ok(vec![Turn { first, at: yes, form: to }]);
-        }
-        let mut turns = self.turns((no, from), (first, there.clone()), point)?;
-        turns.extend(self.turns((first, there), (yes, to), point)?);
-        Ok(turns)
+/// Where forms change from that of one step to that of a longer one, and to which: where their
+/// prices cross, by way of any that is cheaper there.
+fn turns(
+    (no, from): (i64, usize),
+    (yes, to): (i64, usize),
+    cheapest: &dyn Fn(i64) -> usize,
+    price: &dyn Fn(usize, i64) -> f64,
+) -> Vec<Run> {
+    if from == to {
+        return vec![];
     }
+    let first = first_of(no, yes, &|tokens| price(to, tokens) < price(from, tokens));
+    let there = cheapest(first);
+    if there == from || there == to {
+        return vec![Run { first, last: i64::MAX, at: yes, form: to }];
+    }
+    let mut found = turns((no, from), (first, there), cheapest, price);
+    found.extend(turns((first, there), (yes, to), cheapest, price));
+    found
 }
 
 /// The first number above `no` of which something holds that does not of `no`, and does of `yes`.
@@ -316,6 +302,25 @@ mod tests {
     fn the_first_is_found() {
         assert_eq!(first_of(8, 512, &|n| n >= 168), 168);
         assert_eq!(first_of(1, 2, &|n| n >= 2), 2);
+    }
+
+    #[test]
+    fn each_step_has_the_cheapest_form() {
+        // Cheapest from the first token on, from 200, and from 500.
+        let price =
+            |form: usize, tokens: i64| [10 * tokens, 1000 + 5 * tokens, 3000 + tokens][form] as f64;
+        let found = |samples: &[i64], forms| -> Vec<(i64, i64, usize)> {
+            let runs = runs(samples, forms, &price);
+            assert!(runs.iter().all(|r| (r.first..=r.last).contains(&r.at)));
+            runs.iter().map(|r| (r.first, r.last, r.form)).collect()
+        };
+        assert_eq!(found(&[1, 8, 2048], 1), [(1, i64::MAX, 0)]);
+        assert_eq!(found(&[1, 128, 2048], 2), [(1, 200, 0), (201, i64::MAX, 1)]);
+        let all = [(1, 200, 0), (201, 500, 1), (501, i64::MAX, 2)];
+        assert_eq!(found(&[1, 300, 2048], 3), all);
+        assert_eq!(found(&[1, 2048], 3), all, "found where the other two cross");
+        assert_eq!(found(&[600, 2048], 3), [(600, i64::MAX, 2)]);
+        assert_eq!(found(&[], 3), []);
     }
 
     #[test]

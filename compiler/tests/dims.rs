@@ -4,11 +4,11 @@
 mod support;
 
 use check::check;
-use compiler::rewrite::choose::{Block, Kept, Plan};
+use compiler::rewrite::choose::{Block, Plan};
 use compiler::rewrite::cost::{Machine, Point};
 use compiler::rewrite::encode::encode;
 use compiler::rewrite::facts::{self, Egraph};
-use compiler::rewrite::saturate::{Limits, Stop};
+use compiler::rewrite::saturate::Stop;
 use compiler::rewrite::term::Term;
 use egg::{Id, Language};
 use ir::device::DeviceSpec;
@@ -326,10 +326,8 @@ fn agree(seed: u64, counts: &mut BTreeMap<[&'static str; 2], usize>) {
     let (dims, device) = (Dims::draw(&mut rng), DEVICES[seed as usize % DEVICES.len()]);
     let device = DeviceSpec::built_in(device).expect("a built-in device");
     let source = plain(&dims);
-    let (without, limits) = (BTreeSet::new(), Limits::default());
-    let plan =
-        Plan { device: &device, decode: DECODE, kept: Kept::Auto, without, exact: false, limits };
-    let mut block = Block::new(&source, plan).expect("every op has one result");
+    let mut block =
+        Block::new(&source, Plan::new(&device, DECODE)).expect("every op has one result");
     assert_eq!(block.size().0, Stop::Saturated, "seed {seed}");
     let mut enumerated = Enumerated::of(&dims);
 

@@ -6,9 +6,9 @@ use check::check;
 use compiler::compile::lower;
 use compiler::import::{ImportOptions, import};
 use compiler::options::Options;
-use compiler::rewrite::choose::{Block, Kept, Plan};
+use compiler::rewrite::choose::{Block, Plan};
 use compiler::rewrite::cost::Point;
-use compiler::rewrite::saturate::{Limits, Stop};
+use compiler::rewrite::saturate::Stop;
 use ir::device::DeviceSpec;
 use ir::graph::Graph;
 use ir::graph::parse::parse_graph;
@@ -58,14 +58,8 @@ fn taken(graph: &Graph) -> BTreeSet<i64> {
 fn joined(source: &Graph, without: &str) -> BTreeSet<i64> {
     let device = DeviceSpec::built_in("h100").expect("a built-in device");
     let without = if without.is_empty() { vec![] } else { vec![without.to_string()] };
-    let plan = Plan {
-        device: &device,
-        decode: DECODE,
-        kept: Kept::Auto,
-        without: without.into_iter().collect(),
-        exact: false,
-        limits: Limits::default(),
-    };
+    let without = without.into_iter().collect();
+    let plan = Plan { without, ..Plan::new(&device, DECODE) };
     let mut block = Block::new(source, plan).expect("every op has one result");
     let (stop, e_nodes) = block.size();
     assert_eq!(stop, Stop::Saturated);

@@ -3,13 +3,11 @@
 mod support;
 
 use check::check;
-use compiler::rewrite::choose::{Block, Kept, Plan};
+use compiler::rewrite::choose::{Block, Plan};
 use compiler::rewrite::cost::Point;
-use compiler::rewrite::saturate::Limits;
 use ir::device::DeviceSpec;
 use ir::graph::Graph;
 use ir::graph::parse::parse_graph;
-use std::collections::BTreeSet;
 
 const DECODE: Point = Point { batch: 1, tokens: 1, context: 4096 };
 const POINTS: [Point; 3] =
@@ -31,10 +29,8 @@ fn edited(graph: &str, edits: Edits) -> Graph {
 /// What is chosen at a point: its price, operations of each product, elements kept of a token.
 fn chosen(source: &Graph) -> Vec<(f64, Vec<i64>, Vec<i64>)> {
     let device = DeviceSpec::built_in("h100").expect("a built-in device");
-    let (without, limits) = (BTreeSet::new(), Limits::default());
-    let plan =
-        Plan { device: &device, decode: DECODE, kept: Kept::Auto, without, exact: false, limits };
-    let mut block = Block::new(source, plan).expect("every op has one result");
+    let mut block =
+        Block::new(source, Plan::new(&device, DECODE)).expect("every op has one result");
     let mut kept: Vec<i64> = block.states().iter().map(|s| s.elements).collect();
     kept.sort_unstable();
     let of = |point| {

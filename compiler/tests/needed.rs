@@ -4,9 +4,8 @@ mod support;
 
 use check::check;
 use compiler::import::{ImportOptions, import};
-use compiler::rewrite::choose::{Block, Chosen, Kept, Plan};
+use compiler::rewrite::choose::{Block, Chosen, Plan};
 use compiler::rewrite::cost::Point;
-use compiler::rewrite::saturate::Limits;
 use compiler::rewrite::{law, merge};
 use ir::device::DeviceSpec;
 use ir::graph::Graph;
@@ -241,14 +240,8 @@ fn graph(place: &Where) -> Graph {
 /// certificate is checked.
 fn chosen(source: &Graph, without: &str, point: Point) -> Chosen {
     let device = DeviceSpec::built_in("h100").expect("a built-in device");
-    let plan = Plan {
-        device: &device,
-        decode: DECODE,
-        kept: Kept::Auto,
-        without: BTreeSet::from([without.to_string()]),
-        exact: false,
-        limits: Limits::default(),
-    };
+    let left_out = BTreeSet::from([without.to_string()]);
+    let plan = Plan { without: left_out, ..Plan::new(&device, DECODE) };
     let mut block = Block::new(source, plan).expect("every op has one result");
     let chosen = block.choose(point).expect("a graph");
     let checked = check(&chosen.certificate, 11);

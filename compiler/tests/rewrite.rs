@@ -44,14 +44,7 @@ fn h100() -> DeviceSpec {
 }
 
 fn plan(device: &DeviceSpec) -> Plan<'_> {
-    Plan {
-        device,
-        decode: DECODE,
-        kept: Kept::Auto,
-        without: BTreeSet::new(),
-        exact: false,
-        limits: Limits::default(),
-    }
+    Plan::new(device, DECODE)
 }
 
 fn block<'a>(source: &'a Graph, plan: Plan<'a>) -> Block<'a> {

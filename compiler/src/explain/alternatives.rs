@@ -25,9 +25,6 @@ pub struct Alternative {
     pub why: String,
 }
 
-/// New tokens, and context, of a prefill whose form is told of.
-const LONG: i64 = 4096;
-
 /// Differences of cost below this part of it are none.
 const EQUAL: f64 = 1e-3;
 
@@ -42,18 +39,28 @@ struct Form {
     holding_ns: f64,
 }
 
+/// What else there is of a block.
+pub(super) struct Others<'b, 'a> {
+    pub(super) block: &'b Block<'a>,
+    /// All forms that a compiled plan has of it.
+    pub(super) forms: &'b [&'b Chosen],
+    /// The form that is best for the step.
+    pub(super) best: &'b Chosen,
+}
+
 /// Other forms of a block, the best first.
 ///
 /// Errors: a law that makes no graph.
 pub(super) fn alternatives(
     graph: &Graph,
     asked: &Asked,
-    block: &mut Block,
     chosen: &Chosen,
+    others: &Others,
 ) -> Result<Vec<Alternative>, IrError> {
+    let block = others.block;
     let own = Form::of("chosen", asked, block, chosen);
     let mut forms = other_states(graph, asked, &own)?;
-    forms.extend(other_steps(asked, block, chosen, &own)?);
+    forms.extend(other_steps(asked, others, &own)?);
     let (work, spent) = chosen.source;
     let states = block.stated_states();
     let stated = Form {
@@ -98,27 +105,23 @@ fn other_states(graph: &Graph, asked: &Asked, own: &Form) -> Result<Vec<Form>, I
     Ok(forms)
 }
 
-/// Forms that are best in other steps, with the same states.
-fn other_steps(
-    asked: &Asked,
-    block: &mut Block,
-    chosen: &Chosen,
-    own: &Form,
-) -> Result<Vec<Form>, IrError> {
-    let mut points: Vec<Point> = asked.steps.iter().map(|steps| steps.point).collect();
-    points.push(Point { batch: 1, tokens: LONG, context: LONG });
-    let mut forms: Vec<Form> = vec![];
-    for point in points {
-        let other = block.choose_for(point, asked.point)?;
-        let Point { batch, tokens, context } = point;
+/// Forms with the same states: the best for this very step, and those that a plan has for others.
+fn other_steps(asked: &Asked, others: &Others, own: &Form) -> Result<Vec<Form>, IrError> {
+    let Others { block, forms, best } = others;
+    let named = |form: &&Chosen| {
+        let Point { batch, tokens, context } = form.point;
         let name = format!("the form for {batch} x {tokens} new tokens, context {context}");
-        let form = Form::of(&name, asked, block, &other);
-        let known = form.is_near(own) || forms.iter().any(|f| f.is_near(&form));
-        if !known && other.graph != chosen.graph {
-            forms.push(form);
+        Ok(Form::of(&name, asked, block, &block.at(form, asked.point)?))
+    };
+    let mut others = vec![Form::of("the best for this step", asked, block, best)];
+    others.extend(forms.iter().map(named).collect::<Result<Vec<Form>, IrError>>()?);
+    let mut found: Vec<Form> = vec![];
+    for form in others {
+        if !form.is_near(own) && !found.iter().any(|f| f.is_near(&form)) {
+            found.push(form);
         }
     }
-    Ok(forms)
+    Ok(found)
 }
 
 fn names(state: &[KeptReport]) -> String {
@@ -178,11 +181,14 @@ impl Form {
                  ({batch} x {context} tokens), where that is settled"
             );
         }
-        format!(
-            "{} instead of {}: no faster, or only with further copies of weights",
-            time(self.cost_ns),
-            time(own.cost_ns)
-        )
+        let (a, b) = (time(self.cost_ns), time(own.cost_ns));
+        if slower < 0.0 {
+            return format!(
+                "{a} instead of {b}: gains less than -C form-gain= asks for, or needs further \
+                 copies of weights"
+            );
+        }
+        format!("{a} instead of {b}: no faster, or only with further copies of weights")
     }
 
     /// The difference that costs most, in words, and its nanoseconds.

@@ -1,12 +1,11 @@
-//! The time of a block by new tokens of a sequence: of each form that a sweep over them finds, and
-//! as stated.
+//! The time of a block by new tokens of a sequence: of each form that a plan has of it, and as
+//! stated.
 
 use super::STATED;
 use super::memory::{Dtypes, KeptReport};
 use crate::rewrite::choose::{Block, Chosen};
 use crate::rewrite::cost::Point;
-use crate::variants::{Forms, Run, Source};
-use ir::error::IrError;
+use crate::variants::{Run, runs};
 use serde::Serialize;
 
 /// Of a block, at a context.
@@ -20,7 +19,7 @@ pub struct Curve {
     pub context: i64,
     /// New tokens of each, step by step.
     pub tokens: Vec<i64>,
-    /// As stated first, then as they are found.
+    /// As stated first.
     pub forms: Vec<CurveForm>,
     /// Where another form is chosen, few tokens first.
     pub switches: Vec<Switch>,
@@ -58,47 +57,18 @@ const LONGEST: i64 = 4096;
 /// Steps for which forms are chosen, from one to twice its tokens.
 const PER_DOUBLING: i32 = 4;
 
-/// Forms of a block as they are chosen.
-struct Chooser<'b, 'a> {
-    block: &'b mut Block<'a>,
-    forms: Vec<Chosen>,
-}
-
-impl Source for Chooser<'_, '_> {
-    type Form = usize;
-    type Error = IrError;
-
-    fn best(&mut self, point: Point) -> Result<usize, IrError> {
-        let chosen = self.block.choose(point)?;
-        let known = self.forms.iter().position(|form| form.graph == chosen.graph);
-        Ok(known.unwrap_or_else(|| {
-            self.forms.push(chosen);
-            self.forms.len() - 1
-        }))
-    }
-
-    fn price_ns(&self, form: &usize, point: Point) -> f64 {
-        self.block.price(&self.forms[*form], point)
-    }
-}
-
-/// Sweeps steps of a block at a batch and a context. A form counts as another where it is better by
-/// as much as it must be in a plan.
-///
-/// Errors: a law that makes no graph.
+/// Sweeps steps of a block at a batch and a context, over the forms that a plan has of it.
 pub(super) fn curve(
-    block: &mut Block,
+    block: &Block,
     name: &str,
+    forms: &[&Chosen],
     Point { batch, context, .. }: Point,
     dtypes: &Dtypes,
-) -> Result<Curve, IrError> {
+) -> Curve {
     let most = context.min(LONGEST);
     let point = |tokens: i64| Point { batch, tokens, context };
-    let [own, source] = [block.states(), block.stated_states()].map(|s| dtypes.kept(&s));
-    let mut chooser = Chooser { block, forms: vec![] };
-    let mut forms = Forms { source: &mut chooser, known: vec![] };
-    let mut runs = forms.runs(samples(most).into_iter(), &point)?;
-    let known = std::mem::take(&mut forms.known);
+    let price = |form: usize, tokens| block.price(forms[form], point(tokens));
+    let mut runs = runs(&samples(most), forms.len(), &price);
     if let Some(last) = runs.last_mut() {
         last.last = most;
     }
@@ -106,29 +76,31 @@ pub(super) fn curve(
     tokens.extend(runs.iter().flat_map(|run| [run.first, run.last]));
     tokens.sort_unstable();
     tokens.dedup();
-    let over = |ns: &dyn Fn(Point) -> f64| tokens.iter().map(|s| ns(point(*s))).collect();
-    let ns = |form: &usize, point| chooser.price_ns(form, point);
+    let over = |ns: &dyn Fn(i64) -> f64| tokens.iter().map(|tokens| ns(*tokens)).collect();
+    let [own, source] = [block.states(), block.stated_states()].map(|s| dtypes.kept(&s));
     let stated = CurveForm {
         name: STATED.into(),
         state: source,
         chosen: vec![],
-        ns: over(&|point| chooser.block.stated_price(point)),
+        ns: over(&|tokens| block.stated_price(point(tokens))),
     };
-    let form = |form: &usize| CurveForm {
-        name: named(&runs, *form),
+    let form = |form: usize| CurveForm {
+        name: named(&runs, form),
         state: own.clone(),
-        chosen: chosen(&runs, *form).collect(),
-        ns: over(&|point| ns(form, point)),
+        chosen: chosen(&runs, form).collect(),
+        ns: over(&|tokens| price(form, tokens)),
     };
-    let switch = |pair: &[Run<usize>]| Switch {
+    let switch = |pair: &[Run]| Switch {
         tokens: pair[1].first,
-        ns: ns(&pair[1].form, point(pair[1].first)),
+        ns: price(pair[1].form, pair[1].first),
         from: named(&runs, pair[0].form),
         to: named(&runs, pair[1].form),
     };
-    let forms = std::iter::once(stated).chain(known.iter().map(form)).collect();
+    let has_steps = |form: &usize| runs.iter().any(|run| run.form == *form);
+    let own_forms = (0..forms.len()).filter(has_steps).map(form);
+    let forms = std::iter::once(stated).chain(own_forms).collect();
     let switches = runs.windows(2).map(switch).collect();
-    Ok(Curve { block: name.into(), batch, context, tokens, forms, switches })
+    Curve { block: name.into(), batch, context, tokens, forms, switches }
 }
 
 /// New tokens of steps, as far apart as the one is longer than the other.
@@ -142,11 +114,11 @@ fn samples(most: i64) -> Vec<i64> {
     all
 }
 
-fn chosen(runs: &[Run<usize>], form: usize) -> impl Iterator<Item = [i64; 2]> {
+fn chosen(runs: &[Run], form: usize) -> impl Iterator<Item = [i64; 2]> {
     runs.iter().filter(move |run| run.form == form).map(|run| [run.first, run.last])
 }
 
-fn named(runs: &[Run<usize>], form: usize) -> String {
+fn named(runs: &[Run], form: usize) -> String {
     let ranges: Vec<String> = chosen(runs, form)
         .map(
             |[first, last]| {

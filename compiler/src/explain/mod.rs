@@ -21,8 +21,8 @@ use crate::options::Options;
 use crate::rewrite::choose::{Block, Chosen, Plan};
 use crate::rewrite::cost::{Point, Work};
 use crate::rewrite::program::{RewriteError, Rewriter};
-use crate::variants::{Steps, steps};
-use alternatives::{Alternative, alternatives};
+use crate::variants::steps;
+use alternatives::{Alternative, Others, alternatives};
 use buckets::{BucketReport, buckets};
 use check::check;
 use curve::{Curve, curve};
@@ -75,9 +75,9 @@ pub struct BlockReport {
     pub stopped: &'static str,
     /// Size of the e-graph.
     pub e_nodes: usize,
-    /// Milliseconds of saturation, and of the choice.
+    /// Milliseconds of saturation.
     pub ms: f64,
-    /// Of the choice alone.
+    /// Of one extraction, with its certificate.
     pub extraction_ms: f64,
     /// Laws that gave something new, with how often.
     pub rules: Vec<Rule>,
@@ -177,10 +177,17 @@ pub struct Question<'a> {
 struct Asked<'a> {
     plan: Plan<'a>,
     point: Point,
-    /// Steps that a compiled plan tells apart.
-    steps: &'a [Steps],
     /// In which precision its calls keep what they keep.
     dtypes: Dtypes,
+}
+
+/// The cheapest in a step of the forms that a compiled plan has of a block, with what it costs.
+///
+/// Errors: a term that is no graph, a mistake of a law.
+pub fn cheapest(block: &Block, forms: &[&Chosen], point: Point) -> Result<Chosen, IrError> {
+    let price = |form: &&&Chosen| block.price(form, point);
+    let form = forms.iter().min_by(|a, b| price(a).total_cmp(&price(b)));
+    block.at(form.expect("a plan has forms"), point)
 }
 
 /// Explains the entry `forward` of a naive program.
@@ -201,14 +208,14 @@ pub fn explain(program: &Program, question: &Question) -> Result<Explanation, Co
         }
         let buckets = buckets(&rewriter, &steps, at);
         let dtypes = Dtypes::of(&decode, &graph.name, options);
-        let asked = Asked { plan: plan.clone(), point, steps: &steps, dtypes };
-        let Some((block, took)) = rewriter.block(at) else { continue };
+        let asked = Asked { plan: plan.clone(), point, dtypes };
+        let forms = steps.iter().map(|steps| &steps.form);
+        let Some((block, took, forms)) = rewriter.block(at, forms) else { continue };
         let no_graph = |error| RewriteError::of_term(&graph.name, error);
-        let called = Called { graph, count, buckets };
-        let report = report(called, &asked, (block, took), &mut totals).map_err(no_graph)?;
+        let called = Called { graph, count, block, took, forms: &forms, buckets };
+        let report = report(called, &asked, &mut totals).map_err(no_graph)?;
         if question.curve && !report.state.is_empty() {
-            let curve = curve(block, &graph.name, point, &asked.dtypes);
-            curves.push(curve.map_err(no_graph)?);
+            curves.push(curve(block, &graph.name, &forms, point, &asked.dtypes));
         }
         blocks.push(report);
     }
@@ -255,25 +262,27 @@ impl Totals {
 }
 
 /// A block as steps call it.
-struct Called<'a> {
-    graph: &'a Graph,
+struct Called<'b, 'a> {
+    graph: &'b Graph,
     /// How often a step does.
     count: usize,
-    /// Its forms.
+    /// Saturated, with how long that took.
+    block: &'b mut Block<'a>,
+    took: Duration,
+    /// Its forms, and in which steps a plan has them.
+    forms: &'b [&'b Chosen],
     buckets: Vec<BucketReport>,
 }
 
-fn report(
-    Called { graph, count, buckets }: Called,
-    asked: &Asked,
-    (block, took): (&mut Block, Duration),
-    totals: &mut Totals,
-) -> Result<BlockReport, IrError> {
+fn report(called: Called, asked: &Asked, totals: &mut Totals) -> Result<BlockReport, IrError> {
+    let Called { graph, count, block, took, forms, buckets } = called;
     let point = asked.point;
-    let decode = block.choose(Point { tokens: 1, ..point })?;
-    let prefill = block.choose(Point { batch: 1, tokens: PREFILL, context: PREFILL })?;
+    let decode = cheapest(block, forms, Point { tokens: 1, ..point })?;
+    let prefill = Point { batch: 1, tokens: PREFILL, context: PREFILL };
+    let prefill = cheapest(block, forms, prefill)?;
+    let chosen = cheapest(block, forms, point)?;
     let start = Instant::now();
-    let chosen = block.choose(point)?;
+    let best = block.choose(point)?;
     let extraction_ms = start.elapsed().as_secs_f64() * 1e3;
     let state = asked.dtypes.kept(&block.states());
     let times = count as f64;
@@ -281,7 +290,8 @@ fn report(
     totals.decode_ns += times * decode.price_ns;
     totals.prefill_ns += times * prefill.price_ns;
     totals.decode = (0..count).fold(totals.decode, |sum, _| sum.plus(decode.work));
-    let alternatives = alternatives(graph, asked, block, &chosen)?;
+    let others = Others { block, forms, best: &best };
+    let alternatives = alternatives(graph, asked, &chosen, &others)?;
     let (stop, e_nodes) = block.size();
     Ok(BlockReport {
         name: graph.name.to_string(),

@@ -39,6 +39,8 @@ pub struct Plan<'a> {
     pub decode: Point,
     /// What is kept.
     pub kept: Kept,
+    /// How many times as long as in a form some step must take in the others for it to be added.
+    pub gain: f64,
     /// Laws that are left out.
     pub without: BTreeSet<String>,
     /// Whether laws that change the order of sums are left out.
@@ -121,6 +123,11 @@ pub fn laws(plan: &Plan) -> Vec<Law> {
 }
 
 impl<'a> Plan<'a> {
+    /// As it is by default, with another decode point.
+    pub fn new(device: &'a DeviceSpec, decode: Point) -> Plan<'a> {
+        Plan { decode, ..Plan::of(&Options::default(), device) }
+    }
+
     /// As the user chose.
     pub fn of(options: &Options, device: &'a DeviceSpec) -> Plan<'a> {
         let (context, batch) = options.decode;
@@ -129,6 +136,7 @@ impl<'a> Plan<'a> {
             device,
             decode: Point { batch, tokens: 1, context },
             kept: options.kv,
+            gain: 1.0 + f64::from(options.form_gain) / 100.0,
             without: options.without.iter().cloned().collect(),
             exact: options.exact,
             limits: Limits { nodes: options.max_e_nodes, ..Limits::default() },
@@ -301,15 +309,16 @@ impl<'a> Block<'a> {
     ///
     /// Errors: a term that is no graph, a mistake of a law.
     pub fn choose(&mut self, point: Point) -> Result<Chosen, IrError> {
-        self.choose_for(point, point)
+        let (graph, choice) = self.extract(point)?;
+        self.account(point, graph, choice)
     }
 
-    /// The graph for a point, with what it costs at another.
+    /// A choice, with what it costs at another point.
     ///
     /// Errors: a term that is no graph, a mistake of a law.
-    pub fn choose_for(&mut self, best_at: Point, point: Point) -> Result<Chosen, IrError> {
-        let (graph, choice) = self.extract(best_at)?;
-        self.account(point, graph, choice)
+    pub fn at(&self, chosen: &Chosen, point: Point) -> Result<Chosen, IrError> {
+        let choice = Choice { nodes: self.now(&chosen.choice), ..chosen.choice.clone() };
+        self.account(point, chosen.graph.clone(), choice)
     }
 
     /// The graph for a point alone, and the choice that it is.
@@ -364,11 +373,19 @@ impl<'a> Block<'a> {
     /// Nanoseconds of a choice at another point.
     pub fn price(&self, chosen: &Chosen, point: Point) -> f64 {
         let Saturated { egraph, root, .. } = &self.saturated;
+        let nodes = self.now(&chosen.choice);
+        price_of(egraph, egraph.find(*root), &nodes, &self.machine(point))
+    }
+
+    /// E-nodes of a choice that was made before the e-graph grew: of classes that are one by now, the
+    /// oldest's.
+    fn now(&self, choice: &Choice) -> HashMap<Id, Term> {
+        let egraph = &self.saturated.egraph;
         let now = |(id, term): (&Id, &Term)| {
             (egraph.find(*id), term.clone().map_children(|c| egraph.find(c)))
         };
-        let nodes = chosen.choice.nodes.iter().map(now).collect();
-        price_of(egraph, egraph.find(*root), &nodes, &self.machine(point))
+        let ordered: BTreeMap<&Id, &Term> = choice.nodes.iter().collect();
+        ordered.into_iter().rev().map(now).collect()
     }
 
     /// Nanoseconds of the source at a point.

@@ -147,11 +147,22 @@ impl<'a> Rewriter<'a> {
         self.blocks.iter().zip(&form.0).map(of).sum()
     }
 
-    /// A block, saturated, with how long that took: by its position in the program. `None` for one
-    /// that cannot be stated as terms.
-    pub fn block(&mut self, at: usize) -> Option<(&mut Block<'a>, Duration)> {
-        let Rewriting { block, took, .. } = self.blocks.get_mut(at)?;
-        Some((block.as_mut()?, *took))
+    /// A block, saturated, with how long that took, and what it is in forms of the program, each
+    /// once: by its position. `None` for one that cannot be stated as terms.
+    pub fn block<'f>(
+        &mut self,
+        at: usize,
+        of: impl Iterator<Item = &'f Form>,
+    ) -> Option<(&mut Block<'a>, Duration, Vec<&Chosen>)> {
+        let Rewriting { block, took, forms, .. } = self.blocks.get_mut(at)?;
+        let mut used: Vec<usize> = vec![];
+        for form in of.filter_map(|form| form.0.get(at)) {
+            if !used.contains(form) {
+                used.push(*form);
+            }
+        }
+        let chosen = used.into_iter().filter_map(|form| forms.get(form)).collect();
+        Some((block.as_mut()?, *took, chosen))
     }
 
     /// A block in a form, with the nanoseconds of one call of it in a step: by its position in the

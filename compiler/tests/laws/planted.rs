@@ -3,12 +3,11 @@
 
 use super::apply::Alone;
 use check::{CheckError, Tag, check, check_pair};
-use compiler::rewrite::choose::{Block, Kept, Plan};
+use compiler::rewrite::choose::{Block, Plan};
 use compiler::rewrite::cost::Point;
 use compiler::rewrite::encode::encode;
 use compiler::rewrite::law::{self, Law, Onto, Operand, Site};
 use compiler::rewrite::program::{RewriteError, Rewriter};
-use compiler::rewrite::saturate::Limits;
 use compiler::rewrite::term::{Axes, Form, FormAttr};
 use egg::Id;
 use ir::attr::Attr;
@@ -17,7 +16,6 @@ use ir::dim::Symbols;
 use ir::graph::Graph;
 use ir::graph::parse::parse_graph;
 use ir::graph::program::Program;
-use std::collections::BTreeSet;
 
 /// A wrong law, where it pays, and which right laws stand in its way.
 struct Planted {
@@ -210,15 +208,10 @@ fn mask_forgotten() -> Law {
         .case("(softmax ?s ?x (map ?b ?m (map ?f (scatter ?p ?i ?w))))", move |s| sides(s, 1))
 }
 
-fn plan<'a>(device: &'a DeviceSpec, decode: Point) -> Plan<'a> {
-    let (without, limits) = (BTreeSet::new(), Limits::default());
-    Plan { device, decode, kept: Kept::Auto, without, exact: false, limits }
-}
-
 /// The right laws alone.
 fn plan_without<'a>(device: &'a DeviceSpec, planted: &Planted) -> Plan<'a> {
     let without = planted.without.iter().map(|law| law.to_string()).collect();
-    Plan { without, ..plan(device, planted.point) }
+    Plan { without, ..Plan::new(device, planted.point) }
 }
 
 fn h100() -> DeviceSpec {
@@ -253,7 +246,7 @@ fn a_wrong_law_fails_in_the_certificate() {
     let device = h100();
     for planted in all() {
         let name = (planted.law)().name;
-        let plan = plan(&device, planted.point);
+        let plan = Plan::new(&device, planted.point);
         let block = Block::with_laws(&planted.graph, plan, with(&planted));
         let mut block = block.expect("every op has one result");
         let chosen = block.choose(planted.point).expect("a graph");
@@ -275,7 +268,7 @@ fn a_wrong_law_fails_when_compiling() {
         let (weights, states, entries) = (vec![], vec![], vec![]);
         let symbols = Symbols::new();
         let program = Program { name: "one".into(), symbols, blocks, weights, states, entries };
-        let plan = plan(&device, planted.point);
+        let plan = Plan::new(&device, planted.point);
         let rewritten = |laws: &dyn Fn() -> Vec<Law>| {
             Rewriter::with_laws(&program, &plan, laws).at(planted.point)
         };
