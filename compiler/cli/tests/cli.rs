@@ -314,10 +314,14 @@ fn begun(scene: &Scene, words: &[&str]) -> (Child, PathBuf) {
     }
 }
 
+/// Token ids of a model that takes a while to write, and of one that takes far longer than a signal.
+const MANY: u32 = 300_000;
+const FAR_TOO_MANY: u32 = 10 * MANY;
+
 /// A compilation that writes for a while.
-fn begun_compilation(scene: &Scene, wrapper: &[&str]) -> (Child, PathBuf) {
+fn begun_compilation(scene: &Scene, vocab: u32, wrapper: &[&str]) -> (Child, PathBuf) {
     fs::remove_file(scene.file("model.safetensors")).unwrap();
-    scene.edit(|c| c["vocab_size"] = json!(300_000));
+    scene.edit(|c| c["vocab_size"] = json!(vocab));
     let args = scene.args(&["--dummy-weights", "1", "--threads", "1"]);
     begun(scene, &[wrapper, &[env!("CARGO_BIN_EXE_latentc")], &args].concat())
 }
@@ -331,14 +335,14 @@ fn send(signal: &str, child: &Child) {
 fn an_interrupted_compilation_leaves_nothing() {
     for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
         let scene = Scene::new("rand-llama");
-        let (mut child, path) = begun_compilation(&scene, &[]);
+        let (mut child, path) = begun_compilation(&scene, FAR_TOO_MANY, &[]);
         send(signal, &child);
         assert_eq!(child.wait().unwrap().code(), Some(status), "{signal}");
         assert!(!path.exists() && !Path::new(&scene.out).exists(), "{signal}");
     }
     // Whoever had it ignore the loss of the terminal wants it to go on.
     let scene = Scene::new("rand-llama");
-    let (mut child, _) = begun_compilation(&scene, &["nohup"]);
+    let (mut child, _) = begun_compilation(&scene, MANY, &["nohup"]);
     send("-HUP", &child);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(Path::new(&scene.out).is_file());
