@@ -4,7 +4,7 @@
 //! - [`session`]: states, arena and threads; runs steps. [`step`]: what a step is given
 //! - [`state`]: pages of state rows
 //! - [`isa`]: what this machine can run. [`load`]: code images into memory
-//! - [`probe`]: this machine's limits. [`profile`]: time per kernel
+//! - [`probe`]: this machine's limits. [`profile`]: time per kernel. [`observe`]: a look at each launch
 //! - [`unfinished`]: names of files on their way out
 //!
 //! ```no_run
@@ -29,6 +29,7 @@ pub mod isa;
 pub mod load;
 mod memory;
 pub mod model;
+pub mod observe;
 mod pool;
 pub mod probe;
 pub mod profile;
@@ -41,6 +42,7 @@ mod walk;
 pub use artifact::unfinished;
 pub use error::RuntimeError;
 pub use model::{LoadOptions, Memory, Model};
+pub use observe::{Launched, Observer};
 pub use probe::Limits;
 pub use profile::KernelTime;
 pub use session::Session;

@@ -3,6 +3,7 @@
 use crate::error::RuntimeError;
 use crate::memory::Region;
 use crate::model::Model;
+use crate::observe::{self, Observer};
 use crate::pool::Pool;
 use crate::probe::Limits;
 use crate::profile::{Clock, KernelTime, Profile};
@@ -120,6 +121,27 @@ impl Session {
     /// [`RuntimeError`]: the batch breaks a limit, or the plan does not cover it. The states of
     /// earlier tokens are as before; those of the new tokens are undefined.
     pub fn step(&mut self, batch: &Batch<'_>) -> Result<&[f32], RuntimeError> {
+        self.step_with(batch, None)
+    }
+
+    /// [`Session::step`], one launch after the other, with an observer that looks at the memory of
+    /// each. Nothing is measured of such a step.
+    ///
+    /// # Errors
+    /// As [`Session::step`].
+    pub fn step_observed(
+        &mut self,
+        batch: &Batch<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<&[f32], RuntimeError> {
+        self.step_with(batch, Some(observer))
+    }
+
+    fn step_with(
+        &mut self,
+        batch: &Batch<'_>,
+        observer: Option<&mut dyn Observer>,
+    ) -> Result<&[f32], RuntimeError> {
         let model = Arc::clone(&self.model);
         let info = &model.manifest().model;
         let bounds = Bounds {
@@ -134,7 +156,7 @@ impl Session {
         self.fill_inputs(entry, &symbols)?;
         self.grow_outputs(entry, &symbols)?;
         let logits_bytes = self.check_logits(shape.m, info.vocab_size)?;
-        self.run(&shape, &symbols)?;
+        self.run(&shape, &symbols, observer)?;
         let logits = &self.output_memory[self.logits].bytes()[..logits_bytes];
         // SAFETY: the memory is page-aligned, its length is a multiple of 4, and any four bytes
         // are an f32. No worker runs any more.
@@ -192,9 +214,15 @@ impl Session {
         }
     }
 
-    fn run(&mut self, shape: &Shape, symbols: &[i64]) -> Result<(), RuntimeError> {
-        let chosen = self.programs.iter_mut().find_map(|p| p.covers(symbols).then_some(p));
-        let program = chosen.ok_or_else(|| RuntimeError::NoBucket {
+    fn run(
+        &mut self,
+        shape: &Shape,
+        symbols: &[i64],
+        observer: Option<&mut dyn Observer>,
+    ) -> Result<(), RuntimeError> {
+        let mut programs = self.programs.iter_mut().enumerate();
+        let chosen = programs.find_map(|(at, p)| p.covers(symbols).then_some((at, p)));
+        let (bucket, program) = chosen.ok_or_else(|| RuntimeError::NoBucket {
             entry: FORWARD.into(),
             step: shape.to_string(),
         })?;
@@ -205,10 +233,15 @@ impl Session {
         let outputs: Vec<Span> = self.output_memory.iter().map(span).collect();
         let bases = Bases { arena: span(&self.arena), inputs: &inputs, outputs: &outputs };
         program.bind(&bases, symbols)?;
+        let pool = &mut self.pool;
+        // SAFETY, here and below: all memory behind the arguments belongs to this session, which is
+        // borrowed exclusively, or is read-only; `measure` and `bind` checked the sizes.
+        if let Some(observer) = observer {
+            return unsafe { observe::run(pool, program, &bases, (bucket, symbols), observer) };
+        }
         let mut clock = self.profile.is_some().then(|| Clock::new(program.launches.len()));
-        // SAFETY: all memory behind the arguments belongs to this session, which is borrowed
-        // exclusively, or is read-only; `measure` and `bind` checked the sizes.
-        unsafe { walk::run(&mut self.pool, program, &bases, clock.as_mut()) }?;
+        // SAFETY: as above.
+        unsafe { walk::run(pool, program, 0..program.ops.len(), &bases, clock.as_mut()) }?;
         if let (Some(clock), Some(profile)) = (clock, &mut self.profile) {
             for (launch, nanoseconds) in program.launches.iter().zip(clock.nanoseconds()) {
                 let work = program.work(launch, symbols)?;

@@ -4,6 +4,7 @@ use crate::error::RuntimeError;
 use crate::pool::{Pool, Worker};
 use crate::profile::Clock;
 use crate::program::{Bases, Count, Op, Program};
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// A work list whose length makes no sense.
@@ -17,12 +18,14 @@ struct BadList {
 /// A bound program and what its workers report.
 struct Walk<'a> {
     program: &'a Program,
+    /// Of the program's.
+    ops: Range<usize>,
     bases: &'a Bases<'a>,
     clock: Mutex<Option<&'a mut Clock>>,
     bad_list: Mutex<Option<BadList>>,
 }
 
-/// Runs a bound program on all workers.
+/// Runs a range of a bound program's ops on all workers.
 ///
 /// # Errors
 /// [`RuntimeError::WorkList`], [`RuntimeError::Poisoned`].
@@ -33,10 +36,11 @@ struct Walk<'a> {
 pub(crate) unsafe fn run(
     pool: &mut Pool,
     program: &Program,
+    ops: Range<usize>,
     bases: &Bases<'_>,
     clock: Option<&mut Clock>,
 ) -> Result<(), RuntimeError> {
-    let walk = Walk { program, bases, clock: Mutex::new(clock), bad_list: Mutex::new(None) };
+    let walk = Walk { program, ops, bases, clock: Mutex::new(clock), bad_list: Mutex::new(None) };
     // SAFETY: passed on to the caller.
     pool.run(&|worker| unsafe { walk.all(&worker) })?;
     let bad = walk.bad_list.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -58,7 +62,7 @@ impl Walk<'_> {
         // Worker 0 holds the lock through its walk; no other worker asks for it.
         let mut clock = (worker.index == 0).then(|| self.clock.lock().ok()).flatten();
         let mut clock = clock.as_mut().and_then(|clock| clock.as_deref_mut());
-        for op in &self.program.ops {
+        for op in &self.program.ops[self.ops.clone()] {
             match *op {
                 Op::Launch { kernel, args, count, launch } => {
                     if let Some(clock) = &mut clock {
