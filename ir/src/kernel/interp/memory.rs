@@ -8,7 +8,9 @@ use crate::dim::Name;
 use crate::dtype::{DType, Encoding, Scale};
 use crate::kernel::layout::{Layout, for_each_position};
 use crate::kernel::{Param, Role, code};
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Positions along each axis of what is accessed; `None` is masked out.
 pub struct Region {
@@ -33,6 +35,15 @@ impl Region {
         });
     }
 
+    /// Along each axis, from the first position to the last; nothing where all is masked out.
+    fn span(&self) -> Option<Vec<Range<u64>>> {
+        let along = |axis: &Vec<Option<u64>>| {
+            let (first, last) = (axis.iter().flatten().min()?, axis.iter().flatten().max()?);
+            Some(*first..last + 1)
+        };
+        self.axes.iter().map(along).collect()
+    }
+
     /// Sums of a term for each axis: element by element, the last axis in one go.
     fn sums(&self, base: u64, terms: &dyn Fn(usize) -> Vec<Option<u64>>) -> Vec<Option<u64>> {
         let mut sums = vec![Some(base)];
@@ -53,6 +64,18 @@ pub struct Memory<'a> {
     layout: Layout,
     /// Of what may be written: one more than the instance that wrote an element.
     writers: Vec<u32>,
+    /// What was loaded, where that is watched.
+    loaded: RefCell<Loaded>,
+}
+
+/// What was loaded of a parameter.
+enum Loaded {
+    /// Nobody asks.
+    Unwatched,
+    /// Nothing yet.
+    Nothing,
+    /// From the first position to the last, along each axis.
+    Within(Vec<Range<u64>>),
 }
 
 impl<'a> Memory<'a> {
@@ -81,12 +104,48 @@ impl<'a> Memory<'a> {
         }
         let elements: u64 = layout.dims().iter().product();
         let writers = vec![0; if written { elements as usize } else { 0 }];
-        Ok(Memory { name: param.name.clone(), buffer, layout, writers })
+        let (name, loaded) = (param.name.clone(), RefCell::new(Loaded::Unwatched));
+        Ok(Memory { name, buffer, layout, writers, loaded })
     }
 
     /// Logical extents.
     pub fn dims(&self) -> &[u64] {
         self.layout.dims()
+    }
+
+    /// The instance that wrote an element, by its number row-major.
+    pub fn writer(&self, element: u64) -> Option<i64> {
+        let stamp = self.writers.get(usize::try_from(element).ok()?)?;
+        (*stamp != 0).then(|| i64::from(*stamp) - 1)
+    }
+
+    /// From now on, notes what is loaded.
+    pub fn watch(&mut self) {
+        *self.loaded.get_mut() = Loaded::Nothing;
+    }
+
+    /// What was loaded since [`Memory::watch`], along each axis.
+    pub fn loaded(&self) -> Option<Vec<Range<u64>>> {
+        match &*self.loaded.borrow() {
+            Loaded::Within(spans) => Some(spans.clone()),
+            Loaded::Unwatched | Loaded::Nothing => None,
+        }
+    }
+
+    fn note(&self, region: &Region) {
+        let mut loaded = self.loaded.borrow_mut();
+        if matches!(*loaded, Loaded::Unwatched) {
+            return;
+        }
+        let Some(new) = region.span() else { return };
+        match &mut *loaded {
+            Loaded::Within(spans) => {
+                for (span, new) in spans.iter_mut().zip(new) {
+                    *span = span.start.min(new.start)..span.end.max(new.end);
+                }
+            }
+            other => *other = Loaded::Within(new),
+        }
     }
 
     /// An element of a tensor of `i32`.
@@ -126,6 +185,7 @@ impl<'a> Memory<'a> {
         keep: bool,
         instance: i64,
     ) -> Result<Tile<T>, InterpError> {
+        self.note(region);
         if !self.writers.is_empty() {
             for index in self.indices(region).into_iter().flatten() {
                 let writer = self.writers[index as usize];

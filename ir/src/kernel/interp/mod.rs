@@ -98,6 +98,22 @@ impl<'a, T: Real> Machine<'a, T> {
         Ok(Machine { kernel, symbols, params, values, scratch, instance: 0 })
     }
 
+    /// The instance that wrote an element of a parameter, by its number row-major.
+    pub fn writer(&self, param: usize, element: u64) -> Option<i64> {
+        self.params.get(param)?.writer(element)
+    }
+
+    /// From now on, notes what is loaded from each parameter.
+    pub fn watch(&mut self) {
+        self.params.iter_mut().for_each(Memory::watch);
+    }
+
+    /// What was loaded from a parameter since [`Machine::watch`]: along each axis, from the first
+    /// position to the last.
+    pub fn loaded(&self, param: usize) -> Option<Vec<Range<u64>>> {
+        self.params.get(param)?.loaded()
+    }
+
     /// Instances of the grid.
     ///
     /// Errors: E0168, for a list that says it has more tuples than it can.
