@@ -310,6 +310,7 @@ pub fn write(
         let text = certificate::text(&lowered.certificates);
         writer.section(artifact::format::CERTIFICATE, &[], text.as_bytes())?;
     }
+    writer.section(artifact::format::PROGRAM, &[], imported.program.to_string().as_bytes())?;
     for c in code {
         writer.code("cpu", &c.isa, c.backend, &c.image)?;
     }

@@ -12,6 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("artifact", &[]),
     ("check", &["ir"]),
     ("compiler", &["ir", "artifact", "check"]),
+    ("tools", &["ir", "artifact", "compiler", "runtime"]),
     ("target-cranelift", &["ir"]),
     ("target-llvm", &["ir"]),
     ("runtime", &["artifact"]),
@@ -28,6 +29,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "target-llvm",
             "runtime",
             "generate",
+            "tools",
         ],
     ),
 ];

@@ -13,6 +13,7 @@ use ir::error::{IrError, IrErrorKind, Span};
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
+use tools::error::ToolError;
 
 /// The command line's own codes with what they stand for.
 pub const CODES: &[(&str, &str)] = &[
@@ -151,6 +152,16 @@ impl From<CompileError> for Failure {
         match e {
             CompileError::Imports(errors) => errors.into(),
             e => Failure::one(e.code(), e.to_string(), e.help(), exit),
+        }
+    }
+}
+
+impl From<ToolError> for Failure {
+    fn from(e: ToolError) -> Self {
+        match e {
+            ToolError::Compile(e) => e.into(),
+            ToolError::Runtime(e) => GenerateError::from(e).into(),
+            e => Failure::one(e.code(), e.to_string(), e.help(), INPUT),
         }
     }
 }

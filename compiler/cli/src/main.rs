@@ -2,6 +2,7 @@
 
 mod compile;
 mod diagnostic;
+mod diff;
 mod explain;
 mod forecast;
 mod interpret;
@@ -36,6 +37,8 @@ enum Top {
     Compile(compile::CompileArgs),
     /// Say what rewriting decides for a model on a device, and why
     Explain(explain::ExplainArgs),
+    /// Run compiled code beside the interpreter, and name the first launch that is off
+    Diff(diff::DiffArgs),
     /// List the ops of the graph IR, or every diagnostic's code
     Ops(ops::OpsArgs),
     #[command(flatten)]
@@ -70,6 +73,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Top::Compile(args) => compile::compile(&args),
         Top::Explain(args) => explain::explain(&args),
+        Top::Diff(args) => diff::diff(&args),
         Top::Ops(args) => ops::ops(&args),
         Top::Model(Command::Logits { file, args }) if file.interpret => {
             interpret::logits(&file.file, &args)

@@ -45,6 +45,7 @@ fn codes() -> Vec<(&'static str, &'static str)> {
         compiler::certificate::CertificateError::CODES,
         compiler::options::OptionError::CODES,
         check::CheckError::CODES,
+        tools::error::ToolError::CODES,
         diagnostic::CODES,
         artifact::error::ArtifactError::CODES,
         runtime::RuntimeError::CODES,

@@ -4,48 +4,17 @@
 
 mod support;
 
-use artifact::format::{CERTIFICATE, PLAN, WEIGHTS};
-use artifact::{Plan, Reader, Writer, writer::WeightsPlace};
+use artifact::Plan;
+use artifact::format::{CERTIFICATE, PLAN};
 use compiler::certificate;
 use serde_json::Value;
-use std::fs;
-use std::path::Path;
-use support::{Scene, latentc, refused};
+use support::{Scene, latentc, refused, section, with_section};
 
 /// A compiled model, and a place for files that are made of it.
 fn compiled() -> Scene {
     let scene = Scene::new("rand-v2-lite");
     scene.compile(&["-C", "compute=f32"]);
     scene
-}
-
-/// A copy of the compiled model in which a section is another one, or is gone.
-fn with_section(scene: &Scene, copy: &str, section: &str, bytes: Option<&[u8]>) -> String {
-    let file = fs::read(&scene.out).unwrap();
-    let reader = Reader::open(&file).unwrap();
-    let path = scene.path(copy);
-    let mut writer = Writer::create(Path::new(&path), None, WeightsPlace::Inline).unwrap();
-    for s in reader.sections() {
-        let own = reader.section(&s.name).unwrap();
-        let bytes = if s.name == section { bytes } else { Some(own) };
-        let Some(bytes) = bytes else { continue };
-        let pairs: Vec<(&str, &str)> =
-            s.attributes.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        if s.name == WEIGHTS {
-            writer.begin_weights().unwrap();
-            writer.write(bytes).unwrap();
-            writer.end_section().unwrap();
-        } else {
-            writer.section(&s.name, &pairs, bytes).unwrap();
-        }
-    }
-    writer.finish().unwrap();
-    path
-}
-
-fn section(scene: &Scene, name: &str) -> String {
-    let file = fs::read(&scene.out).unwrap();
-    String::from_utf8(Reader::open(&file).unwrap().section(name).unwrap().to_vec()).unwrap()
 }
 
 /// The certificates of a block of many steps, from one step to the next.

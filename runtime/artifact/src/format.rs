@@ -31,6 +31,8 @@ pub const PLAN: &str = "plan";
 pub const TOKENIZER: &str = "tokenizer";
 /// The checkpoint's `tokenizer_config.json`, verbatim.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config";
+/// The program that was lowered, as imported: text. Lowering it again gives the kernels.
+pub const PROGRAM: &str = "program";
 /// How each block's forms came about from its graph as imported: text.
 pub const CERTIFICATE: &str = "certificate";
 /// Packed weights.

@@ -1,6 +1,9 @@
 //! The built binary, and models to use it on.
 #![allow(clippy::unwrap_used, dead_code)]
 
+use artifact::format::WEIGHTS;
+use artifact::writer::WeightsPlace;
+use artifact::{Reader, Writer};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::fs;
@@ -106,4 +109,34 @@ pub fn root() -> PathBuf {
 
 pub fn models() -> PathBuf {
     root().join("tests/models")
+}
+
+/// A copy of the compiled model in which a section is another one, or is gone.
+pub fn with_section(scene: &Scene, copy: &str, section: &str, bytes: Option<&[u8]>) -> String {
+    let file = fs::read(&scene.out).unwrap();
+    let reader = Reader::open(&file).unwrap();
+    let path = scene.path(copy);
+    let mut writer = Writer::create(Path::new(&path), None, WeightsPlace::Inline).unwrap();
+    for s in reader.sections() {
+        let own = reader.section(&s.name).unwrap();
+        let bytes = if s.name == section { bytes } else { Some(own) };
+        let Some(bytes) = bytes else { continue };
+        let pairs: Vec<(&str, &str)> =
+            s.attributes.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        if s.name == WEIGHTS {
+            writer.begin_weights().unwrap();
+            writer.write(bytes).unwrap();
+            writer.end_section().unwrap();
+        } else {
+            writer.section(&s.name, &pairs, bytes).unwrap();
+        }
+    }
+    writer.finish().unwrap();
+    path
+}
+
+/// The text of a section of the compiled model.
+pub fn section(scene: &Scene, name: &str) -> String {
+    let file = fs::read(&scene.out).unwrap();
+    String::from_utf8(Reader::open(&file).unwrap().section(name).unwrap().to_vec()).unwrap()
 }

@@ -1,0 +1,408 @@
+//! What a launch wrote, against what the interpreter writes.
+
+use crate::error::ToolError;
+use artifact::Plan;
+use artifact::plan::Launch;
+use compiler::lower::Lowered;
+use ir::dtype::{Class, DType};
+use ir::kernel::interp::{Buffer, InterpError, Machine, Real};
+use ir::kernel::layout::{Layout, for_each_position};
+use ir::kernel::{Kernel, Op, Role, Stmt};
+use runtime::Launched;
+use std::ops::Range;
+
+/// How far beyond the error that f32 makes other code may be.
+const SLACK: f64 = 8.0;
+/// What sums of f32 in another order may differ by, where f32 and f64 happen to agree.
+const REORDERED: f64 = 1e-5;
+/// Rounding to a narrow type may go either way: so many of its steps.
+const FLIPS: f64 = 2.0;
+/// Rows whose numbers are smaller than this part of the tensor's are as good as zero.
+const SMALL: f64 = 1e-6;
+
+/// The kernels that launches name.
+pub struct Launches<'a> {
+    plan: &'a Plan,
+    lowered: &'a Lowered,
+}
+
+/// A launch compared.
+pub struct Compared {
+    /// Greatest error as part of its tolerance.
+    pub worst: f64,
+    /// What is beyond, if anything.
+    pub divergence: Option<Found>,
+}
+
+/// A launch that is off: its worst element.
+pub struct Found {
+    /// The kernel's symbol.
+    pub kernel: String,
+    /// The kernel's family.
+    pub family: String,
+    /// The parameter that was written.
+    pub param: String,
+    /// Where in it.
+    pub position: Vec<u64>,
+    /// What the code wrote.
+    pub native: f64,
+    /// What the interpreter wrote.
+    pub expected: f64,
+    /// Difference, as part of the greatest number of the row.
+    pub error: f64,
+    /// What it may be.
+    pub limit: f64,
+    /// Elements of the parameter that are beyond.
+    pub beyond: u64,
+    /// Of so many.
+    pub of: u64,
+    /// The grid's instance that wrote the element.
+    pub instance: Option<i64>,
+    /// What that instance read.
+    pub operands: Vec<Operand>,
+}
+
+/// What an instance read of a parameter.
+pub struct Operand {
+    /// The parameter.
+    pub param: String,
+    /// Along each axis, from the first position to the last.
+    pub span: Vec<Range<u64>>,
+    /// Least and greatest number there.
+    pub range: (f64, f64),
+    /// Numbers there that are not finite.
+    pub not_finite: u64,
+}
+
+/// A launch with its memory.
+struct Bound<'b> {
+    kernel: &'b Kernel,
+    symbols: Vec<i64>,
+    launched: &'b Launched<'b>,
+    /// Of parameters that are written, what was there before.
+    before: &'b [Option<Vec<u8>>],
+}
+
+/// The worst element so far of a parameter.
+struct Worst {
+    position: Vec<u64>,
+    element: u64,
+    native: f64,
+    expected: f64,
+    error: f64,
+    beyond: u64,
+}
+
+impl<'a> Launches<'a> {
+    /// Of a plan, and what it was lowered with.
+    pub fn new(plan: &'a Plan, lowered: &'a Lowered) -> Launches<'a> {
+        Launches { plan, lowered }
+    }
+
+    fn kernel(&self, launch: &Launch) -> &'a Kernel {
+        &self.lowered.kernels[launch.kernel as usize]
+    }
+
+    /// Memory of the parameters that a launch writes.
+    pub fn written(&self, launch: &Launch, launched: &Launched<'_>) -> Vec<Option<Vec<u8>>> {
+        let params = self.kernel(launch).params.iter().enumerate();
+        params.map(|(i, p)| p.role.is_written().then(|| launched.memory(i).to_vec())).collect()
+    }
+
+    /// Compares what a launch wrote with what the interpreter does.
+    ///
+    /// # Errors
+    /// The interpreter's, as [`ToolError::Launch`].
+    pub fn compare(
+        &self,
+        launch: &Launch,
+        launched: &Launched<'_>,
+        before: &[Option<Vec<u8>>],
+    ) -> Result<Compared, ToolError> {
+        let kernel = self.kernel(launch);
+        let row = &self.plan.kernels[launch.kernel as usize];
+        let symbols = row.symbols.iter().map(|s| launched.symbols()[*s as usize]).collect();
+        let bound = Bound { kernel, symbols, launched, before };
+        bound.compare().map_err(|error| ToolError::Launch {
+            origin: launch.origin.clone(),
+            kernel: kernel.name.to_string(),
+            error,
+        })
+    }
+}
+
+impl Bound<'_> {
+    /// The kernel over copies of what it writes.
+    fn machine<'m, T: Real>(
+        &'m self,
+        outs: &'m mut [Option<Vec<u8>>],
+    ) -> Result<Machine<'m, T>, InterpError> {
+        let buffer = |(i, out): (usize, &'m mut Option<Vec<u8>>)| match (out, self.role(i)) {
+            (Some(bytes), _) => Buffer::Write(bytes),
+            (None, Role::Prefetch) => Buffer::Absent,
+            (None, _) => Buffer::Read(self.launched.memory(i)),
+        };
+        let buffers = outs.iter_mut().enumerate().map(buffer).collect();
+        Machine::new(self.kernel, buffers, &self.symbols)
+    }
+
+    fn role(&self, param: usize) -> Role {
+        self.kernel.params[param].role
+    }
+
+    /// What the interpreter writes.
+    fn interpreted<T: Real>(&self) -> Result<Vec<Option<Vec<u8>>>, InterpError> {
+        let mut outs = self.before.to_vec();
+        let mut machine = self.machine::<T>(&mut outs)?;
+        let all = machine.instances()?;
+        machine.run(0..all)?;
+        drop(machine);
+        Ok(outs)
+    }
+
+    fn layout(&self, param: usize) -> Option<Layout> {
+        let names: Vec<&str> = self.kernel.symbols.keys().map(|name| &**name).collect();
+        let value_of = |name: &str| {
+            let at = names.iter().position(|n| *n == name)?;
+            self.symbols.get(at).copied()
+        };
+        self.kernel.params[param].ty.layout(&value_of).ok()
+    }
+
+    fn compare(&self) -> Result<Compared, InterpError> {
+        let reference = self.interpreted::<f64>()?;
+        let rounded = self.interpreted::<f32>()?;
+        let mut compared = Compared { worst: 0.0, divergence: None };
+        for (param, (reference, rounded)) in reference.iter().zip(&rounded).enumerate() {
+            let (Some(reference), Some(rounded)) = (reference, rounded) else { continue };
+            let native = self.launched.memory(param);
+            if native == *reference {
+                continue;
+            }
+            let Some(layout) = self.layout(param) else { continue };
+            let tensors = Tensors { layout: &layout, native, reference, rounded };
+            let limit = self.limit(&tensors);
+            let worst = tensors.worst(limit);
+            compared.worst = compared.worst.max(worst.error / limit);
+            if worst.beyond > 0 && compared.divergence.is_none() {
+                let found = self.found(param, &layout, worst, limit)?;
+                compared.divergence = Some(found);
+            }
+        }
+        Ok(compared)
+    }
+
+    /// What a written tensor may differ by, as part of the greatest number of a row.
+    fn limit(&self, tensors: &Tensors<'_>) -> f64 {
+        let stored = tensors.layout.encoding().code;
+        let narrow = narrowest(&self.kernel.body, self.kernel).max(step(stored));
+        SLACK * tensors.noise() + REORDERED + FLIPS * narrow
+    }
+
+    fn found(
+        &self,
+        param: usize,
+        layout: &Layout,
+        worst: Worst,
+        limit: f64,
+    ) -> Result<Found, InterpError> {
+        let Worst { position, element, native, expected, error, beyond } = worst;
+        let mut outs = self.before.to_vec();
+        let mut machine = self.machine::<f64>(&mut outs)?;
+        let all = machine.instances()?;
+        machine.run(0..all)?;
+        let instance = machine.writer(param, element);
+        drop(machine);
+        let operands = instance.map_or(Ok(vec![]), |instance| self.operands(instance))?;
+        Ok(Found {
+            kernel: self.kernel.name.to_string(),
+            family: self.kernel.family.to_string(),
+            param: self.kernel.params[param].name.to_string(),
+            position,
+            native,
+            expected,
+            error,
+            limit,
+            beyond,
+            of: layout.dims().iter().product(),
+            instance,
+            operands,
+        })
+    }
+
+    /// What one instance reads of each parameter.
+    fn operands(&self, instance: i64) -> Result<Vec<Operand>, InterpError> {
+        let mut outs = self.before.to_vec();
+        let mut machine = self.machine::<f64>(&mut outs)?;
+        machine.watch();
+        machine.run(instance..instance + 1)?;
+        let read = |param: usize| {
+            let (span, layout) = (machine.loaded(param)?, self.layout(param)?);
+            let memory = match &self.before[param] {
+                Some(before) => before,
+                None => self.launched.memory(param),
+            };
+            let (mut range, mut not_finite) = ((f64::INFINITY, f64::NEG_INFINITY), 0);
+            let extents: Vec<u64> = span.iter().map(|s| s.end - s.start).collect();
+            for_each_position(&extents, &mut |at| {
+                let position: Vec<u64> = at.iter().zip(&span).map(|(i, s)| i + s.start).collect();
+                let number = layout.read(memory, &position);
+                match number.is_finite() {
+                    true => range = (range.0.min(number), range.1.max(number)),
+                    false => not_finite += 1,
+                }
+            });
+            let param = self.kernel.params[param].name.to_string();
+            Some(Operand { param, span, range, not_finite })
+        };
+        Ok((0..self.kernel.params.len()).filter_map(read).collect())
+    }
+}
+
+/// One tensor, as three wrote it.
+struct Tensors<'t> {
+    layout: &'t Layout,
+    native: &'t [u8],
+    /// In f64.
+    reference: &'t [u8],
+    /// In f32.
+    rounded: &'t [u8],
+}
+
+/// Numbers of a row, as three wrote them.
+#[derive(Default)]
+struct Row {
+    first: u64,
+    position: Vec<u64>,
+    native: Vec<f64>,
+    reference: Vec<f64>,
+    rounded: Vec<f64>,
+}
+
+/// Difference of two numbers as part of another; of those that are not finite, all or nothing.
+fn apart(a: f64, b: f64, scale: f64) -> f64 {
+    match (a.is_finite(), b.is_finite()) {
+        _ if a == b || a.is_nan() && b.is_nan() => 0.0,
+        (true, true) => (a - b).abs() / scale,
+        _ => f64::INFINITY,
+    }
+}
+
+fn greatest(numbers: &[f64]) -> f64 {
+    numbers.iter().filter(|n| n.is_finite()).fold(0.0, |most, n| most.max(n.abs()))
+}
+
+impl Tensors<'_> {
+    fn is_exact(&self) -> bool {
+        self.layout.encoding().code.class() != Class::Float
+    }
+
+    /// Calls `visit` with each row: the positions along the last axis.
+    fn rows(&self, visit: &mut dyn FnMut(&Row)) {
+        let dims = self.layout.dims();
+        let width = dims.last().copied().unwrap_or(1);
+        let mut row = Row::default();
+        let mut element = 0;
+        for_each_position(dims, &mut |position| {
+            if element % width == 0 {
+                row = Row { first: element, position: position.to_vec(), ..Row::default() };
+            }
+            row.native.push(self.layout.read(self.native, position));
+            row.reference.push(self.layout.read(self.reference, position));
+            row.rounded.push(self.layout.read(self.rounded, position));
+            element += 1;
+            if element % width == 0 {
+                visit(&row);
+            }
+        });
+    }
+
+    /// What a row's differences are parts of.
+    fn scale(&self, row: &Row, most: f64) -> f64 {
+        match self.is_exact() {
+            true => 1.0,
+            false => greatest(&row.reference).max(SMALL * most).max(f64::from(f32::MIN_POSITIVE)),
+        }
+    }
+
+    fn greatest(&self) -> f64 {
+        let mut most = 0f64;
+        self.rows(&mut |row| most = most.max(greatest(&row.reference)));
+        most
+    }
+
+    /// What f32 makes of it.
+    fn noise(&self) -> f64 {
+        if self.is_exact() {
+            return 0.0;
+        }
+        let (most, mut noise) = (self.greatest(), 0f64);
+        self.rows(&mut |row| {
+            let scale = self.scale(row, most);
+            for (a, b) in row.rounded.iter().zip(&row.reference) {
+                let apart = apart(*a, *b, scale);
+                // Where f32 chooses otherwise than f64, that is no noise.
+                if apart < REORDERED.sqrt() {
+                    noise = noise.max(apart);
+                }
+            }
+        });
+        noise
+    }
+
+    /// The element that is furthest off: each row is taken beside the nearer of both references.
+    fn worst(&self, limit: f64) -> Worst {
+        let most = self.greatest();
+        let (position, element) = (vec![], 0);
+        let mut worst =
+            Worst { position, element, native: 0.0, expected: 0.0, error: 0.0, beyond: 0 };
+        self.rows(&mut |row| {
+            let scale = self.scale(row, most);
+            let errors = |beside: &[f64]| -> Vec<f64> {
+                row.native.iter().zip(beside).map(|(a, b)| apart(*a, *b, scale)).collect()
+            };
+            let of = |errors: &[f64]| errors.iter().copied().fold(0.0, f64::max);
+            let both =
+                [(&row.reference, errors(&row.reference)), (&row.rounded, errors(&row.rounded))];
+            let [a, b] = &both;
+            let (beside, errors) = if of(&b.1) < of(&a.1) { b } else { a };
+            worst.beyond += errors.iter().filter(|e| **e > limit).count() as u64;
+            for (at, error) in errors.iter().enumerate() {
+                if *error > worst.error {
+                    worst.error = *error;
+                    worst.element = row.first + at as u64;
+                    worst.position.clone_from(&row.position);
+                    if let Some(last) = worst.position.last_mut() {
+                        *last = at as u64;
+                    }
+                    (worst.native, worst.expected) = (row.native[at], beside[at]);
+                }
+            }
+        });
+        worst
+    }
+}
+
+/// Relative distance of neighbours in a type; 0 for those that are as fine as the arithmetic.
+fn step(dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => 2f64.powi(-8),
+        DType::F16 => 2f64.powi(-11),
+        DType::F8E4M3 => 2f64.powi(-4),
+        DType::F4E2M1 => 2f64.powi(-2),
+        _ => 0.0,
+    }
+}
+
+/// The coarsest step of what a kernel rounds to on its way.
+fn narrowest(body: &[Stmt], kernel: &Kernel) -> f64 {
+    let of = |stmt: &Stmt| match stmt {
+        Stmt::Let { result, op: Op::Cast(_) | Op::Encode(_) } => {
+            step(kernel.ty(*result).encoding.code)
+        }
+        Stmt::Let { .. } | Stmt::Store { .. } => 0.0,
+        Stmt::For(f) => narrowest(&f.body, kernel),
+        Stmt::If(i) => narrowest(&i.then.0, kernel).max(narrowest(&i.otherwise.0, kernel)),
+    };
+    body.iter().map(of).fold(0.0, f64::max)
+}
