@@ -299,6 +299,9 @@ fn quiet_says_nothing() {
     assert!(Path::new(&scene.out).is_file());
 }
 
+/// A command that takes signals as it would from a terminal, whatever this test ignores.
+const BY_DEFAULT: [&str; 2] = ["env", "--default-signal"];
+
 /// A command that writes for a while, and what it has begun to write.
 fn begun(scene: &Scene, words: &[&str]) -> (Child, PathBuf) {
     let mut command = Command::new(words[0]);
@@ -335,7 +338,7 @@ fn send(signal: &str, child: &Child) {
 fn an_interrupted_compilation_leaves_nothing() {
     for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
         let scene = Scene::new("rand-llama");
-        let (mut child, path) = begun_compilation(&scene, FAR_TOO_MANY, &[]);
+        let (mut child, path) = begun_compilation(&scene, FAR_TOO_MANY, &BY_DEFAULT);
         send(signal, &child);
         assert_eq!(child.wait().unwrap().code(), Some(status), "{signal}");
         assert!(!path.exists() && !Path::new(&scene.out).exists(), "{signal}");
@@ -355,7 +358,9 @@ fn interrupted_logits_leave_nothing() {
     let (ids, out) = (scene.path("ids.json"), scene.path("logits.safetensors"));
     fs::write(&ids, json!(vec![vec![1; 1024]; 100]).to_string()).unwrap();
     let own = env!("CARGO_BIN_EXE_latentc");
-    let words = [own, "logits", &scene.out, "--tokens", &ids, "-o", &out, "--chunk", "1"];
+    let [env, signals] = BY_DEFAULT;
+    let words =
+        [env, signals, own, "logits", &scene.out, "--tokens", &ids, "-o", &out, "--chunk", "1"];
     for (signal, status) in [("-INT", 130), ("-TERM", 143)] {
         let (mut child, path) = begun(&scene, &words);
         send(signal, &child);
