@@ -25,6 +25,7 @@ pub fn remade(model: &Model) -> Result<Lowered, ToolError> {
     let first =
         |mut errors: Vec<ir::error::IrError>| ToolError::Program(Box::new(errors.swap_remove(0)));
     let program = parse_program(&text).map_err(first)?;
+    program.verify().map_err(first)?;
     let mut options = Options::default();
     for (key, value) in &model.manifest().options {
         options.set(&format!("{key}={value}"))?;
