@@ -139,6 +139,22 @@ macro_rules! one_of {
     };
 }
 
+/// A key whose values are the numbers of a range.
+macro_rules! number {
+    ($name:literal, $($field:tt).+, $range:expr, $values:literal, $help:literal) => {
+        Key {
+            name: $name,
+            values: $values,
+            help: $help,
+            get: |o| o.$($field).+.to_string(),
+            set: |o, v| {
+                o.$($field).+ = v.parse().ok().filter(|n| ($range).contains(n))?;
+                Some(())
+            },
+        }
+    };
+}
+
 /// All keys, in the order of `-C help`.
 pub const KEYS: &[Key] = &[
     one_of!(compute, COMPUTE, "bf16|f32", "precision in which activations enter tile products"),
@@ -157,7 +173,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "kv-dtype",
         values: "auto|bf16|f32",
-        help: "dtype of the KV cache (auto: that of compute)",
+        help: "dtype of the KV cache (auto: that of compute, f32 above the choices of bf16x2)",
         get: |o| o.state.map_or("auto".into(), |d| d.to_string()),
         set: |o, v| {
             o.state = match v {
@@ -169,26 +185,8 @@ pub const KEYS: &[Key] = &[
             Some(())
         },
     },
-    Key {
-        name: "state.context",
-        values: "N",
-        help: "context of the decode point, in tokens",
-        get: |o| o.decode.0.to_string(),
-        set: |o, v| {
-            o.decode.0 = v.parse().ok().filter(|c| *c > 0)?;
-            Some(())
-        },
-    },
-    Key {
-        name: "state.batch",
-        values: "N",
-        help: "sequences of the decode point",
-        get: |o| o.decode.1.to_string(),
-        set: |o, v| {
-            o.decode.1 = v.parse().ok().filter(|c| *c > 0)?;
-            Some(())
-        },
-    },
+    number!("state.context", decode.0, 1.., "N", "context of the decode point, in tokens"),
+    number!("state.batch", decode.1, 1.., "N", "sequences of the decode point"),
     Key {
         name: RULES,
         values: "-NAME,..",
@@ -202,36 +200,21 @@ pub const KEYS: &[Key] = &[
         },
     },
     one_of!(exact, FLAG, "false|true", "whether rewriting keeps the order of sums"),
-    Key {
-        name: "max-e-nodes",
-        values: "N",
-        help: "e-nodes of a block at most; the best graph so far is taken then",
-        get: |o| o.max_e_nodes.to_string(),
-        set: |o, v| {
-            o.max_e_nodes = v.parse().ok().filter(|n| *n > 0)?;
-            Some(())
-        },
-    },
-    Key {
-        name: "form-gain",
-        values: "PERCENT",
-        help: "compile a form of the model too where a step takes so much longer without it",
-        get: |o| o.form_gain.to_string(),
-        set: |o, v| {
-            o.form_gain = v.parse().ok()?;
-            Some(())
-        },
-    },
-    Key {
-        name: "page",
-        values: "N",
-        help: "rows of a page of state, 1 to 1024",
-        get: |o| o.page_tokens.to_string(),
-        set: |o, v| {
-            o.page_tokens = v.parse().ok().filter(|p| (1..=1024).contains(p))?;
-            Some(())
-        },
-    },
+    number!(
+        "max-e-nodes",
+        max_e_nodes,
+        1..,
+        "N",
+        "e-nodes of a block at most; the best graph so far is taken then"
+    ),
+    number!(
+        "form-gain",
+        form_gain,
+        0..,
+        "PERCENT",
+        "compile a form of the model too where a step takes so much longer without it"
+    ),
+    number!("page", page_tokens, 1..=1024, "N", "rows of a page of state, 1 to 1024"),
     Key {
         name: "isa",
         values: "LEVEL,..",
