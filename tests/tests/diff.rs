@@ -140,9 +140,9 @@ fn a_wrong_kernel_is_found_wherever_it_is() {
         let found = compared(&built, &right, &built.ways[0], &[IDS.to_vec()]);
         let name = &*right.kernels[at].name;
         let first = found.divergences.first().unwrap_or_else(|| panic!("{name} is not found"));
-        assert!(found.divergences.iter().all(|d| d.kernel == name), "{name}: {found}");
-        assert!(first.origin.starts_with('@') && first.instance.is_some(), "{name}: {first}");
-        let ratio = first.native / first.expected;
+        assert!(found.divergences.iter().all(|d| d.found.kernel == name), "{name}: {found}");
+        assert!(first.origin.starts_with('@') && first.found.instance.is_some(), "{name}: {first}");
+        let ratio = first.found.native / first.found.expected;
         assert!((ratio - 1.25).abs() < 0.02, "{name}: {first}");
     }
     assert!(families.len() >= 5, "{families:?}");

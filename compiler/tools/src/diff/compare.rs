@@ -1,5 +1,6 @@
 //! What a launch wrote, against what the interpreter writes.
 
+use super::report::{Found, Operand};
 use crate::error::ToolError;
 use artifact::Plan;
 use artifact::plan::Launch;
@@ -9,7 +10,6 @@ use ir::kernel::interp::{Buffer, InterpError, Machine, Real};
 use ir::kernel::layout::{Layout, for_each_position};
 use ir::kernel::{Kernel, Op, Role, Stmt};
 use runtime::Launched;
-use std::ops::Range;
 
 /// How far beyond the error that f32 makes other code may be.
 const SLACK: f64 = 8.0;
@@ -32,46 +32,6 @@ pub struct Compared {
     pub worst: f64,
     /// What is beyond, if anything.
     pub divergence: Option<Found>,
-}
-
-/// A launch that is off: its worst element.
-pub struct Found {
-    /// The kernel's symbol.
-    pub kernel: String,
-    /// The kernel's family.
-    pub family: String,
-    /// The parameter that was written.
-    pub param: String,
-    /// Where in it.
-    pub position: Vec<u64>,
-    /// What the code wrote.
-    pub native: f64,
-    /// What the interpreter wrote.
-    pub expected: f64,
-    /// Difference, as part of the greatest number of the row.
-    pub error: f64,
-    /// What it may be.
-    pub limit: f64,
-    /// Elements of the parameter that are beyond.
-    pub beyond: u64,
-    /// Of so many.
-    pub of: u64,
-    /// The grid's instance that wrote the element.
-    pub instance: Option<i64>,
-    /// What that instance read.
-    pub operands: Vec<Operand>,
-}
-
-/// What an instance read of a parameter.
-pub struct Operand {
-    /// The parameter.
-    pub param: String,
-    /// Along each axis, from the first position to the last.
-    pub span: Vec<Range<u64>>,
-    /// Least and greatest number there.
-    pub range: (f64, f64),
-    /// Numbers there that are not finite.
-    pub not_finite: u64,
 }
 
 /// A launch with its memory.
@@ -180,9 +140,9 @@ impl Bound<'_> {
                 continue;
             }
             let Some(layout) = self.layout(param) else { continue };
-            let tensors = Tensors { layout: &layout, native, reference, rounded };
-            let limit = self.limit(&tensors);
-            let worst = tensors.worst(limit);
+            let tensor = Tensor::new(&layout, native, reference, rounded);
+            let limit = self.limit(tensor.noise(), layout.encoding().code);
+            let worst = tensor.worst(limit);
             compared.worst = compared.worst.max(worst.error / limit);
             if worst.beyond > 0 && compared.divergence.is_none() {
                 let found = self.found(param, &layout, worst, limit)?;
@@ -192,11 +152,11 @@ impl Bound<'_> {
         Ok(compared)
     }
 
-    /// What a written tensor may differ by, as part of the greatest number of a row.
-    fn limit(&self, tensors: &Tensors<'_>) -> f64 {
-        let stored = tensors.layout.encoding().code;
+    /// What a written tensor may differ by, as part of the greatest number of a row, given what f32
+    /// makes of it and its dtype.
+    fn limit(&self, noise: f64, stored: DType) -> f64 {
         let narrow = narrowest(&self.kernel.body, self.kernel).max(step(stored));
-        SLACK * tensors.noise() + REORDERED + FLIPS * narrow
+        SLACK * noise + REORDERED + FLIPS * narrow
     }
 
     fn found(
@@ -222,7 +182,7 @@ impl Bound<'_> {
             native,
             expected,
             error,
-            limit,
+            tolerance: limit,
             beyond,
             of: layout.dims().iter().product(),
             instance,
@@ -242,16 +202,17 @@ impl Bound<'_> {
                 Some(before) => before,
                 None => self.launched.memory(param),
             };
-            let (mut range, mut not_finite) = ((f64::INFINITY, f64::NEG_INFINITY), 0);
+            let (mut range, mut not_finite) = ([f64::INFINITY, f64::NEG_INFINITY], 0);
             let extents: Vec<u64> = span.iter().map(|s| s.end - s.start).collect();
             for_each_position(&extents, &mut |at| {
                 let position: Vec<u64> = at.iter().zip(&span).map(|(i, s)| i + s.start).collect();
                 let number = layout.read(memory, &position);
                 match number.is_finite() {
-                    true => range = (range.0.min(number), range.1.max(number)),
+                    true => range = [range[0].min(number), range[1].max(number)],
                     false => not_finite += 1,
                 }
             });
+            let span = span.into_iter().map(|s| [s.start, s.end]).collect();
             let param = self.kernel.params[param].name.to_string();
             Some(Operand { param, span, range, not_finite })
         };
@@ -259,23 +220,23 @@ impl Bound<'_> {
     }
 }
 
-/// One tensor, as three wrote it.
-struct Tensors<'t> {
-    layout: &'t Layout,
-    native: &'t [u8],
-    /// In f64.
-    reference: &'t [u8],
-    /// In f32.
-    rounded: &'t [u8],
+/// One tensor, as three wrote it, in rows: the positions along its last axis.
+struct Tensor {
+    /// Whether its numbers are whole.
+    is_exact: bool,
+    /// Greatest number of the reference.
+    greatest: f64,
+    rows: Vec<Row>,
 }
 
 /// Numbers of a row, as three wrote them.
-#[derive(Default)]
 struct Row {
     first: u64,
     position: Vec<u64>,
     native: Vec<f64>,
+    /// In f64.
     reference: Vec<f64>,
+    /// In f32.
     rounded: Vec<f64>,
 }
 
@@ -292,72 +253,60 @@ fn greatest(numbers: &[f64]) -> f64 {
     numbers.iter().filter(|n| n.is_finite()).fold(0.0, |most, n| most.max(n.abs()))
 }
 
-impl Tensors<'_> {
-    fn is_exact(&self) -> bool {
-        self.layout.encoding().code.class() != Class::Float
-    }
-
-    /// Calls `visit` with each row: the positions along the last axis.
-    fn rows(&self, visit: &mut dyn FnMut(&Row)) {
-        let dims = self.layout.dims();
+impl Tensor {
+    fn new(layout: &Layout, native: &[u8], reference: &[u8], rounded: &[u8]) -> Tensor {
+        let dims = layout.dims();
         let width = dims.last().copied().unwrap_or(1);
-        let mut row = Row::default();
-        let mut element = 0;
+        let (mut rows, mut element) = (Vec::<Row>::new(), 0);
         for_each_position(dims, &mut |position| {
             if element % width == 0 {
-                row = Row { first: element, position: position.to_vec(), ..Row::default() };
+                let (native, reference, rounded) = (vec![], vec![], vec![]);
+                let (first, position) = (element, position.to_vec());
+                rows.push(Row { first, position, native, reference, rounded });
             }
-            row.native.push(self.layout.read(self.native, position));
-            row.reference.push(self.layout.read(self.reference, position));
-            row.rounded.push(self.layout.read(self.rounded, position));
+            let row = rows.last_mut().expect("a row is begun with its first element");
+            row.native.push(layout.read(native, position));
+            row.reference.push(layout.read(reference, position));
+            row.rounded.push(layout.read(rounded, position));
             element += 1;
-            if element % width == 0 {
-                visit(&row);
-            }
         });
+        let greatest = rows.iter().map(|row| greatest(&row.reference)).fold(0.0, f64::max);
+        let is_exact = layout.encoding().code.class() != Class::Float;
+        Tensor { is_exact, greatest, rows }
     }
 
     /// What a row's differences are parts of.
-    fn scale(&self, row: &Row, most: f64) -> f64 {
-        match self.is_exact() {
+    fn scale(&self, row: &Row) -> f64 {
+        match self.is_exact {
             true => 1.0,
-            false => greatest(&row.reference).max(SMALL * most).max(f64::from(f32::MIN_POSITIVE)),
+            false => greatest(&row.reference)
+                .max(SMALL * self.greatest)
+                .max(f64::from(f32::MIN_POSITIVE)),
         }
-    }
-
-    fn greatest(&self) -> f64 {
-        let mut most = 0f64;
-        self.rows(&mut |row| most = most.max(greatest(&row.reference)));
-        most
     }
 
     /// What f32 makes of it.
     fn noise(&self) -> f64 {
-        if self.is_exact() {
+        if self.is_exact {
             return 0.0;
         }
-        let (most, mut noise) = (self.greatest(), 0f64);
-        self.rows(&mut |row| {
-            let scale = self.scale(row, most);
-            for (a, b) in row.rounded.iter().zip(&row.reference) {
-                let apart = apart(*a, *b, scale);
-                // Where f32 chooses otherwise than f64, that is no noise.
-                if apart < REORDERED.sqrt() {
-                    noise = noise.max(apart);
-                }
-            }
-        });
-        noise
+        let of = |row: &Row| {
+            let scale = self.scale(row);
+            let pairs = row.rounded.iter().zip(&row.reference);
+            let apart = pairs.map(|(a, b)| apart(*a, *b, scale));
+            // Where f32 chooses otherwise than f64, that is no noise.
+            apart.filter(|apart| *apart < REORDERED.sqrt()).fold(0.0, f64::max)
+        };
+        self.rows.iter().map(of).fold(0.0, f64::max)
     }
 
     /// The element that is furthest off: each row is taken beside the nearer of both references.
     fn worst(&self, limit: f64) -> Worst {
-        let most = self.greatest();
         let (position, element) = (vec![], 0);
         let mut worst =
             Worst { position, element, native: 0.0, expected: 0.0, error: 0.0, beyond: 0 };
-        self.rows(&mut |row| {
-            let scale = self.scale(row, most);
+        for row in &self.rows {
+            let scale = self.scale(row);
             let errors = |beside: &[f64]| -> Vec<f64> {
                 row.native.iter().zip(beside).map(|(a, b)| apart(*a, *b, scale)).collect()
             };
@@ -378,7 +327,7 @@ impl Tensors<'_> {
                     (worst.native, worst.expected) = (row.native[at], beside[at]);
                 }
             }
-        });
+        }
         worst
     }
 }

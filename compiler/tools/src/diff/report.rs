@@ -1,12 +1,10 @@
 //! What a comparison found.
 
-use super::compare::{Found, Operand};
 use crate::error::ToolError;
 use artifact::plan::Launch;
 use runtime::Model;
 use serde::Serialize;
 use std::fmt;
-use std::ops::Range;
 
 /// Of a model's code.
 #[derive(Clone, Debug, Serialize)]
@@ -49,13 +47,21 @@ pub struct Divergence {
     pub launch: usize,
     /// The block's nodes that it computes.
     pub origin: String,
+    /// What is off in it.
+    #[serde(flatten)]
+    pub found: Found,
+}
+
+/// The worst element of what a launch wrote.
+#[derive(Clone, Debug, Serialize)]
+pub struct Found {
     /// The kernel's symbol.
     pub kernel: String,
-    /// What kind of kernel it is.
+    /// The kernel's family.
     pub family: String,
-    /// What it wrote otherwise.
+    /// The parameter that was written.
     pub param: String,
-    /// The worst element of it.
+    /// Where in it.
     pub position: Vec<u64>,
     /// What the code wrote there.
     pub native: f64,
@@ -65,19 +71,19 @@ pub struct Divergence {
     pub error: f64,
     /// What it may be.
     pub tolerance: f64,
-    /// Elements beyond the tolerance.
+    /// Elements of the parameter that are beyond the tolerance.
     pub beyond: u64,
     /// Of so many.
     pub of: u64,
     /// The grid's instance that wrote the element.
     pub instance: Option<i64>,
     /// What that instance read.
-    pub operands: Vec<OperandReport>,
+    pub operands: Vec<Operand>,
 }
 
 /// What an instance read of a parameter.
 #[derive(Clone, Debug, Serialize)]
-pub struct OperandReport {
+pub struct Operand {
     /// The parameter.
     pub param: String,
     /// Along each axis: the first position, and the one behind the last.
@@ -118,30 +124,7 @@ impl Divergence {
         launch: &Launch,
         found: Found,
     ) -> Divergence {
-        let operand = |o: Operand| OperandReport {
-            param: o.param,
-            span: o.span.into_iter().map(|Range { start, end }| [start, end]).collect(),
-            range: [o.range.0, o.range.1],
-            not_finite: o.not_finite,
-        };
-        Divergence {
-            step,
-            bucket,
-            launch: at,
-            origin: launch.origin.clone(),
-            kernel: found.kernel,
-            family: found.family,
-            param: found.param,
-            position: found.position,
-            native: found.native,
-            expected: found.expected,
-            error: found.error,
-            tolerance: found.limit,
-            beyond: found.beyond,
-            of: found.of,
-            instance: found.instance,
-            operands: found.operands.into_iter().map(operand).collect(),
-        }
+        Divergence { step, bucket, launch: at, origin: launch.origin.clone(), found }
     }
 }
 
@@ -164,31 +147,28 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Divergence { step, bucket, launch, origin, kernel, family, .. } = self;
+        let Divergence { step, bucket, launch, origin, found } = self;
+        let Found { kernel, family, param, native, expected, error, tolerance, .. } = found;
         writeln!(f, "{origin}")?;
         writeln!(f, "  step {step}, bucket {bucket}, launch {launch}: {kernel}, {family}")?;
-        let at: Vec<String> = self.position.iter().map(u64::to_string).collect();
+        let at: Vec<String> = found.position.iter().map(u64::to_string).collect();
+        let at = at.join(", ");
         writeln!(
             f,
-            "  %{}[{}] is {:e}, the interpreter has {:e}: {:.1e} of the row, beyond {:.1e}",
-            self.param,
-            at.join(", "),
-            self.native,
-            self.expected,
-            self.error,
-            self.tolerance
+            "  %{param}[{at}] is {native:e}, the interpreter has {expected:e}: {error:.1e} of the row, \
+             beyond {tolerance:.1e}"
         )?;
-        writeln!(f, "  {} of {} elements are beyond", self.beyond, self.of)?;
-        if let Some(instance) = self.instance {
+        writeln!(f, "  {} of {} elements are beyond", found.beyond, found.of)?;
+        if let Some(instance) = found.instance {
             writeln!(f, "  written by instance {instance}, which reads")?;
         }
-        self.operands.iter().try_for_each(|operand| writeln!(f, "    {operand}"))
+        found.operands.iter().try_for_each(|operand| writeln!(f, "    {operand}"))
     }
 }
 
-impl fmt::Display for OperandReport {
+impl fmt::Display for Operand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let OperandReport { param, span, range: [least, greatest], not_finite } = self;
+        let Operand { param, span, range: [least, greatest], not_finite } = self;
         let along = |[first, end]: &[u64; 2]| match end - first {
             1 => first.to_string(),
             _ => format!("{first}..{end}"),
