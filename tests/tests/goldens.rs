@@ -6,6 +6,7 @@ use compiler::import::{ImportOptions, import};
 use compiler::options::{Above, Compute, Options};
 use generate::engine::Engine;
 use generate::logits::Feed;
+use ir::dtype::DType;
 use tests::goldens::{Prompt, model, prompts, relative_error};
 use tests::native::{Built, Levels, Stage, build, greedy, logits};
 
@@ -84,6 +85,15 @@ fn near(name: &str) {
 fn near_with(name: &str, options: &Options) {
     let imported = import(&model(name), &ImportOptions::default()).unwrap();
     tests::near::check(name, &imported, Stage::Rewritten, &prompts(name), options);
+}
+
+/// What is computed over the context from rounded rows is not rounded once more.
+#[test]
+fn rounded_states_above_every_choice() {
+    let state = Some(DType::BF16);
+    for name in ["rand-v3-fp8", "rand-v2"] {
+        near_with(name, &Options { bf16x2: Above::All, state, ..Options::default() });
+    }
 }
 
 #[test]

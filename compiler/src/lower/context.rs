@@ -267,7 +267,7 @@ impl Block<'_> {
             left,
             weight: weight.encoding,
             extents: [batches, n, depth],
-            out: self.partition.kept,
+            out: self.stored_dtype(y),
             tile: ContractionTile { rows: page, cols: tile.cols, depth: tile_depth },
         };
         Ok((c, weight))
@@ -310,7 +310,10 @@ impl Block<'_> {
         let indices = self.graph.ty(base).indices.iter().filter(|i| Some(*i) != context);
         let row = self.extents(&indices.cloned().collect::<Vec<Name>>())?;
         let is_kept = crate::lower::partition::is_history(self.graph, base);
-        let place = if is_kept { Place::Pages } else { Place::Positions };
-        Ok(Memory { place, dtype: self.partition.kept, row })
+        let (place, dtype) = match is_kept {
+            true => (Place::Pages, self.partition.kept),
+            false => (Place::Positions, self.stored_dtype(base)),
+        };
+        Ok(Memory { place, dtype, row })
     }
 }

@@ -60,7 +60,7 @@ pub struct Partition {
     pub stored: BTreeMap<ValueId, BTreeSet<DType>>,
     /// In what precision activations enter the products of each group that has some.
     pub operands: Operands,
-    /// Dtype of rows over the context, kept or computed.
+    /// Dtype of the rows that the block keeps of a sequence.
     pub kept: DType,
     /// The block's claims.
     pub claims: Claims,
@@ -249,6 +249,11 @@ fn phases(
     Ok(phases.into_iter().map(|p| p.expect("every unit has its turn")).collect())
 }
 
+/// Dtype in which activations best enter a unit's products.
+fn stored_by(unit: &Unit<'_>, operands: &Operands) -> DType {
+    operands.get(&unit.root).map_or(DType::F32, |o| o.stored())
+}
+
 /// Dtype in which a unit reads a value that is not over the context.
 fn demanded(graph: &Graph, unit: &Unit<'_>, value: ValueId, operands: &Operands) -> DType {
     let natural = graph.value(value).ty.encoding.decoded();
@@ -257,13 +262,14 @@ fn demanded(graph: &Graph, unit: &Unit<'_>, value: ValueId, operands: &Operands)
         None => true,
     };
     match natural.class() {
-        Class::Float if enters => operands.get(&unit.root).map_or(DType::F32, |o| o.stored()),
+        Class::Float if enters => stored_by(unit, operands),
         Class::Float => DType::F32,
         _ => natural,
     }
 }
 
-/// Partitions a block. Values over the context are stored in the dtype `kept`, as states are.
+/// Partitions a block. What it keeps of a sequence is stored in the dtype `kept`; what it computes
+/// from that over the context, in the dtype in which activations enter the computing product.
 ///
 /// Errors: E0260 where a node runs over no rows of the step and is no constant; E0261.
 pub fn partition(graph: &Graph, operands: Operands, kept: DType) -> Result<Partition, LowerError> {
@@ -290,7 +296,7 @@ pub fn partition(graph: &Graph, operands: Operands, kept: DType) -> Result<Parti
         for v in unit.reads.iter().filter(|v| !is_history(graph, **v)) {
             if maker.get(v).is_some_and(|from| key(*from) != key(i)) {
                 let dtype = match is_over_context(graph, *v) {
-                    true => kept,
+                    true => stored_by(&units[maker[v]], &operands),
                     false => demanded(graph, unit, *v, &operands),
                 };
                 stored.entry(*v).or_default().insert(dtype);

@@ -91,7 +91,7 @@ impl Block<'_> {
         base: ValueId,
     ) -> Result<BlockArg, LowerError> {
         if !is_history(self.graph, base) {
-            return Ok(BlockArg::Value(base, self.partition.kept));
+            return Ok(BlockArg::Value(base, self.stored_dtype(base)));
         }
         let state = |node: &Node| match self.graph.value(node.operands[0]).def {
             Def::Param(_, ParamKind::State) => Some(node.operands[0]),
