@@ -2,24 +2,28 @@
 
 use crate::certificate;
 use crate::error::{ImportError, ImportErrors};
+use crate::import::finite::Screened;
+use crate::import::source::WeightSource;
 use crate::import::{Imported, ModelInfo};
 use crate::link::{self, LinkError, Object};
 use crate::lower::plan::lower_variants;
 use crate::lower::{LowerError, Lowered};
 use crate::options::Options;
-use crate::pack::pack;
+use crate::pack::{Packed, pack, recipe};
 use crate::progress::Progress;
 use crate::rewrite::program::RewriteError;
 use crate::variants::{ProgramForms, forms};
+use artifact::Recipe;
 use artifact::error::ArtifactError;
 use artifact::manifest::{GenerationDefaults, Manifest, TargetInfo};
+use artifact::recipe::Making;
 use artifact::writer::{Summary, WeightsPlace, Writer};
 use ir::device::DeviceSpec;
 use ir::graph::program::Program;
 use ir::kernel::Kernel;
 use ir::target::{CodeObject, Support, Target, TargetError};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use thiserror::Error;
 
 /// What keeps a program from becoming a file.
@@ -64,25 +68,12 @@ pub enum CompileError {
     /// The file cannot be written.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
-    /// Less room than the result needs.
-    #[error("{} has {free} bytes free, the result needs {needed}", path.display())]
-    Disk {
-        /// Folder of the result.
-        path: PathBuf,
-        /// Free bytes.
-        free: u64,
-        /// Bytes of the result.
-        needed: u64,
-    },
 }
 
 impl CompileError {
     /// Every code with what it stands for.
-    pub const CODES: &[(&str, &str)] = &[
-        ("E0280", "a target refuses a kernel"),
-        ("E0281", "no target has this level"),
-        ("E0282", "less room than the result needs"),
-    ];
+    pub const CODES: &[(&str, &str)] =
+        &[("E0280", "a target refuses a kernel"), ("E0281", "no target has this level")];
 
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
@@ -96,7 +87,6 @@ impl CompileError {
             CompileError::Target(e) => e.code(),
             CompileError::Link(e) => e.code(),
             CompileError::Artifact(e) => e.code(),
-            CompileError::Disk { .. } => "E0282",
         }
     }
 
@@ -109,16 +99,15 @@ impl CompileError {
             CompileError::Lower(e) => e.help().to_string(),
             CompileError::Unsupported { .. } => "try `-C backend=` with another target".into(),
             CompileError::Isa { .. } => "`-C isa=` takes levels separated by commas".into(),
-            CompileError::Target(_) => return None,
+            CompileError::Target(e) => e.help().to_string(),
             CompileError::Link(e) => e.help().to_string(),
             CompileError::Artifact(e) => e.help().to_string(),
-            CompileError::Disk { .. } => "free some room, or write to another disk".into(),
         })
     }
 
     /// Whether a limit of the machine is the cause, not the input.
     pub fn is_limit(&self) -> bool {
-        matches!(self, CompileError::Disk { .. })
+        matches!(self, CompileError::Artifact(e) if e.is_limit())
     }
 }
 
@@ -250,6 +239,9 @@ pub struct Output<'a> {
     pub stub: Option<&'a [u8]>,
     /// In the file or beside it.
     pub weights: WeightsPlace,
+    /// How weights are made of the checkpoint while loading; the artifact then holds those alone
+    /// that the recipe says it does. None for all of them.
+    pub recipe: Option<Recipe>,
     /// Threads that pack.
     pub threads: usize,
 }
@@ -257,6 +249,14 @@ pub struct Output<'a> {
 /// Bytes of the packed weights.
 pub fn weights_bytes(lowered: &Lowered) -> u64 {
     lowered.plan.weights.iter().map(|w| w.offset + w.bytes).max().unwrap_or(0)
+}
+
+/// The recipe by which the weights of a lowered model stay in its checkpoint.
+///
+/// Errors: E0200 and E0212 where they are not in files of one.
+pub fn stay_in_checkpoint(imported: &Imported, lowered: &Lowered) -> Result<Recipe, ImportError> {
+    let (rows, program) = (&lowered.plan.weights, &imported.program);
+    recipe::recipe(&lowered.packed, rows, program, &*imported.weights)
 }
 
 /// Writes an artifact of no model, such as one of probes alone.
@@ -293,7 +293,7 @@ fn set_scratch(lowered: &mut Lowered, code: &[Code]) {
 
 /// Writes everything to one file, which appears under its name when it is whole.
 ///
-/// Errors: E04xx, and whatever the weights' source reports.
+/// Errors: E04xx, E0216, and whatever else the weights' source reports.
 pub fn write(
     imported: &Imported,
     mut lowered: Lowered,
@@ -318,21 +318,51 @@ pub fn write(
         let name = file.name.split('.').next().unwrap_or(file.name);
         writer.section(name, &[], &file.bytes)?;
     }
+    let held = held(&lowered, output.recipe.as_ref());
+    let screened = Screened::new(&*imported.weights);
+    if let Some(mut recipe) = output.recipe.clone() {
+        recipe::hash(&mut recipe, &screened, output.threads, progress)?;
+        writer.recipe(&recipe)?;
+    }
+    write_weights(&imported.program, &screened, &held, &mut writer, output.threads, progress)?;
+    screened.verdict()?;
+    Ok(writer.finish()?)
+}
+
+/// Weights that a file holds, with their places in it.
+fn held<'l>(lowered: &'l Lowered, recipe: Option<&Recipe>) -> Vec<(u64, &'l Packed)> {
+    let rows = lowered.plan.weights.iter().zip(&lowered.packed);
+    let Some(recipe) = recipe else { return rows.map(|(row, p)| (row.offset, p)).collect() };
+    let stored = |(making, packed)| match making {
+        &Making::Stored(at) => Some((at, packed)),
+        _ => None,
+    };
+    recipe.weights.iter().zip(&lowered.packed).filter_map(stored).collect()
+}
+
+/// Writes the weights section.
+fn write_weights(
+    program: &Program,
+    weights: &dyn WeightSource,
+    held: &[(u64, &Packed)],
+    writer: &mut Writer,
+    threads: usize,
+    progress: &mut dyn Progress,
+) -> Result<(), CompileError> {
     writer.begin_weights()?;
-    progress.begin("weights", weights_bytes(&lowered));
-    for (row, packed) in lowered.plan.weights.iter().zip(&lowered.packed) {
-        while writer.position() < row.offset {
-            let gap = (row.offset - writer.position()).min(4096);
+    let bytes = |p: &Packed| p.layout().map_or(0, |layout| layout.size_bytes());
+    progress.begin("weights", held.last().map_or(0, |(at, packed)| at + bytes(packed)));
+    for (offset, packed) in held {
+        while writer.position() < *offset {
+            let gap = (offset - writer.position()).min(4096);
             writer.write(&[0; 4096][..gap as usize])?;
         }
-        let program = &imported.program;
-        pack(packed, program, &*imported.weights, output.threads, &mut |bytes| {
+        pack(packed, program, weights, threads, &mut |bytes| {
             progress.done(bytes.len() as u64);
             writer.write(bytes).map_err(CompileError::from)
         })?;
     }
-    writer.end_section()?;
-    Ok(writer.finish()?)
+    Ok(writer.end_section()?)
 }
 
 fn manifest(imported: &Imported, lowered: &Lowered, code: &[Code], options: &Options) -> Manifest {

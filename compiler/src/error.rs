@@ -1,8 +1,13 @@
 //! Diagnostics of the compiler, E02xx. Import has E0200 to E0249.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
+
+/// The system's numbers for too many open files, of this process and of all.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
 
 /// One thing wrong with a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -15,6 +20,8 @@ pub enum ImportError {
         path: PathBuf,
         /// The system's reason.
         why: String,
+        /// Whether that is a limit of the machine.
+        limit: bool,
     },
     /// Something is there, but not what a checkpoint has there.
     #[error("{}: found {found}, expected {expected}", path.display())]
@@ -35,7 +42,7 @@ pub enum ImportError {
         why: String,
     },
     /// An architecture that no importer takes.
-    #[error("architecture is {found}, expected one of {}", known.join(", "))]
+    #[error("config.json: the architecture is {found}, expected one of {}", known.join(", "))]
     UnknownArchitecture {
         /// What config.json names.
         found: String,
@@ -152,6 +159,16 @@ pub enum ImportError {
         /// The tensor's bytes.
         len: u64,
     },
+    /// Weights that are no numbers.
+    #[error("tensor {key} holds {nan} NaN and {infinite} infinite elements, expected finite ones")]
+    NotFinite {
+        /// The tensor.
+        key: String,
+        /// How many elements are NaN.
+        nan: u64,
+        /// How many are infinite.
+        infinite: u64,
+    },
     /// A graph that the importer stated and the IR refuses.
     #[error("block {block}: {why}")]
     Graph {
@@ -163,8 +180,21 @@ pub enum ImportError {
 }
 
 impl ImportError {
+    /// A path that the system refuses.
+    pub fn unreadable(path: &Path, error: &io::Error) -> ImportError {
+        // Too many open files have no kind of their own.
+        let limit = error.kind() == io::ErrorKind::OutOfMemory
+            || matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
+        ImportError::Unreadable { path: path.into(), why: error.to_string(), limit }
+    }
+
+    /// Whether a limit of the machine is the cause, not the input.
+    pub fn is_limit(&self) -> bool {
+        matches!(self, ImportError::Unreadable { limit: true, .. })
+    }
+
     /// Every code with what it stands for.
-    pub const CODES: [(&'static str, &'static str); 16] = [
+    pub const CODES: [(&'static str, &'static str); 17] = [
         ("E0200", "a path cannot be read"),
         ("E0201", "no checkpoint there"),
         ("E0202", "malformed JSON"),
@@ -181,6 +211,7 @@ impl ImportError {
         ("E0213", "tensor of the wrong shape or type"),
         ("E0214", "read outside a tensor"),
         ("E0215", "graph that the IR refuses"),
+        ("E0216", "weights that are NaN or infinite"),
     ];
 
     /// The diagnostic's code.
@@ -202,12 +233,16 @@ impl ImportError {
             ImportError::Misfit { .. } => "E0213",
             ImportError::Range { .. } => "E0214",
             ImportError::Graph { .. } => "E0215",
+            ImportError::NotFinite { .. } => "E0216",
         }
     }
 
     /// What to do next.
     pub fn help(&self) -> &'static str {
         match self {
+            ImportError::Unreadable { limit: true, .. } => {
+                "raise the limits of this process (`ulimit -a` lists them)"
+            }
             ImportError::Unreadable { .. } => "check the path and its permissions",
             ImportError::NotACheckpoint { .. } => {
                 "give a Hugging Face checkpoint directory: config.json beside model.safetensors, \
@@ -226,7 +261,12 @@ impl ImportError {
                 "download the file again: the download probably stopped early"
             }
             ImportError::Header { .. } | ImportError::Entry { .. } => {
-                "download the file again, and compare its checksum with the published one"
+                "download the file again (`git lfs pull`, where git fetched it), and compare its \
+                 checksum with the published one"
+            }
+            ImportError::NotFinite { .. } => {
+                "compare the file's checksum with the published one; if it is the same, the model \
+                 itself is broken"
             }
             ImportError::NotInShard { .. } => {
                 "download the index and the shards from the same revision"

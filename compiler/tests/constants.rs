@@ -6,7 +6,8 @@ use compiler::error::ImportError;
 use compiler::import::source::{StoredType, TensorInfo, WeightSource};
 use compiler::import::values::values;
 use compiler::lower::constant::{is_constant, resolve};
-use compiler::pack::constant::{Constant, Source};
+use compiler::pack::computed;
+use compiler::pack::constant::{Computed, Constant, Source};
 use compiler::pack::scales::keeps_blocks;
 use compiler::pack::{Packed, pack};
 use ir::dtype::{DType, Encoding};
@@ -37,6 +38,18 @@ impl WeightSource for Tensors {
     fn read(&self, key: &str, at: u64, out: &mut [u8]) -> Result<(), ImportError> {
         out.copy_from_slice(&self.0[key][at as usize..at as usize + out.len()]);
         Ok(())
+    }
+}
+
+/// A program of nothing but weights.
+fn program_of(weights: Vec<Weight>) -> Program {
+    Program {
+        name: "one".into(),
+        symbols: Default::default(),
+        blocks: vec![],
+        weights,
+        states: vec![],
+        entries: vec![],
     }
 }
 
@@ -102,15 +115,7 @@ impl Case {
             weight(&value.name, value.ty.encoding, &dims, &mut source)
         };
         let weights = graph.params.iter().enumerate().map(made).collect();
-        let program = Program {
-            name: "one".into(),
-            symbols: Default::default(),
-            blocks: vec![],
-            weights,
-            states: vec![],
-            entries: vec![],
-        };
-        Case { graph, program, source }
+        Case { graph, program: program_of(weights), source }
     }
 
     fn resolved(&self) -> Constant {
@@ -433,4 +438,21 @@ fn random_views_hold_their_elements() {
         case.check([&[2], &[1, 0], &[]], "bf16", None);
         case.check([&[], &[], &[2, 0, 1]], "bf16", None);
     }
+}
+
+#[test]
+fn constants_without_a_value_are_refused() {
+    let graph = parse_graph(
+        "graph @none() -> i32[c]
+  params c = 3 {
+  %i = iota {start = 0} : i32[c]
+  %y = map { 7 / %i } : i32[c]
+  return %y
+}",
+    );
+    let computed = Computed { graph: graph.unwrap(), weights: vec![], bytes: 0 };
+    let error =
+        computed::evaluate(&computed, &program_of(vec![]), &Tensors::default()).unwrap_err();
+    assert_eq!(error.code(), "E0215", "{error}");
+    assert!(error.to_string().contains("division by 0"), "{error}");
 }

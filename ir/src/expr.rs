@@ -166,11 +166,13 @@ pub enum Expr {
 }
 
 /// Why an expression has no type.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExprError {
     /// An operand position beyond the operands.
+    #[error("the expression names operand {0}, which it lacks")]
     NoSuchOperand(usize),
     /// A function applied to a class that it does not take.
+    #[error("'{function}' is applied to {found:?}, which it does not take")]
     Class {
         /// The function.
         function: &'static str,
@@ -178,6 +180,7 @@ pub enum ExprError {
         found: Class,
     },
     /// Two operands that must agree do not.
+    #[error("'{function}' is applied to {left:?} and {right:?}, expected one class")]
     Mismatch {
         /// The function.
         function: &'static str,
@@ -187,6 +190,7 @@ pub enum ExprError {
         right: Class,
     },
     /// A literal that is not an integer where one is needed.
+    #[error("a literal beside integers is not an integer")]
     NotAnInteger,
 }
 

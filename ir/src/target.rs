@@ -25,6 +25,9 @@ pub enum Support {
 pub trait TargetError: Error + Send + Sync {
     /// E03xx
     fn code(&self) -> &'static str;
+
+    /// What to do next.
+    fn help(&self) -> &'static str;
 }
 
 /// Which intermediate text to show.

@@ -1,8 +1,10 @@
 //! Wrong kernels: every error of a text, with its code and place.
 
+use ir::attr::Attr;
 use ir::dtype::DType;
 use ir::kernel::builder::{At, KernelBuilder, tensor};
 use ir::kernel::interp::{Buffer, run};
+use ir::kernel::verify::verify;
 use ir::kernel::{LoopHints, Role, TileType, parse};
 
 /// A kernel with these statements.
@@ -230,4 +232,16 @@ fn bindings_are_checked() {
     assert_eq!(code(&[], &x, 0), Some("E0168"));
     assert_eq!(code(&[9], &x[1..], 0), Some("E0166"));
     assert_eq!(code(&[9], &x, 10), Some("E0168"));
+}
+
+#[test]
+fn parameters_of_a_family_can_be_written() {
+    let mut kernel = parse::kernel(&with("")).expect("a kernel");
+    let sound = Attr::Name("wide".into());
+    kernel.family.params = vec![("shape".into(), sound)];
+    assert_eq!(verify(&kernel), Ok(()));
+    kernel.family.params[0].1 = Attr::Name("two words".into());
+    let codes: Vec<_> =
+        verify(&kernel).expect_err("no word").iter().map(|e| e.kind.code()).collect();
+    assert_eq!(codes, ["E0160"]);
 }

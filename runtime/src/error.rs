@@ -8,8 +8,14 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum RuntimeError {
     /// The artifact was refused.
-    #[error(transparent)]
-    Artifact(#[from] ArtifactError),
+    #[error("{}: {error}", path.display())]
+    Artifact {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: ArtifactError,
+    },
     /// The system refused a file.
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {
@@ -238,7 +244,7 @@ impl RuntimeError {
     /// Stable code of this kind of error.
     pub fn code(&self) -> &'static str {
         match self {
-            RuntimeError::Artifact(error) => error.code(),
+            RuntimeError::Artifact { error, .. } => error.code(),
             RuntimeError::Io { .. } => "E0501",
             RuntimeError::NoCode { .. } => "E0502",
             RuntimeError::Isa { .. } => "E0503",
@@ -267,7 +273,7 @@ impl RuntimeError {
     /// What the reader of the message can do next.
     pub fn help(&self) -> &'static str {
         match self {
-            RuntimeError::Artifact(error) => error.help(),
+            RuntimeError::Artifact { error, .. } => error.help(),
             RuntimeError::Io { .. } => "check the path and its permissions",
             RuntimeError::NoCode { .. } => "compile with a lower instruction set level as well",
             RuntimeError::Isa { .. } => "leave the level out, and the best one is chosen",

@@ -24,6 +24,7 @@
 
 mod affinity;
 mod barrier;
+mod checkpoint;
 pub mod error;
 pub mod isa;
 pub mod load;

@@ -188,7 +188,8 @@ impl Headers {
                 let in_file = segment.offset.checked_add(segment.file_bytes);
                 let in_file = in_file.is_some_and(|end| end <= file.0.len() as u64);
                 if !in_file || segment.file_bytes > segment.bytes {
-                    let found = format!("{segment:x?}");
+                    let Segment { offset, file_bytes, bytes, .. } = segment;
+                    let found = format!("{file_bytes} of {bytes} bytes at {offset} of the file");
                     return Err(fault("segment", found, "a range within the file"));
                 }
                 if segment.flags & PF_W != 0 && segment.flags & PF_X != 0 {

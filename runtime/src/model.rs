@@ -1,5 +1,6 @@
 //! An opened model: mapped file, code for this machine, plan. Immutable, shared by sessions.
 
+use crate::checkpoint::Checkpoint;
 use crate::error::RuntimeError;
 use crate::load::{Image, KernelFn};
 use crate::pool::MOST_WORKERS;
@@ -7,7 +8,7 @@ use crate::step::{FORWARD, Shape};
 use crate::{affinity, isa};
 use artifact::format::{STUB, WEIGHTS};
 use artifact::reader::{Code, Weights};
-use artifact::{Manifest, Plan, Reader, Section};
+use artifact::{Manifest, Plan, Reader, Recipe, Section};
 use memmap2::Mmap;
 use std::fs::File;
 use std::ops::Range;
@@ -28,6 +29,8 @@ pub struct LoadOptions {
     pub isa: Option<String>,
     /// Whether to hash all weights while loading, however large they are.
     pub check: bool,
+    /// Folder of the checkpoint that weights lie in; `None` for where it was when compiling.
+    pub checkpoint: Option<PathBuf>,
 }
 
 /// Sizes that do not depend on a step.
@@ -64,6 +67,11 @@ enum MappedWeights {
     Here(Range<usize>),
     /// A weights file, whose first page is its header.
     External(Mmap),
+    /// Made of the checkpoint, but for those that are in the file itself.
+    Checkpoint {
+        of: Box<Checkpoint>,
+        stored: Range<usize>,
+    },
 }
 
 impl Model {
@@ -102,8 +110,10 @@ impl Model {
             return Err(RuntimeError::ThreadCount { found: threads, most: MOST_WORKERS });
         }
         let file = map(file, path)?;
-        let reader = Reader::open(&file)?;
-        let (manifest, plan) = (reader.manifest()?, reader.plan()?);
+        let refused = |error| refused(path, error);
+        let reader = Reader::open(&file).map_err(refused)?;
+        let manifest = reader.manifest().map_err(refused)?;
+        let plan = reader.plan().map_err(refused)?;
         check_supported(&plan)?;
         let code = choose(&reader.code(), options.isa.as_deref())?;
         let image = Image::load(code.bytes)?;
@@ -114,7 +124,11 @@ impl Model {
             })
         });
         let kernels = kernels.collect::<Result<_, _>>()?;
-        let weights = map_weights(&reader, &file, path)?;
+        let weights = match reader.recipe(&plan).map_err(refused)? {
+            Some(recipe) => from_checkpoint(recipe, &reader, &file, path, options)?,
+            None if options.checkpoint.is_some() => return Err(no_recipe()),
+            None => map_weights(&reader, &file, path)?,
+        };
         let mut model = Model {
             path: path.to_owned(),
             sections: reader.sections().to_vec(),
@@ -129,23 +143,42 @@ impl Model {
             weights_checked: false,
             file,
         };
-        if options.check || (model.weights().len() as u64) < ALWAYS_CHECKED {
+        if options.check || model.memory().weights_bytes < ALWAYS_CHECKED {
             model.verify_weights(&|_, _| {})?;
             model.weights_checked = true;
         }
         Ok(model)
     }
 
-    /// Hashes all weights. `progress` is told the bytes done and their total, from any thread.
+    /// Hashes all weights; of a checkpoint's files what was not hashed before. `progress` is told
+    /// the bytes done and their total, from any thread.
     ///
     /// # Errors
-    /// [`artifact::ArtifactError::WeightsDamaged`].
+    /// [`artifact::ArtifactError::WeightsDamaged`], [`artifact::ArtifactError::Checkpoint`].
     pub fn verify_weights(&self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<(), RuntimeError> {
         if !self.sections.iter().any(|section| section.name == WEIGHTS) {
             return Ok(());
         }
-        let reader = Reader::open(&self.file)?;
-        Ok(reader.verify_weights(self.weights(), self.threads, progress)?)
+        let reader = Reader::open(&self.file).map_err(|error| refused(&self.path, error))?;
+        let held = |bytes: &[u8], progress: &(dyn Fn(u64, u64) + Sync)| {
+            let verified = reader.verify_weights(bytes, self.threads, progress);
+            verified.map_err(|error| refused(&self.weights_path(&reader), error))
+        };
+        match &self.weights {
+            MappedWeights::Checkpoint { of, stored } => {
+                held(&self.file[stored.clone()], &|_, _| {})?;
+                of.verify(self.threads, progress)
+            }
+            _ => held(self.weights(), progress),
+        }
+    }
+
+    /// The file that the weights are in.
+    fn weights_path(&self, reader: &Reader<'_>) -> PathBuf {
+        match reader.weights() {
+            Ok(Weights::External(name)) => self.path.with_file_name(name),
+            _ => self.path.clone(),
+        }
     }
 
     /// Whether all weights were hashed while loading.
@@ -203,7 +236,13 @@ impl Model {
         let states = self.plan.states.iter();
         let per_token = states.map(|s| s.bytes_per_token.saturating_mul(s.layers.into()));
         Memory {
-            weights_bytes: self.weights().len() as u64,
+            weights_bytes: match &self.weights {
+                MappedWeights::Checkpoint { .. } => {
+                    let weights = self.plan.weights.iter().map(|weight| weight.bytes);
+                    weights.fold(0, u64::saturating_add)
+                }
+                _ => self.weights().len() as u64,
+            },
             kv_bytes_per_token: per_token.fold(0, u64::saturating_add),
             scratch_bytes: self.plan.kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0),
         }
@@ -232,11 +271,36 @@ impl Model {
         sizes.sum()
     }
 
+    /// Address of each of the plan's weights. Those of a checkpoint are made the first time.
+    ///
+    /// # Errors
+    /// [`artifact::ArtifactError::Checkpoint`], [`artifact::ArtifactError::WeightsDamaged`],
+    /// [`RuntimeError::OutOfMemory`].
+    pub(crate) fn weight_addresses(&self) -> Result<Vec<u64>, RuntimeError> {
+        if let MappedWeights::Checkpoint { of, stored } = &self.weights {
+            let checked = || {
+                let stored = &self.file[stored.clone()];
+                if !self.weights_checked {
+                    let verified = Reader::open(&self.file)
+                        .and_then(|reader| reader.verify_weights(stored, self.threads, &|_, _| {}));
+                    verified.map_err(|error| refused(&self.path, error))?;
+                }
+                Ok(stored)
+            };
+            let addresses = of.addresses(&self.plan.weights, self.threads, checked)?;
+            return Ok(addresses.to_vec());
+        }
+        let base = self.weights().as_ptr() as u64;
+        Ok(self.plan.weights.iter().map(|weight| base + weight.offset).collect())
+    }
+
+    /// Weights in one piece; of those made of a checkpoint, what is packed.
     pub(crate) fn weights(&self) -> &[u8] {
         match &self.weights {
             MappedWeights::Here(range) => &self.file[range.clone()],
             // The header was checked when opening.
             MappedWeights::External(map) => &map[artifact::format::PAGE as usize..],
+            MappedWeights::Checkpoint { of, .. } => of.packed(),
         }
     }
 
@@ -250,7 +314,15 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> RuntimeE
     RuntimeError::Io { action, path: path.to_owned(), source }
 }
 
+fn refused(path: &Path, error: artifact::ArtifactError) -> RuntimeError {
+    RuntimeError::Artifact { path: path.to_owned(), error }
+}
+
 fn map(file: &File, path: &Path) -> Result<Mmap, RuntimeError> {
+    let metadata = file.metadata().map_err(|error| failed("open", path, error))?;
+    if metadata.is_dir() {
+        return Err(failed("open", path, std::io::ErrorKind::IsADirectory.into()));
+    }
     // SAFETY: the mapping is read-only. Whoever changes the file while it is in use breaks the
     // model, as with any executable: the writer of artifacts renames, never overwrites.
     unsafe { Mmap::map(file) }.map_err(|error| failed("map", path, error))
@@ -264,7 +336,7 @@ fn map_weights(
     if !reader.sections().iter().any(|section| section.name == WEIGHTS) {
         return Ok(MappedWeights::Here(0..0));
     }
-    match reader.weights()? {
+    match reader.weights().map_err(|error| refused(path, error))? {
         Weights::Here(bytes) => {
             let start = bytes.as_ptr() as usize - file.as_ptr() as usize;
             Ok(MappedWeights::Here(start..start + bytes.len()))
@@ -273,9 +345,36 @@ fn map_weights(
             let path = path.with_file_name(name);
             let file = File::open(&path).map_err(|error| failed("open", &path, error))?;
             let file = map(&file, &path)?;
-            reader.external_weights(&file)?;
+            reader.external_weights(&file).map_err(|error| refused(&path, error))?;
             Ok(MappedWeights::External(file))
         }
+    }
+}
+
+fn from_checkpoint(
+    recipe: Recipe,
+    reader: &Reader<'_>,
+    file: &Mmap,
+    path: &Path,
+    options: &LoadOptions,
+) -> Result<MappedWeights, RuntimeError> {
+    let MappedWeights::Here(stored) = map_weights(reader, file, path)? else {
+        return Err(RuntimeError::Unsupported {
+            what: "place of the weights that a checkpoint lacks".into(),
+            found: "a second file".into(),
+            expected: "the artifact".into(),
+        });
+    };
+    let own = PathBuf::from(&recipe.folder);
+    let of = Checkpoint::open(recipe, options.checkpoint.as_ref().unwrap_or(&own))?;
+    Ok(MappedWeights::Checkpoint { of: Box::new(of), stored })
+}
+
+fn no_recipe() -> RuntimeError {
+    RuntimeError::Unsupported {
+        what: "`--checkpoint`".into(),
+        found: "given for a file with weights of its own".into(),
+        expected: "one that was compiled with `--weights checkpoint`".into(),
     }
 }
 
@@ -314,7 +413,8 @@ fn choose<'a>(codes: &[Code<'a>], asked: Option<&str>) -> Result<Code<'a>, Runti
     let codes: Vec<_> = codes.iter().filter(|code| code.target == "cpu").copied().collect();
     let levels = || {
         let names = codes.iter().map(|code| format!("{}/{}", code.isa, code.backend));
-        names.collect::<Vec<_>>().join(", ")
+        let names = names.collect::<Vec<_>>().join(", ");
+        if names.is_empty() { "none".to_owned() } else { names }
     };
     let mut found = codes.clone();
     if let Some(asked) = asked {

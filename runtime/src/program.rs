@@ -99,7 +99,8 @@ pub(crate) struct Program {
 pub(crate) struct Sources<'a> {
     pub plan: &'a Plan,
     pub kernels: &'a [KernelFn],
-    pub weights: &'a [u8],
+    /// Address of each of the plan's weights.
+    pub weights: &'a [u64],
     pub states: &'a StatePool,
 }
 
@@ -264,8 +265,7 @@ impl Builder<'_> {
             Arg::Output(i) => (0, Memory::Output(i as usize)),
             Arg::Weight(i) => {
                 let weight = &self.sources.plan.weights[i as usize];
-                let address = self.sources.weights.as_ptr() as u64 + weight.offset;
-                (address, Memory::Fixed(weight.bytes))
+                (self.sources.weights[i as usize], Memory::Fixed(weight.bytes))
             }
             Arg::State { state, layer } => {
                 let (address, bytes) = self.sources.states.rows(state, layer);

@@ -46,10 +46,11 @@ impl Session {
         Shape::default().symbols(&model.plan().symbols)?;
         let states = StatePool::new(&model.plan().states, pages)?;
         let pool = Pool::new(model.threads(), model.memory().scratch_bytes)?;
+        let weights = model.weight_addresses()?;
         let sources = Sources {
             plan: model.plan(),
             kernels: model.kernels(),
-            weights: model.weights(),
+            weights: &weights,
             states: &states,
         };
         let programs = entry.buckets.iter().map(|bucket| Program::new(sources, bucket)).collect();

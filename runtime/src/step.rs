@@ -310,6 +310,13 @@ mod tests {
     }
 
     #[test]
+    fn a_step_has_no_more_rows_than_inputs_can_say() {
+        let symbols = |n| Shape { n, ..Shape::default() }.symbols(&["n".to_owned()]);
+        assert_eq!(symbols(i32::MAX as u64).map_err(|e| e.code()), Ok(vec![i64::from(i32::MAX)]));
+        assert_eq!(symbols(1 << 31).map_err(|e| e.code()), Err("E0518"));
+    }
+
+    #[test]
     fn symbols_follow_the_plans_order() {
         let shape = Shape { n: 1, b: 2, m: 3, mp: 4, t: 5, pg: 6 };
         let symbols = |names: &[&str]| {

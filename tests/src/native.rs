@@ -121,7 +121,7 @@ pub fn build_lowered(
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.lat");
     let weights = artifact::writer::WeightsPlace::Inline;
-    let output = Output { path: &path, stub: None, weights, threads: 1 };
+    let output = Output { path: &path, stub: None, weights, recipe: None, threads: 1 };
     let written = write(imported, lowered, &code, options, &output, &mut Silent);
     written.unwrap_or_else(|e| panic!("{}: {e}", e.code()));
     Built { _dir: dir, path, ways }
@@ -130,8 +130,12 @@ pub fn build_lowered(
 impl Built {
     /// A session of one way of running it, with room for so many tokens.
     pub fn engine(&self, way: &str, threads: usize, tokens: usize) -> ModelEngine {
-        let options =
-            LoadOptions { threads: Some(threads), isa: Some(way.to_string()), check: true };
+        let options = LoadOptions {
+            threads: Some(threads),
+            isa: Some(way.to_string()),
+            check: true,
+            ..LoadOptions::default()
+        };
         let model = Model::open(&self.path, &options).unwrap_or_else(|e| panic!("{way}: {e}"));
         assert_eq!(format!("{}/{}", model.isa(), model.backend()), way);
         ModelEngine::new(&Arc::new(model), tokens).unwrap()

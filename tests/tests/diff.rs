@@ -26,7 +26,12 @@ fn imported(name: &str) -> Imported {
 }
 
 fn open(built: &Built, way: &str) -> Arc<Model> {
-    let options = LoadOptions { threads: Some(2), isa: Some(way.into()), check: true };
+    let options = LoadOptions {
+        threads: Some(2),
+        isa: Some(way.into()),
+        check: true,
+        ..LoadOptions::default()
+    };
     Arc::new(Model::open(&built.path, &options).unwrap())
 }
 

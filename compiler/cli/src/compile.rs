@@ -1,13 +1,15 @@
 //! `latentc compile`: arguments to one file, or to a text on the way there.
 
 use crate::diagnostic::Failure;
-use crate::forecast::{Forecast, Work};
+use crate::forecast::{Forecast, Stay, Work};
 use crate::output::{self, Place};
 use crate::progress::Shown;
 use crate::targets;
 use artifact::writer::WeightsPlace;
 use clap::{Args, ValueEnum};
-use compiler::compile::{CompileError, Output, all_code, check_levels, levels, lower_forms, write};
+use compiler::compile::{
+    CompileError, Output, all_code, check_levels, levels, lower_forms, stay_in_checkpoint, write,
+};
 use compiler::import::{ImportOptions, Imported, import};
 use compiler::lower::Lowered;
 use compiler::lower::variant::{StepRange, Variant};
@@ -56,6 +58,8 @@ enum Weights {
     Inline,
     /// Into a second file beside it
     External,
+    /// Nowhere: they stay in the checkpoint, and are packed while loading
+    Checkpoint,
 }
 
 /// Options of `compile`.
@@ -121,14 +125,19 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
         let message = "found no MODEL, expected a checkpoint directory".to_string();
         return Err(Failure::usage(message, "`latentc compile MODEL -o OUT`"));
     };
+    if args.weights == Weights::Checkpoint && args.dummy_weights.is_some() {
+        let message = "found --weights checkpoint, expected inline or external".to_string();
+        return Err(Failure::usage(message, "made-up weights lie in no checkpoint"));
+    }
     let owned = targets::cpu(&options, args.threads());
     let targets: Vec<&dyn Target> = owned.iter().map(AsRef::as_ref).collect();
     check_levels(&targets, &options)?;
     let result = if args.is_text() { None } else { Some(Destination::check(args)?) };
     let mut imported = import(model, &import_options(args, &options))?;
     if let Some((name, text)) = read_text(args, "graph")? {
-        imported.program =
-            parse_program(&text).map_err(|errors| Failure::text(&name, &text, errors))?;
+        let program = parse_program(&text);
+        let sound = program.and_then(|program| program.verify().map(|()| program));
+        imported.program = sound.map_err(|errors| Failure::text(&name, &text, errors))?;
     }
     if !args.quiet {
         warn(&imported, &options, result.is_some());
@@ -139,7 +148,7 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
     let device = DeviceSpec::default();
     let forms = forms(&imported.program, &options, &device).map_err(CompileError::Rewrite)?;
     if !args.quiet {
-        forms.limited.iter().for_each(|limited| eprintln!("warning: {limited}"));
+        forms.limited.iter().for_each(|limited| output::note(&format!("warning: {limited}")));
     }
     if args.stop_after == Some(Phase::Rewrite) {
         return show(args, &rewritten(&forms));
@@ -176,16 +185,17 @@ pub fn options(choices: &[String]) -> Result<Options, Failure> {
 /// Says what is odd. Of a model that is to run, also what it cannot do.
 fn warn(imported: &Imported, options: &Options, runs: bool) {
     for warning in &imported.warnings {
-        eprintln!("warning: {warning}");
+        output::note(&format!("warning: {warning}"));
     }
     if let Some(asked) = options.context.filter(|c| i64::from(*c) > imported.info.context) {
         let has = imported.info.context;
-        eprintln!("warning: context={asked} is more than the model has; it stays {has}");
+        let more = format!("context={asked} is more than the model has; it stays {has}");
+        output::note(&format!("warning: {more}"));
     }
     if runs && !imported.companions.iter().any(|c| c.name == "tokenizer.json") {
-        eprintln!(
+        output::note(
             "warning: no tokenizer.json: `run --prompt` and `chat` will not work, \
-             `run --prompt-ids` will"
+             `run --prompt-ids` will",
         );
     }
 }
@@ -314,8 +324,16 @@ fn package(
     options: &Options,
     result: &Destination,
 ) -> Result<(), Failure> {
+    let recipe = match args.weights {
+        Weights::Checkpoint => {
+            Some(stay_in_checkpoint(imported, &lowered).map_err(CompileError::Import)?)
+        }
+        Weights::Inline | Weights::External => None,
+    };
     let (levels, kernel_s) = targets::work(targets, options, args.threads());
+    let stay = recipe.as_ref().map(|recipe| Stay::new(recipe, &lowered));
     let work = Work {
+        stay,
         levels,
         kernel_s,
         stub_bytes: result.stub.as_ref().map_or(0, |s| s.len() as u64),
@@ -325,6 +343,7 @@ fn package(
     let forecast = Forecast::new(&lowered, &work);
     if !args.quiet {
         forecast.show();
+        stay.iter().zip(&recipe).for_each(|(stay, recipe)| stay.show(&recipe.folder));
     }
     forecast.check(&result.place.folder)?;
     let mut shown = Shown::new(args.quiet);
@@ -332,18 +351,18 @@ fn package(
     // Until here a signal ends the process at once; from here on there is a file to remove.
     interrupt::tidy_up_at_end(&result.place.path)?;
     let weights = match args.weights {
-        Weights::Inline => WeightsPlace::Inline,
+        Weights::Inline | Weights::Checkpoint => WeightsPlace::Inline,
         Weights::External => WeightsPlace::External,
     };
     let (path, stub) = (result.place.path.as_path(), result.stub.as_deref());
-    let output = Output { path, stub, weights, threads: args.threads() };
+    let output = Output { path, stub, weights, recipe, threads: args.threads() };
     let summary = write(imported, lowered, &code, options, &output, &mut shown)?;
     shown.finish();
     if !args.quiet {
         let size = crate::forecast::human(summary.file_bytes);
-        eprintln!("wrote {} ({size})", path.display());
+        output::note(&format!("wrote {} ({size})", path.display()));
         if let Some(weights) = &summary.weights_file {
-            eprintln!("wrote {}; keep it beside the former", weights.display());
+            output::note(&format!("wrote {}; keep it beside the former", weights.display()));
         }
     }
     Ok(())

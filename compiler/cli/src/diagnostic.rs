@@ -8,8 +8,10 @@ use compiler::options::OptionError;
 use generate::GenerateError;
 use generate::command::args::usage;
 use generate::command::diagnostic::{Diagnostic, Text, report};
+use generate::command::limits::is_limit;
 use ir::device::DeviceError;
 use ir::error::{IrError, IrErrorKind, Span};
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,6 +28,10 @@ const USAGE_CODE: &str = "E0291";
 const FILE_CODE: &str = "E0292";
 const LIMIT_CODE: &str = "E0293";
 const KERNEL_CODE: &str = "E0294";
+
+/// Most faults of a checkpoint that are shown one by one for each code. A whole shard that is
+/// missing has thousands.
+const MOST_OF_A_KIND: usize = 16;
 
 /// The input is at fault.
 const INPUT: u8 = 1;
@@ -63,7 +69,8 @@ impl Failure {
             std::io::ErrorKind::InvalidData => "give the text as `--emit` or `logits` takes it",
             _ => "check the path, its permissions and the free space",
         };
-        Failure::one(FILE_CODE, message, Some(help.into()), INPUT)
+        let exit = if is_limit(error) { LIMIT } else { INPUT };
+        Failure::one(FILE_CODE, message, Some(help.into()), exit)
     }
 
     /// A device that is not to be had, or is described wrongly.
@@ -119,8 +126,22 @@ impl Failure {
 
 impl From<ImportErrors> for Failure {
     fn from(errors: ImportErrors) -> Self {
-        let problem = |e: &ImportError| Diagnostic::new(e.code(), e, Some(e.help().into()));
-        Failure { problems: errors.0.iter().map(problem).collect(), exit: INPUT }
+        let mut kinds: BTreeMap<&str, (usize, &ImportError)> = BTreeMap::new();
+        let mut problems = vec![];
+        for e in &errors.0 {
+            let (count, _) = kinds.entry(e.code()).or_insert((0, e));
+            *count += 1;
+            if *count <= MOST_OF_A_KIND {
+                problems.push(Diagnostic::new(e.code(), e, Some(e.help().into())));
+            }
+        }
+        for (count, e) in kinds.values().filter(|(count, _)| *count > MOST_OF_A_KIND) {
+            let message =
+                format!("found {} more like these, expected none", count - MOST_OF_A_KIND);
+            problems.push(Diagnostic::new(e.code(), message, Some(e.help().into())));
+        }
+        let exit = if errors.0.iter().any(ImportError::is_limit) { LIMIT } else { INPUT };
+        Failure { problems, exit }
     }
 }
 

@@ -1,18 +1,27 @@
 //! What a compilation and its result will need, told before work starts.
 
 use crate::diagnostic::Failure;
-use crate::machine;
+use crate::{machine, output};
+use artifact::Recipe;
+use artifact::format::CHUNK;
+use artifact::recipe::{CheckpointFile, Making};
 use artifact::size::SizeExpr;
 use compiler::compile::weights_bytes;
 use compiler::lower::Lowered;
 use compiler::lower::plan::SYMBOLS;
 use compiler::pack::BATCH_BYTES;
+use compiler::pack::recipe::{Shares, shares};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Bytes per second at which weights are packed, hashed and written; about a disk's speed.
 const PACK_BYTES_PER_S: f64 = 3e8;
 /// Bytes of code of a kernel for one level, a cautious guess.
 const KERNEL_BYTES: u64 = 8192;
+/// Bytes that files count their disk space in.
+const BLOCK: u64 = 512;
+/// Bytes of a row of a recipe's tables, a cautious guess.
+const RECIPE_ROW_BYTES: u64 = 256;
 /// Memory of the compiler itself: its own code and LLVM's, graphs, kernels, the plan.
 const COMPILER_BYTES: u64 = 160 << 20;
 /// Memory of a packing thread: the rows of one panel before they are put in order.
@@ -33,6 +42,52 @@ pub struct Work {
     pub companion_bytes: u64,
     /// Threads that pack.
     pub threads: usize,
+    /// Weights that stay in the checkpoint, if they do.
+    pub stay: Option<Stay>,
+}
+
+/// Weights that stay in the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stay {
+    /// What becomes of them.
+    pub shares: Shares,
+    /// Bytes that are hashed: what the checkpoint's files have on disk, holes left out.
+    pub hashed_bytes: u64,
+    /// Bytes of the recipe, at most.
+    pub recipe_bytes: u64,
+}
+
+impl Stay {
+    /// By a recipe.
+    pub fn new(recipe: &Recipe, lowered: &Lowered) -> Stay {
+        let on_disk = |file: &CheckpointFile| {
+            let path = Path::new(&recipe.folder).join(&file.name);
+            std::fs::metadata(path).map_or(file.bytes, |of| file.bytes.min(of.blocks() * BLOCK))
+        };
+        let pieces = recipe.weights.iter().flat_map(|making| match making {
+            Making::Packed(packed) => &packed.codes.pieces[..],
+            Making::Mapped { .. } | Making::Stored(_) => &[],
+        });
+        let chunks: u64 = recipe.files.iter().map(|file| file.bytes.div_ceil(CHUNK)).sum();
+        let rows = chunks + (recipe.tensors.len() + recipe.weights.len() + pieces.count()) as u64;
+        Stay {
+            shares: shares(recipe, &lowered.plan.weights),
+            hashed_bytes: recipe.files.iter().map(on_disk).sum(),
+            recipe_bytes: rows * RECIPE_ROW_BYTES,
+        }
+    }
+
+    /// Prints it to standard error.
+    pub fn show(&self, folder: &str) {
+        let Shares { mapped, packed, stored } = self.shares;
+        output::note(&format!(
+            "weights stay in {folder}: {} mapped, {} packed into memory at each start; {} had to be \
+             computed and are in the result",
+            human(mapped),
+            human(packed),
+            human(stored)
+        ));
+    }
 }
 
 /// Needs of a compilation and its result.
@@ -75,11 +130,20 @@ impl Forecast {
         // the images made of them.
         let computed = lowered.packed.iter().map(|p| p.from.held_bytes()).max().unwrap_or(0);
         let packing = 2 * BATCH_BYTES as u64 + work.threads as u64 * THREAD_BYTES + computed;
-        let held = 2 * code + work.stub_bytes + work.companion_bytes;
+        // What stays is hashed, not written; hashing holds a chunk for each thread.
+        let (written, hashed, recipe, hashing) = match &work.stay {
+            None => (weights, 0, 0, 0),
+            Some(s) => {
+                let chunks = work.threads as u64 * CHUNK;
+                (s.shares.stored, s.hashed_bytes, s.recipe_bytes, chunks + 4 * s.recipe_bytes)
+            }
+        };
+        let moved = (written + hashed) as f64;
+        let held = 2 * code + work.stub_bytes + work.companion_bytes + hashing;
         Forecast {
-            disk_bytes: weights + code + work.stub_bytes + work.companion_bytes,
+            disk_bytes: written + recipe + code + work.stub_bytes + work.companion_bytes,
             memory_bytes: COMPILER_BYTES + packing + held,
-            seconds: weights as f64 / PACK_BYTES_PER_S + work.kernel_s * kernels as f64,
+            seconds: moved / PACK_BYTES_PER_S + work.kernel_s * kernels as f64,
             weights_bytes: weights,
             kv_bytes_per_token: lowered.plan.states.iter().map(per_token).sum(),
             arena_bytes: serving.flat_map(|b| &b.arenas).map(arena).max().unwrap_or(0),
@@ -88,18 +152,18 @@ impl Forecast {
 
     /// Prints it to standard error.
     pub fn show(&self) {
-        eprintln!(
+        output::note(&format!(
             "needs: {} of disk, about {} of memory, about {:.0} s",
             human(self.disk_bytes),
             human(self.memory_bytes),
             self.seconds.ceil()
-        );
-        eprintln!(
+        ));
+        output::note(&format!(
             "result: {} of weights, {} of KV cache per token, {} of arena at {ROWS} rows",
             human(self.weights_bytes),
             human(self.kv_bytes_per_token),
             human(self.arena_bytes)
-        );
+        ));
     }
 
     /// Stops where this machine has less than is needed.

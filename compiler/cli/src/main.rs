@@ -18,10 +18,14 @@ use clap::{Args, Parser, Subcommand};
 use diagnostic::Failure;
 use generate::GenerateError;
 use generate::command::args::{Command, LoadArgs};
+use generate::command::limits::{self, Allocator};
 use generate::command::{Streams, dispatch};
 use generate::engine::Model;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// Compiles DeepSeek-family models to deployable executables
 #[derive(Parser)]
@@ -57,6 +61,7 @@ struct Source {
 }
 
 fn main() -> ExitCode {
+    limits::meet();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are no mistakes: they go to standard output.

@@ -4,6 +4,7 @@ use crate::diagnostic::Failure;
 use crate::machine;
 use artifact::unfinished;
 use generate::command::interrupt;
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -63,11 +64,20 @@ pub fn write(path: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
     Place::check(path)?;
     interrupt::tidy_up_at_end(path)?;
     let temporary = unfinished::name(path, 0);
-    let done = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    let written = File::create(&temporary).and_then(|mut file| {
+        unfinished::hold(&file);
+        file.write_all(bytes)
+    });
+    let done = written.and_then(|()| std::fs::rename(&temporary, path));
     done.map_err(|e| {
         let _ = std::fs::remove_file(&temporary);
         failed(e)
     })
+}
+
+/// Says something on standard error; what cannot be written there is lost.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The executable that a model is appended to: the one given, or that beside `latentc`.

@@ -1,5 +1,6 @@
 //! Long work on a terminal: a bar; elsewhere: a line for each phase.
 
+use crate::output;
 use compiler::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -26,7 +27,7 @@ impl Shown {
             bar.finish_and_clear();
         }
         if let Some((phase, since)) = self.phase.take().filter(|_| !self.quiet) {
-            eprintln!("{phase}: {:.1} s", since.elapsed().as_secs_f64());
+            output::note(&format!("{phase}: {:.1} s", since.elapsed().as_secs_f64()));
         }
     }
 }
@@ -39,7 +40,7 @@ impl Progress for Shown {
             return;
         }
         let template = match phase {
-            "weights" => "{msg:10} {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            "weights" | "hashes" => "{msg:10} {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
             _ => "{msg:10} {bar:40} {pos}/{len} {elapsed}",
         };
         let style = ProgressStyle::with_template(template);

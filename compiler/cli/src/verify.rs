@@ -33,7 +33,8 @@ pub fn certificates(model: &Model) -> Result<&[u8], Failure> {
         let names: Vec<&str> = model.sections().iter().map(|s| s.name.as_str()).collect();
         let (name, found) = (CERTIFICATE.to_string(), names.join(", "));
         let error = ArtifactError::MissingSection { name, found };
-        GenerateError::from(RuntimeError::from(error))
+        let path = model.path().to_path_buf();
+        GenerateError::from(RuntimeError::Artifact { path, error })
     };
     Ok(model.section(CERTIFICATE).ok_or_else(missing)?)
 }

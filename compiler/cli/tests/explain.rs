@@ -60,7 +60,7 @@ fn lone_configs_of_latent_models_keep_the_latent_and_the_rotated_key() {
         let width = |key: &str| stated[key].as_u64().unwrap();
         let expected = 2 * (width("kv_lora_rank") + width("qk_rope_head_dim"));
         assert!(name != "v3" || expected == 1152);
-        let step = ["--device", "h100", "--context", "4096", "-C", "bf16x2=none"];
+        let step = ["--device", "h100", "--context", "4096", "-C", "kv-dtype=bf16"];
         let report = explained(&config, &step);
         for block in keeping(&report) {
             assert_eq!(bytes_per_token(block), expected, "{name}");
@@ -134,7 +134,7 @@ fn states_above_the_first_choice_are_counted_as_they_are_kept() {
 
 #[test]
 fn long_prefill_shows_the_expanded_form_and_why() {
-    let step = ["--device", "h100", "--tokens", "4096", "-C", "bf16x2=none"];
+    let step = ["--device", "h100", "--tokens", "4096", "-C", "kv-dtype=bf16"];
     let report = explained(&config("v3"), &step);
     for block in keeping(&report) {
         assert!(is_expanded(block), "{}", block["graph"]);

@@ -84,7 +84,7 @@ impl Checkpoint {
     }
 
     fn sharded(dir: &Path, index: &Path) -> Result<Checkpoint, ImportErrors> {
-        let files = read_index(dir, index)?;
+        let files = read_index(dir, index, &read_json(index)?)?;
         let mut checkpoint =
             Checkpoint { shards: vec![], tensors: BTreeMap::new(), unlisted: vec![] };
         let mut errors = vec![];
@@ -132,9 +132,17 @@ struct Index {
     weight_map: Entries<String>,
 }
 
-/// Every shard that the index names, with the tensors it places there.
-fn read_index(dir: &Path, path: &Path) -> Result<BTreeMap<PathBuf, BTreeSet<String>>, ImportError> {
-    let Index { weight_map: Entries(entries) } = json::parse(path, &read_json(path)?)?;
+/// Every shard in `dir` that an index names, with the tensors it places there; `bytes` came from
+/// `path`.
+///
+/// # Errors
+/// [`ImportError::Json`], [`ImportError::Duplicate`], [`ImportError::Entry`].
+pub fn read_index(
+    dir: &Path,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<BTreeMap<PathBuf, BTreeSet<String>>, ImportError> {
+    let Index { weight_map: Entries(entries) } = json::parse(path, bytes)?;
     if let Some(key) = json::repeated(&entries) {
         return Err(ImportError::Duplicate { path: path.into(), key: key.into() });
     }

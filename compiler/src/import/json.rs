@@ -12,8 +12,7 @@ use std::path::Path;
 /// # Errors
 /// [`ImportError::Unreadable`], or [`ImportError::NotACheckpoint`] where it is larger.
 pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ImportError> {
-    let unreadable =
-        |e: std::io::Error| ImportError::Unreadable { path: path.into(), why: e.to_string() };
+    let unreadable = |e: std::io::Error| ImportError::unreadable(path, &e);
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;

@@ -23,6 +23,7 @@ pub mod config;
 pub mod decoder;
 pub mod dummy;
 pub mod families;
+pub mod finite;
 pub mod json;
 pub mod layers;
 pub mod rope;
@@ -196,7 +197,7 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf), ImportError> {
         return Err(ImportError::NotACheckpoint { path: path.into(), found, expected: expected() });
     }
     if let Err(e) = std::fs::metadata(path) {
-        return Err(ImportError::Unreadable { path: path.into(), why: e.to_string() });
+        return Err(ImportError::unreadable(path, &e));
     }
     if path.extension().is_some_and(|e| e == "json") {
         let dir = path.parent().unwrap_or(Path::new("."));
@@ -209,8 +210,9 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf), ImportError> {
 fn family_of(fields: &mut Fields) -> Result<&'static Family, ImportError> {
     let named = fields.words("architectures");
     let known = |f: &&Family| named.iter().any(|n| n == f.architecture);
+    let unnamed = if fields.has("architectures") { "no list of names" } else { "not stated" };
     FAMILIES.iter().find(known).ok_or_else(|| ImportError::UnknownArchitecture {
-        found: if named.is_empty() { "not stated".into() } else { named.join(", ") },
+        found: if named.is_empty() { unnamed.into() } else { named.join(", ") },
         known: FAMILIES.iter().map(|f| f.architecture).collect(),
     })
 }

@@ -146,7 +146,7 @@ fn read_scaling(f: &mut Fields, context: f64, deepseek: bool) -> Scaling {
     }
     match new.or(old).as_deref() {
         Some("default") => Scaling::None,
-        Some("linear") => Scaling::Linear { factor: f.positive("factor", None, 1e6) },
+        Some("linear") => Scaling::Linear { factor: stretch(f) },
         Some("llama3") => read_llama3(f),
         Some("yarn") => read_yarn(f, context, deepseek),
         Some(other) => {
@@ -161,8 +161,15 @@ fn read_scaling(f: &mut Fields, context: f64, deepseek: bool) -> Scaling {
     }
 }
 
-fn read_llama3(f: &mut Fields) -> Scaling {
+/// How many times longer the context became.
+fn stretch(f: &mut Fields) -> f64 {
     let factor = f.positive("factor", None, 1e6);
+    f.relate(&["factor"], factor >= 1.0, "a number from 1 on");
+    factor
+}
+
+fn read_llama3(f: &mut Fields) -> Scaling {
+    let factor = stretch(f);
     let low = f.positive("low_freq_factor", None, 1e6);
     let high = f.positive("high_freq_factor", None, 1e6);
     f.relate(&["low_freq_factor", "high_freq_factor"], low < high, "a smaller number");
@@ -171,7 +178,7 @@ fn read_llama3(f: &mut Fields) -> Scaling {
 }
 
 fn read_yarn(f: &mut Fields, context: f64, deepseek: bool) -> Scaling {
-    let factor = f.positive("factor", None, 1e6);
+    let factor = stretch(f);
     let beta_fast = f.positive("beta_fast", Some(32.0), 1e6);
     let beta_slow = f.positive("beta_slow", Some(1.0), 1e6);
     f.relate(&["beta_slow", "beta_fast"], beta_slow <= beta_fast, "at most beta_fast");

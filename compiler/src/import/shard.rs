@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// The format's own limit on a header.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Bytes that are shown of a text in the place of a header.
+const TEXT_BYTES: usize = 60;
 /// Bytes before the header: its length.
 const PREFIX: u64 = 8;
 
@@ -38,23 +40,29 @@ impl Shard {
     /// Whatever is wrong with the header: [`ImportError::Header`], [`ImportError::Truncated`],
     /// [`ImportError::Entry`], [`ImportError::Duplicate`], [`ImportError::Json`].
     pub fn open(path: &Path) -> Result<(Shard, Vec<(String, Slot)>), ImportError> {
-        let unreadable =
-            |e: std::io::Error| ImportError::Unreadable { path: path.into(), why: e.to_string() };
+        let unreadable = |e: std::io::Error| ImportError::unreadable(path, &e);
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             return Err(header(path, "not a regular file", "a safetensors file"));
         }
-        if metadata.len() < PREFIX {
-            let found = format!("{} bytes", metadata.len());
-            return Err(header(path, found, "at least 8 bytes"));
+        if metadata.len() == 0 {
+            return Err(too_short(path, 0));
         }
         // SAFETY: the map is read-only and private to this process's view of a checkpoint, which
         // is not written while it is compiled; every access is within the mapped length.
         let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
-        let (entries, base) = read_header(path, &map)?;
-        let slots = place(path, entries, base, map.len() as u64)?;
+        let (slots, base) = Shard::slots(path, &map)?;
         Ok((Shard { path: path.into(), map, base }, slots))
+    }
+
+    /// Reads the header of `file`, the bytes at `path`: its tensors, and where the first begins.
+    ///
+    /// # Errors
+    /// As [`Shard::open`], for what is wrong with the header.
+    pub fn slots(path: &Path, file: &[u8]) -> Result<(Vec<(String, Slot)>, u64), ImportError> {
+        let (entries, base) = read_header(path, file)?;
+        Ok((place(path, entries, base, file.len() as u64)?, base))
     }
 
     /// The file.
@@ -67,6 +75,10 @@ impl Shard {
         debug_assert!(slot.offset >= self.base, "a slot lies behind the header");
         &self.map[slot.offset as usize..(slot.offset + slot.bytes) as usize]
     }
+}
+
+fn too_short(path: &Path, bytes: usize) -> ImportError {
+    header(path, format!("{bytes} bytes"), format!("at least {PREFIX} bytes"))
 }
 
 fn header(path: &Path, found: impl Into<String>, expected: impl Into<String>) -> ImportError {
@@ -83,16 +95,28 @@ impl<'de> serde::Deserialize<'de> for Item {
     }
 }
 
+/// The first line of a text in the place of tensors: what git LFS leaves of a file that it did not
+/// fetch, or a server's page. No length of a header is written in printable characters only.
+fn text_in_place(begin: &[u8]) -> Option<&str> {
+    let line = begin.split(|byte| matches!(byte, b'\r' | b'\n')).next()?;
+    let printable = |byte: &u8| matches!(byte, b' '..=b'~');
+    let is_text = line.len() >= PREFIX as usize && line.iter().all(printable);
+    std::str::from_utf8(line).ok().filter(|_| is_text)
+}
+
 /// The header's entries, `__metadata__` left out, and where the tensors begin.
-fn read_header(path: &Path, map: &[u8]) -> Result<(Vec<(String, Item)>, u64), ImportError> {
-    let prefix = map[..PREFIX as usize].try_into().expect("a slice of eight bytes");
-    let len = u64::from_le_bytes(prefix);
+fn read_header(path: &Path, file: &[u8]) -> Result<(Vec<(String, Item)>, u64), ImportError> {
+    let prefix = file.first_chunk().ok_or_else(|| too_short(path, file.len()))?;
+    let len = u64::from_le_bytes(*prefix);
+    if let Some(text) = text_in_place(&file[..file.len().min(TEXT_BYTES)]) {
+        return Err(header(path, format!("the text {text:?}"), "a length, then JSON"));
+    }
     if len > MAX_HEADER_BYTES {
         return Err(header(path, format!("{len} bytes"), format!("at most {MAX_HEADER_BYTES}")));
     }
     let base = PREFIX + len;
-    let Some(bytes) = map.get(PREFIX as usize..base as usize) else {
-        let found = map.len() as u64;
+    let Some(bytes) = file.get(PREFIX as usize..base as usize) else {
+        let found = file.len() as u64;
         return Err(ImportError::Truncated { path: path.into(), found, expected: base });
     };
     let Entries(mut entries) = json::parse::<Entries<Item>>(path, bytes)?;

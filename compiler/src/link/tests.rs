@@ -1,13 +1,15 @@
 //! Objects made by hand, linked, and either called or refused.
 #![allow(clippy::unwrap_used)]
 
-use super::{LinkError, Object, link};
+use super::gather::{Class, Gathered, LIMIT, Piece};
+use super::{LinkError, Machine, Object, link};
 use object::read::elf::ElfFile64;
 use object::write::{self, Relocation, StandardSection, Symbol, SymbolId, SymbolSection};
 use object::{
     Architecture, BinaryFormat, Endianness, Object as _, ObjectSection as _, ObjectSymbol as _,
     RelocationFlags, SectionKind, SymbolFlags, SymbolKind, SymbolScope, elf,
 };
+use std::collections::BTreeMap;
 
 /// An object under construction.
 struct Source(write::Object<'static>);
@@ -202,13 +204,30 @@ fn symbols_that_do_not_resolve_are_named() {
     source.relocate(f, 1, elf::R_X86_64_PLT32, expf, -4);
     let error = link_all(&[&source]).unwrap_err();
     let (object, symbol) = ("first".to_string(), "expf".to_string());
-    assert_eq!(error, LinkError::Undefined { object, symbol });
+    assert_eq!((error.code(), error), ("E0254", LinkError::Undefined { object, symbol }));
 
     let mut one = Source::x86();
     one.function("f", &[0xc3]);
     let error = link_all(&[&one, &one]).unwrap_err();
     let (first, second) = ("first".to_string(), "second".to_string());
-    assert_eq!(error, LinkError::Duplicate { symbol: "f".into(), first, second });
+    let expected = LinkError::Duplicate { symbol: "f".into(), first, second };
+    assert_eq!((error.code(), error), ("E0255", expected));
+}
+
+#[test]
+fn images_beyond_every_relocation_are_refused() {
+    // As if objects with so much code were there: padding counts as code does.
+    let piece = Piece {
+        object: 0,
+        name: ".text".into(),
+        class: Class::Text,
+        align: 2 * LIMIT,
+        data: vec![0xc3],
+        relocations: vec![],
+    };
+    let (objects, functions) = (vec!["first".into()], BTreeMap::new());
+    let gathered = Gathered { machine: Machine::X86_64, objects, pieces: vec![piece], functions };
+    assert_eq!(super::elf::write(gathered, "image").unwrap_err().code(), "E0258");
 }
 
 #[test]

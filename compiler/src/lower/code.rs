@@ -177,3 +177,18 @@ impl Kernels {
         Ok(self.list.len() - 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ir::dtype::DType;
+    use ir::kernel::TileType;
+
+    #[test]
+    fn a_generators_mistake_is_no_kernel() {
+        let mut builder = KernelBuilder::new("k", "row");
+        builder.splat(0.0, TileType::new(DType::F32, &[0]));
+        let error = Kernels::default().intern(builder).expect_err("a tile of nothing");
+        assert_eq!(error.code(), "E0264");
+    }
+}

@@ -561,3 +561,31 @@ fn stored_dims(graph: &Graph, value: ValueId, page: u32) -> Vec<Dim> {
     let own = own.map(|i| graph.extent(i).bind(&graph.symbols));
     step_dims(&rows.into_iter().chain(own).collect::<Vec<Dim>>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pack::constant::Constant;
+
+    #[test]
+    fn weights_beyond_every_memory_are_refused() {
+        let program = Program {
+            name: "none".into(),
+            symbols: Default::default(),
+            blocks: vec![],
+            weights: vec![],
+            states: vec![],
+            entries: vec![],
+        };
+        let (options, device) = (Options::default(), DeviceSpec::default());
+        let dims = [1 << 40, 1 << 40];
+        let packed = Packed {
+            from: Constant::splat(1.0, &dims),
+            encoding: DType::F32.into(),
+            dims: dims.map(|d| d as u64).to_vec(),
+            packing: None,
+        };
+        let refused = Planner::new(&program, &options, &device).pack(packed);
+        assert_eq!(refused.map_err(|e| e.code()), Err("E0265"));
+    }
+}

@@ -6,7 +6,7 @@
 //! what is repeated along some axes. It is canonical as far as weights, their order and
 //! neighbouring boxes go, so that equal constants are packed once.
 
-use super::table::Table;
+use artifact::pack::table::Table;
 use ir::dim::Name;
 use ir::graph::Graph;
 use ir::graph::program::{Program, Weight};

@@ -1,17 +1,20 @@
-//! Reads rows of a constant out of the stored tensors that it is made of.
+//! Numbers of a constant's rows, decoded out of the stored tensors that it is made of.
 
-use super::computed;
 use super::constant::{Constant, Source, View};
+use super::moved::Numbered;
 use super::scales::{Place, ScaleGrid, Stored, blocks};
-use super::table::Table;
+use super::{Packed, computed};
 use crate::error::ImportError;
 use crate::import::source::WeightSource;
-use ir::dtype::{Encoding, Scale};
+use artifact::pack::gather::{self, Lines};
+use artifact::pack::table::Table;
+use half::bf16;
+use ir::dtype::DType;
 use ir::graph::program::{Program, Weight};
 use ir::kernel::code;
 use std::sync::Arc;
 
-/// A `[batch, rows, cols]` constant, ready to be read.
+/// A `[batch, rows, cols]` constant, ready to be decoded.
 pub struct Rows<'a> {
     extents: [i64; 3],
     pieces: Vec<Piece<'a>>,
@@ -43,7 +46,8 @@ enum Elements<'a> {
 /// Codes of a weight's stored tensors.
 struct Codes<'a> {
     weight: &'a Weight,
-    source: &'a dyn WeightSource,
+    tensors: Numbered<'a>,
+    of: gather::Stored,
     stored: Stored,
     /// Bytes of a code.
     bytes: usize,
@@ -88,31 +92,11 @@ impl<'a> Rows<'a> {
         self.extents
     }
 
-    /// How all of its elements are stored, where they are elements of weights alone.
-    pub fn encoding(&self) -> Option<Encoding> {
-        let mut encodings = self.pieces.iter().map(|p| Some(p.codes()?.weight.encoding));
-        let first = encodings.next()??;
-        encodings.all(|e| e == Some(first)).then_some(first)
-    }
-
     fn pieces_of(&self, batch: i64, row: i64) -> impl Iterator<Item = &Piece<'a>> {
         let has = move |p: &Piece, axis: usize, at: i64| {
             (p.start[axis]..p.start[axis] + p.dims[axis]).contains(&at)
         };
         self.pieces.iter().filter(move |p| has(p, 0, batch) && has(p, 1, row))
-    }
-
-    /// Fills `out` with the codes of one row, of a constant that has an [`Rows::encoding`].
-    ///
-    /// Errors: whatever the source reports.
-    pub fn read(&self, batch: i64, row: i64, out: &mut [u8]) -> Result<(), ImportError> {
-        for piece in self.pieces_of(batch, row) {
-            let Some(codes) = piece.codes() else { continue };
-            let out = &mut out[piece.start[2] as usize * codes.bytes..];
-            let out = &mut out[..piece.dims[2] as usize * codes.bytes];
-            codes.read(piece.factors[0].row_at(piece, batch, row), piece.factors[0].cols, out)?;
-        }
-        Ok(())
     }
 
     /// Values of one row.
@@ -142,19 +126,57 @@ impl<'a> Rows<'a> {
         }
         Ok(())
     }
+}
 
-    /// The block scales of a constant that [keeps](super::scales::keeps_blocks) its blocks.
+/// The rows of a constant, rounded to the type that they are packed in.
+pub struct Decoded<'a> {
+    rows: Rows<'a>,
+    code: DType,
+}
+
+impl<'a> Decoded<'a> {
+    /// For a packed weight that is made of these rows.
     ///
-    /// Errors: whatever the source reports.
-    pub fn scale_grid(&self, scale: Scale) -> Result<ScaleGrid, ImportError> {
-        let [batches, rows, cols] = self.extents;
-        let (rows, cols) = (blocks(rows, scale.rows), blocks(cols, scale.cols));
-        let values = vec![0.0; (batches * rows * cols) as usize];
-        let mut grid = ScaleGrid { values, rows, cols };
-        for piece in &self.pieces {
-            piece.fill_scales(scale, &mut grid)?;
+    /// Errors: [`ImportError::Misfit`] where it wants scales, which are only ever moved.
+    pub fn new(rows: Rows<'a>, packed: &Packed) -> Result<Self, ImportError> {
+        match packed.encoding.is_plain() {
+            true => Ok(Decoded { rows, code: packed.encoding.code }),
+            false => Err(ImportError::Misfit {
+                key: packed.name(),
+                found: "blocks of scales that are cut".into(),
+                expected: format!("whole blocks to keep as {}", packed.encoding),
+            }),
         }
-        Ok(grid)
+    }
+}
+
+impl Lines for Decoded<'_> {
+    type Error = ImportError;
+    type Held = (Decoder, Vec<f32>);
+
+    fn dims(&self) -> [i64; 3] {
+        self.rows.extents
+    }
+
+    fn line(
+        &self,
+        batch: i64,
+        row: i64,
+        (decoder, values): &mut Self::Held,
+        out: &mut [u8],
+    ) -> Result<(), ImportError> {
+        values.resize(self.rows.extents[2] as usize, 0.0);
+        self.rows.decode(batch, row, decoder, values)?;
+        let values = values.iter();
+        match self.code {
+            DType::BF16 => values.zip(out.as_chunks_mut::<2>().0).for_each(|(value, code)| {
+                *code = bf16::from_f32(*value).to_le_bytes();
+            }),
+            dtype => values.enumerate().for_each(|(i, value)| {
+                code::write(out, dtype, i as u64 * u64::from(dtype.bits()), f64::from(*value));
+            }),
+        }
+        Ok(())
     }
 }
 
@@ -177,40 +199,6 @@ fn elements<'a>(
     };
     known.push((&view.source, values.clone()));
     Ok(Elements::Values(values))
-}
-
-impl Piece<'_> {
-    /// Codes of the one weight that its elements are elements of.
-    fn codes(&self) -> Option<&Codes<'_>> {
-        match &self.factors[..] {
-            [Factor { of: Elements::Stored(codes), .. }] => Some(codes),
-            _ => None,
-        }
-    }
-
-    fn fill_scales(&self, scale: Scale, grid: &mut ScaleGrid) -> Result<(), ImportError> {
-        let (Some(codes), Some(factor)) = (self.codes(), self.factors.first()) else {
-            return Ok(());
-        };
-        let (block_rows, block_cols) = (i64::from(scale.rows), i64::from(scale.cols));
-        let cols: Vec<i64> = factor.cols.places().step_by(scale.cols as usize).collect();
-        let mut held: Option<(i64, ScaleGrid)> = None;
-        for b in 0..self.dims[0] {
-            for r in (0..self.dims[1]).step_by(scale.rows as usize) {
-                let batch = self.start[0] + b;
-                let at = factor.row_at(self, batch, self.start[1] + r);
-                let stored = codes.scales_of(codes.stored.place(at), &mut held)?;
-                let first = (batch * grid.rows + (self.start[1] + r) / block_rows) * grid.cols
-                    + self.start[2] / block_cols;
-                for (i, col) in cols.iter().enumerate() {
-                    let Place { row, col, .. } = codes.stored.place(at + col);
-                    let scales = stored.row(0, row / block_rows);
-                    grid.values[first as usize + i] = scales[(col / block_cols) as usize];
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 impl<'a> Factor<'a> {
@@ -252,56 +240,11 @@ impl<'a> Codes<'a> {
                 expected: "codes of whole bytes".into(),
             });
         }
-        let bytes = code.bits() as usize / 8;
-        Ok(Codes { weight, source, stored: Stored::of(weight), bytes })
-    }
-
-    /// Codes of elements, the first of which lies at `at`.
-    fn read(&self, at: i64, cols: &Table, out: &mut [u8]) -> Result<(), ImportError> {
-        let mut out = out;
-        for run in cols.runs() {
-            let (codes, rest) = out.split_at_mut(run.len as usize * self.bytes);
-            match run.step {
-                1 => self.read_on(at + run.first, codes)?,
-                step => self.read_apart(at + run.first, step, codes)?,
-            }
-            out = rest;
-        }
-        Ok(())
-    }
-
-    /// Codes that lie together, perhaps over the end of a tensor.
-    fn read_on(&self, at: i64, out: &mut [u8]) -> Result<(), ImportError> {
-        let (mut at, mut out) = (at, out);
-        while !out.is_empty() {
-            let (tensor, first) = (at / self.stored.elements, at % self.stored.elements);
-            let room = (self.stored.elements - first).min((out.len() / self.bytes) as i64);
-            let (codes, rest) = out.split_at_mut(room as usize * self.bytes);
-            self.source.read(self.tensor(tensor), first as u64 * self.bytes as u64, codes)?;
-            (at, out) = (at + room, rest);
-        }
-        Ok(())
-    }
-
-    fn read_apart(&self, at: i64, step: i64, out: &mut [u8]) -> Result<(), ImportError> {
-        let mut mapped: (i64, Option<&[u8]>) = (-1, None);
-        for (i, code) in (0..).zip(out.chunks_exact_mut(self.bytes)) {
-            let place = at + i * step;
-            let (tensor, first) = (place / self.stored.elements, place % self.stored.elements);
-            if mapped.0 != tensor {
-                mapped = (tensor, self.source.mapped(self.tensor(tensor)));
-            }
-            let first = first as usize * self.bytes;
-            match mapped.1.and_then(|bytes| bytes.get(first..first + self.bytes)) {
-                Some(bytes) => code.copy_from_slice(bytes),
-                None => self.source.read(self.tensor(tensor), first as u64, code)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn tensor(&self, tensor: i64) -> &str {
-        &self.weight.source.tensors[tensor as usize]
+        let (bytes, stored) = (code.bits() as usize / 8, Stored::of(weight));
+        let mut tensors = Numbered { source, keys: vec![] };
+        let numbers = weight.source.tensors.iter().map(|key| tensors.number(key)).collect();
+        let of = gather::Stored { tensors: numbers, elements: stored.elements };
+        Ok(Codes { weight, tensors, of, stored, bytes })
     }
 
     fn decode(
@@ -313,7 +256,7 @@ impl<'a> Codes<'a> {
         out: &mut [f32],
     ) -> Result<(), ImportError> {
         codes.resize(out.len() * self.bytes, 0);
-        self.read(at, cols, codes)?;
+        self.of.read(&self.tensors, self.bytes, at, cols, codes)?;
         for (value, code) in out.iter_mut().zip(codes.chunks_exact(self.bytes)) {
             *value = code::read(code, self.weight.encoding.code, 0) as f32;
         }
@@ -351,7 +294,7 @@ impl<'a> Codes<'a> {
         let (rows, cols) = (blocks(rows, scale.rows), blocks(cols, scale.cols));
         let width = scale.dtype.bits() as usize / 8;
         let mut bytes = vec![0; (rows * cols) as usize * width];
-        self.source.read(&source.scales[tensor as usize], 0, &mut bytes)?;
+        self.tensors.source.read(&source.scales[tensor as usize], 0, &mut bytes)?;
         let values = bytes.chunks_exact(width).map(|b| code::read(b, scale.dtype, 0) as f32);
         Ok(ScaleGrid { values: values.collect(), rows, cols })
     }

@@ -1,10 +1,9 @@
 //! Scales of blocks: whether they stay scales of blocks when a weight is packed, and which.
 
 use super::constant::{Constant, Part};
-use super::table::Table;
-use ir::dtype::{DType, Scale};
+use artifact::pack::table::Table;
+use ir::dtype::Scale;
 use ir::graph::program::{Program, Weight};
-use ir::kernel::code;
 use std::collections::BTreeSet;
 
 /// Block scales as f32, `[batch, rows / block, cols / block]`.
@@ -23,16 +22,6 @@ impl ScaleGrid {
     pub fn row(&self, batch: i64, row: i64) -> &[f32] {
         let at = (batch * self.rows + row) * self.cols;
         &self.values[at as usize..(at + self.cols) as usize]
-    }
-
-    /// All of it in a type that has these numbers.
-    pub fn bytes(&self, dtype: DType) -> Vec<u8> {
-        let width = u64::from(dtype.bits());
-        let mut bytes = vec![0; self.values.len() * width as usize / 8];
-        for (i, value) in (0..).zip(&self.values) {
-            code::write(&mut bytes, dtype, i * width, f64::from(*value));
-        }
-        bytes
     }
 }
 

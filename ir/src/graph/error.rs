@@ -165,7 +165,7 @@ pub enum GraphError {
     #[error("{0} takes no `where` operand")]
     UnexpectedMask(&'static str),
     /// An expression without a type.
-    #[error("{}", untyped(.0))]
+    #[error("{0}")]
     Expr(ExprError),
     /// An op whose result indices must be stated.
     #[error("{0} needs its result type stated")]
@@ -428,16 +428,5 @@ impl GraphError {
             GraphError::StateKind(_) => "declare the state as rows",
             GraphError::SameBlock(..) => "call the first of the two in both places",
         }
-    }
-}
-
-fn untyped(e: &ExprError) -> String {
-    match e {
-        ExprError::NoSuchOperand(i) => format!("the expression names operand {i}, which it lacks"),
-        ExprError::Class { function, found } => format!("'{function}' is applied to {found:?}"),
-        ExprError::Mismatch { function, left, right } => {
-            format!("'{function}' is applied to {left:?} and {right:?}, expected one class")
-        }
-        ExprError::NotAnInteger => "a literal beside integers is not an integer".to_string(),
     }
 }

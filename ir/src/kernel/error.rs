@@ -66,7 +66,7 @@ pub enum KernelError {
         op: &'static str,
     },
     /// An expression that has no type.
-    #[error("expression of {0:?}")]
+    #[error("{0}")]
     Expr(ExprError),
     /// A value used where it is not defined.
     #[error("value {name} is not defined here")]

@@ -458,3 +458,17 @@ fn repeated(shape: &[u32], axis: u32, result: &[u32]) -> Result<Vec<u32>, Kernel
     let fits = axis < result.len() && [&result[..axis], &result[axis + 1..]].concat() == shape;
     if fits { Ok(result.to_vec()) } else { Err(shapes("broadcast", shape, result)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_that_nothing_tells_must_be_declared() {
+        let types = Types { params: &[], values: &[] };
+        let error = types.infer(&Op::Alloc, None).expect_err("memory of no type");
+        assert_eq!(error.code(), "E0145");
+        let declared = TileType::new(DType::F32, &[4]);
+        assert_eq!(types.infer(&Op::Alloc, Some(&declared)), Ok(declared.clone()));
+    }
+}

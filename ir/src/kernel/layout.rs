@@ -243,6 +243,11 @@ impl Layout {
         self.codes.base
     }
 
+    /// Positions of the last axis that lie together, from any multiple of this number on.
+    pub fn run(&self) -> usize {
+        self.run
+    }
+
     fn row_bit(&self, row: &[u64]) -> u64 {
         // The position lacks the last axis, so its term is left out.
         self.codes.at(row)
@@ -259,13 +264,13 @@ impl Layout {
 
     /// Writes the codes of one row (`row`: a position along all axes but the last), which lie in
     /// order from the first byte of `codes`, to their places in `packed`.
-    pub fn put_row(&self, row: &[u64], codes: &[u8], packed: &mut [u8]) {
+    fn put_row(&self, row: &[u64], codes: &[u8], packed: &mut [u8]) {
         let (base, bits) = (self.row_bit(row), self.encoding.code.bits() as usize);
         let (terms, run) = self.row_terms(base);
         // What does not fill whole bytes goes nibble by nibble.
         let whole = if run == 0 { 0 } else { terms.len() - terms.len() * bits % 8 / 4 };
         for_each_run(&terms[..whole], run, bits, |at, term, len| {
-            copy(&codes[at..at + len], &mut packed[(base + term) as usize / 8..][..len]);
+            packed[(base + term) as usize / 8..][..len].copy_from_slice(&codes[at..at + len]);
         });
         for (i, term) in terms.iter().enumerate().skip(whole) {
             set_nibble(packed, base + term, codes[i / 2] >> (4 * (i % 2)) & 15);
@@ -273,12 +278,12 @@ impl Layout {
     }
 
     /// The inverse of [`Layout::put_row`].
-    pub fn get_row(&self, row: &[u64], packed: &[u8], codes: &mut [u8]) {
+    fn get_row(&self, row: &[u64], packed: &[u8], codes: &mut [u8]) {
         let (base, bits) = (self.row_bit(row), self.encoding.code.bits() as usize);
         let (terms, run) = self.row_terms(base);
         let whole = if run == 0 { 0 } else { terms.len() - terms.len() * bits % 8 / 4 };
         for_each_run(&terms[..whole], run, bits, |at, term, len| {
-            copy(&packed[(base + term) as usize / 8..][..len], &mut codes[at..at + len]);
+            codes[at..at + len].copy_from_slice(&packed[(base + term) as usize / 8..][..len]);
         });
         for (i, term) in terms.iter().enumerate().skip(whole) {
             let at = base + term;
@@ -351,17 +356,6 @@ impl ParamType {
 fn for_each_run(terms: &[u64], run: usize, bits: usize, mut visit: impl FnMut(usize, u64, usize)) {
     for (i, chunk) in terms.chunks(run.max(1)).enumerate() {
         visit(i * run * bits / 8, chunk[0], chunk.len() * bits / 8);
-    }
-}
-
-/// Copies between slices of one length, short ones without a call.
-#[inline(always)]
-fn copy(from: &[u8], to: &mut [u8]) {
-    match (from, to) {
-        ([a], [b]) => *b = *a,
-        ([a0, a1], [b0, b1]) => (*b0, *b1) = (*a0, *a1),
-        ([a0, a1, a2, a3], [b0, b1, b2, b3]) => (*b0, *b1, *b2, *b3) = (*a0, *a1, *a2, *a3),
-        (from, to) => to.copy_from_slice(from),
     }
 }
 

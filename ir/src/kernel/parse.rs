@@ -239,10 +239,12 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn bind(&mut self, name: Token<'a>, entity: Entity) -> Parse<()> {
-        if self.names.insert(name.text, entity).is_some() {
+        // The first definition stands: what the second would have named is not made.
+        if self.names.contains_key(name.text) {
             let error = KernelError::Redefined { name: name.text.into() };
             return self.p.error(name.span, error.into());
         }
+        self.names.insert(name.text, entity);
         Ok(())
     }
 

@@ -100,6 +100,16 @@ pub enum ArtifactError {
         /// What the artifact refers to.
         expected: String,
     },
+    /// A file of the checkpoint is not the one that the artifact was compiled from.
+    #[error("not the file of the checkpoint, {what}: found {found}, expected {expected}")]
+    Checkpoint {
+        /// What differs.
+        what: String,
+        /// What is there.
+        found: String,
+        /// What the artifact refers to.
+        expected: String,
+    },
     /// A section is not the JSON that its schema says.
     #[error("section `{section}` does not match its schema: {message}")]
     Schema {
@@ -155,6 +165,7 @@ impl ArtifactError {
         ("E0412", "the plan contradicts itself"),
         ("E0413", "the writer was called out of order"),
         ("E0414", "the system refused"),
+        ("E0415", "a file of the checkpoint is not the one that the artifact was compiled from"),
     ];
 
     /// Stable code of this kind of error.
@@ -174,7 +185,15 @@ impl ArtifactError {
             ArtifactError::Plan { .. } => "E0412",
             ArtifactError::Order { .. } => "E0413",
             ArtifactError::Io { .. } => "E0414",
+            ArtifactError::Checkpoint { .. } => "E0415",
         }
+    }
+
+    /// Whether a limit of the machine is the cause: a full disk, a quota, a limit on files.
+    pub fn is_limit(&self) -> bool {
+        use std::io::ErrorKind::{FileTooLarge, OutOfMemory, QuotaExceeded, StorageFull};
+        let is = |kind| matches!(kind, StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory);
+        matches!(self, ArtifactError::Io { source, .. } if is(source.kind()))
     }
 
     /// What the reader of the message can do next.
@@ -202,6 +221,9 @@ impl ArtifactError {
             }
             ArtifactError::ExternalWeights { .. } => {
                 "put the weights file that was written together with the artifact beside it"
+            }
+            ArtifactError::Checkpoint { .. } => {
+                "name the checkpoint's folder with --checkpoint DIR, or compile it again"
             }
             ArtifactError::Order { .. } => "this is a defect of the program that writes the file",
             ArtifactError::Io { .. } => "check the path, its permissions and the free space",

@@ -35,6 +35,8 @@ pub const TOKENIZER_CONFIG: &str = "tokenizer_config";
 pub const PROGRAM: &str = "program";
 /// How each block's forms came about from its graph as imported: text.
 pub const CERTIFICATE: &str = "certificate";
+/// How weights come about that are not in the file, JSON.
+pub const RECIPE: &str = "recipe";
 /// Packed weights.
 pub const WEIGHTS: &str = "weights";
 /// The executable in front of the header.

@@ -1,12 +1,12 @@
 //! Reading an artifact out of mapped bytes, believing none of them.
 
+use crate::chunks::first_difference;
 use crate::error::ArtifactError;
 use crate::format::{
-    self, CODE_PREFIX, Footer, Hash, Location, MANIFEST, PAGE, PLAN, STUB, Section, WEIGHTS, hex,
+    self, CODE_PREFIX, Footer, Location, MANIFEST, PAGE, PLAN, RECIPE, STUB, Section, WEIGHTS, hex,
     malformed,
 };
-use crate::{Manifest, Plan};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::{Manifest, Plan, Recipe};
 
 /// A checked artifact: every section but the weights has the hash that the table states.
 #[derive(Clone, Debug)]
@@ -96,9 +96,30 @@ impl<'a> Reader<'a> {
     /// [`ArtifactError::Plan`].
     pub fn plan(&self) -> Result<Plan, ArtifactError> {
         let plan = Plan::parse(self.section(PLAN)?)?;
-        let weights = self.sections.iter().find(|s| s.name == WEIGHTS);
-        plan.check(weights.map_or(0, |section| section.bytes))?;
+        // Of weights that a recipe makes, the section holds but some.
+        let weights = match self.find(RECIPE) {
+            Some(_) => u64::MAX,
+            None => self.weights_bytes(),
+        };
+        plan.check(weights)?;
         Ok(plan)
+    }
+
+    /// How the weights of a plan come about, if not as the weights section has them; checked
+    /// against both.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Version`], [`ArtifactError::Schema`], [`ArtifactError::Malformed`].
+    pub fn recipe(&self, plan: &Plan) -> Result<Option<Recipe>, ArtifactError> {
+        let Some(json) = self.find(RECIPE) else { return Ok(None) };
+        let recipe = Recipe::parse(json)?;
+        recipe.check(plan, self.weights_bytes())?;
+        Ok(Some(recipe))
+    }
+
+    fn weights_bytes(&self) -> u64 {
+        let weights = self.sections.iter().find(|s| s.name == WEIGHTS);
+        weights.map_or(0, |section| section.bytes)
     }
 
     /// All code sections, in the order of the table.
@@ -229,44 +250,6 @@ fn parse<T: serde::de::DeserializeOwned>(
 ) -> Result<T, ArtifactError> {
     serde_json::from_slice(bytes)
         .map_err(|error| ArtifactError::Schema { section, message: error.to_string() })
-}
-
-/// The lowest piece whose hash is not the stated one. Threads take pieces in turn.
-fn first_difference(
-    pieces: &[&[u8]],
-    hashes: &[Hash],
-    threads: usize,
-    progress: &(dyn Fn(u64, u64) + Sync),
-) -> Option<(usize, Hash)> {
-    let total = pieces.iter().map(|piece| piece.len() as u64).sum();
-    let next = AtomicUsize::new(0);
-    let done = AtomicU64::new(0);
-    let check = || -> Option<(usize, Hash)> {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let (piece, expected) = (pieces.get(index)?, hashes.get(index)?);
-            let found = *blake3::hash(piece).as_bytes();
-            if found != *expected {
-                return Some((index, found));
-            }
-            let bytes = piece.len() as u64;
-            progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
-        }
-    };
-    std::thread::scope(|scope| {
-        let helpers = threads.min(pieces.len()).saturating_sub(1);
-        // A thread that cannot be started leaves its share to the others.
-        let started: Vec<_> = (0..helpers)
-            .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, check).ok())
-            .collect();
-        let mut bad = check();
-        for thread in started {
-            // `check` panics only if `progress` does; that panic goes on here.
-            let other = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            bad = [bad, other].into_iter().flatten().min_by_key(|(index, _)| *index);
-        }
-        bad
-    })
 }
 
 /// Sections lie one after another, page-aligned, with nothing but zeros between them.

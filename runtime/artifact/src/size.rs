@@ -92,7 +92,8 @@ fn apply(op: SizeOp, a: i64, b: i64) -> Option<i64> {
         SizeOp::Add => a.checked_add(b),
         SizeOp::Mul => a.checked_mul(b),
         SizeOp::FloorDiv => (b > 0).then(|| a.div_euclid(b)),
-        SizeOp::CeilDiv => (b > 0).then(|| a.checked_add(b - 1).map(|v| v.div_euclid(b)))?,
+        // No sum that could overflow; a quotient by 1, the only large one, leaves no rest.
+        SizeOp::CeilDiv => (b > 0).then(|| a.div_euclid(b) + i64::from(a.rem_euclid(b) != 0)),
         SizeOp::Min => Some(a.min(b)),
         SizeOp::Max => Some(a.max(b)),
         SizeOp::Const(_) | SizeOp::Symbol(_) => None,
@@ -119,6 +120,17 @@ mod tests {
         assert!(n.clone().then(SizeExpr::constant(2), SizeOp::Mul).is_well_formed(2));
         assert!(!SizeExpr(vec![SizeOp::Const(1), SizeOp::Add]).is_well_formed(2));
         assert!(!SizeExpr(vec![SizeOp::Const(1), SizeOp::Const(1)]).is_well_formed(2));
+    }
+
+    #[test]
+    fn quotients_of_great_numbers_do_not_overflow() {
+        let quotient =
+            |a: i64, b: i64, op| SizeExpr::constant(a).then(SizeExpr::constant(b), op).eval(&[]);
+        assert_eq!(quotient(i64::MAX, 64, SizeOp::CeilDiv), Some(1 << 57));
+        assert_eq!(quotient(i64::MAX, 1, SizeOp::CeilDiv), Some(i64::MAX));
+        assert_eq!(quotient(i64::MIN, i64::MAX, SizeOp::CeilDiv), Some(-1));
+        assert_eq!(quotient(i64::MIN, i64::MAX, SizeOp::FloorDiv), Some(-2));
+        assert_eq!(quotient(1, i64::MIN, SizeOp::CeilDiv), None);
     }
 
     #[test]

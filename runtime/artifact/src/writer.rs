@@ -140,6 +140,14 @@ impl Writer {
         self.json(format::PLAN, plan)
     }
 
+    /// Writes the recipe section.
+    ///
+    /// # Errors
+    /// As [`Writer::section`].
+    pub fn recipe(&mut self, recipe: &crate::Recipe) -> Result<(), ArtifactError> {
+        self.json(format::RECIPE, recipe)
+    }
+
     fn json(
         &mut self,
         name: &'static str,
@@ -364,6 +372,8 @@ fn file_name(path: &Path) -> Result<String, ArtifactError> {
 /// A file under a temporary name in the folder of its final one.
 #[derive(Debug)]
 struct Output {
+    /// The final name, which diagnostics speak of.
+    path: PathBuf,
     temporary: PathBuf,
     file: BufWriter<File>,
     at: u64,
@@ -377,13 +387,21 @@ impl Output {
             let temporary = unfinished::name(path, attempt);
             match OpenOptions::new().write(true).create_new(true).open(&temporary) {
                 Ok(file) => {
+                    unfinished::hold(&file);
                     let file = BufWriter::with_capacity(1 << 20, file);
-                    return Ok(Output { temporary, file, at: 0, done: false });
+                    return Ok(Output {
+                        path: path.to_owned(),
+                        temporary,
+                        file,
+                        at: 0,
+                        done: false,
+                    });
                 }
                 Err(error)
                     if error.kind() == std::io::ErrorKind::AlreadyExists && attempt < 1000 => {}
                 Err(source) => {
-                    return Err(ArtifactError::Io { action: "create", path: temporary, source });
+                    let path = path.to_owned();
+                    return Err(ArtifactError::Io { action: "create", path, source });
                 }
             }
         }
@@ -391,7 +409,7 @@ impl Output {
     }
 
     fn failed(&self, action: &'static str, source: std::io::Error) -> ArtifactError {
-        ArtifactError::Io { action, path: self.temporary.clone(), source }
+        ArtifactError::Io { action, path: self.path.clone(), source }
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), ArtifactError> {

@@ -2,8 +2,8 @@
 //! renderer of Hugging Face transformers offers.
 
 use crate::error::{GenerateError, Result};
-use crate::pyjson;
 use crate::tokenize::TokenName;
+use crate::{namespaces, pyjson};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind};
@@ -12,6 +12,8 @@ use serde_json::Map;
 
 /// Operations that a rendering may take: hundreds for each message of a long conversation.
 const FUEL: u64 = 20_000_000;
+/// Bytes of JSON that a template may ask for at once: more than any context takes.
+const LONGEST_JSON: usize = 1 << 23;
 /// Name of the template inside the engine; without a suffix, so that nothing is HTML-escaped.
 const NAME: &str = "chat_template";
 
@@ -125,6 +127,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`GenerateError::Template`] if it does not parse.
     pub fn new(source: &str, tokens: Vec<(&'static str, String)>) -> Result<Self> {
+        check(source)?;
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.expect("only whitespace handling differs from the default"));
@@ -171,12 +174,27 @@ impl ChatTemplate {
     }
 }
 
+/// Refuses what the engine takes and does not come back from.
+fn check(source: &str) -> Result<()> {
+    let refused = |line, detail: &str| Err(GenerateError::Template { line, detail: detail.into() });
+    // The engine numbers columns in 16 bits.
+    if let Some(at) = source.lines().position(|line| line.len() >= usize::from(u16::MAX)) {
+        return refused(at + 1, "a line of 65535 bytes or more, expected fewer");
+    }
+    match namespaces::held(source) {
+        Some(line) => refused(line, "a namespace in an attribute of one, expected a plain value"),
+        None => Ok(()),
+    }
+}
+
 /// Replaces the tags that mark the assistant's tokens for training by tags that do nothing.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(open) = rest.find("{%") {
-        let Some(length) = rest[open..].find("%}") else { break };
+        // Behind the opening, with which a closing may share its sign: `{%}` closes nothing.
+        let Some(inside) = rest[open + 2..].find("%}") else { break };
+        let length = 2 + inside;
         let tag = &rest[open..open + length];
         out.push_str(&rest[..open]);
         let word = tag[2..].trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '+'));
@@ -238,7 +256,13 @@ fn to_json(
     kwargs.assert_all_used()?;
     let json = serde_json::to_value(value)
         .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}")))?;
-    Ok(Value::from(pyjson::dumps(&json, &style)))
+    let text = pyjson::dumps(&json, &style);
+    // A text in quotes is longer than the text: filters in a row double it each time.
+    if text.len() > LONGEST_JSON {
+        let detail = format!("tojson: {} bytes, expected at most {LONGEST_JSON}", text.len());
+        return Err(Error::new(ErrorKind::InvalidOperation, detail));
+    }
+    Ok(Value::from(text))
 }
 
 #[cfg(test)]
@@ -313,6 +337,30 @@ mod tests {
         let template = ChatTemplate::new(source, vec![]).expect("it parses").with_fuel(100_000);
         let error = template.render(&[], &ChatOptions::default()).expect_err("it loops");
         assert!(matches!(error, GenerateError::TemplateFuel { limit: 100_000, line: 1..=3 }));
+    }
+
+    #[test]
+    fn what_the_engine_does_not_survive_is_refused() {
+        let own = render("{% set ns = namespace() %}\n{% set ns.a = ns %}{{ ns }}", &[]);
+        let own = own.expect_err("a value without end").to_string();
+        assert!(own.starts_with("chat template, line 2: "), "{own}");
+        let long = format!("\n{{{{ {}1 }}}}", "not ".repeat(1 << 14));
+        let long = render(&long, &[]).expect_err("a long line").to_string();
+        assert!(long.starts_with("chat template, line 2: "), "{long}");
+    }
+
+    #[test]
+    fn json_of_json_does_not_take_all_memory() {
+        let source = format!("{{{{ '\"' {}}}}}", "| tojson ".repeat(60));
+        let error = render(&source, &[]).expect_err("2^60 bytes").to_string();
+        assert!(error.contains(&format!("expected at most {LONGEST_JSON}")), "{error}");
+    }
+
+    #[test]
+    fn tags_that_are_none_are_left_to_the_engine() {
+        for source in ["{%}", "{%", "a{%}b%}", "{%%}"] {
+            assert_eq!(render(source, &[]).expect_err(source).code(), "E0606");
+        }
     }
 
     #[test]

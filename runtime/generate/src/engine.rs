@@ -154,3 +154,43 @@ pub(crate) fn check_prompt<E: Engine>(engine: &E, prompt: &[i32]) -> Result<()> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives a row of logits too few.
+    struct Short;
+
+    impl Engine for Short {
+        fn vocab(&self) -> usize {
+            3
+        }
+
+        fn context(&self) -> usize {
+            8
+        }
+
+        fn page_tokens(&self) -> usize {
+            4
+        }
+
+        fn pages_total(&self) -> usize {
+            2
+        }
+
+        fn step(&mut self, _parts: &[Part<'_>]) -> Result<&[f32]> {
+            Ok(&[0.0; 3])
+        }
+    }
+
+    #[test]
+    fn answers_of_another_shape_are_refused() {
+        let step = |want| {
+            let part = Part { tokens: &[1, 2], past: 0, pages: &[0], want };
+            checked_step(&mut Short, &[part]).map(<[f32]>::len).map_err(|e| e.code())
+        };
+        assert_eq!(step(Want::Last), Ok(3));
+        assert_eq!(step(Want::All), Err("E0614"));
+    }
+}

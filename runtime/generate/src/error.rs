@@ -1,5 +1,6 @@
 //! What can go wrong between a prompt and its text.
 
+use crate::command::limits::is_limit;
 use runtime::RuntimeError;
 use thiserror::Error;
 
@@ -307,6 +308,8 @@ impl GenerateError {
             | Self::NoPayload
             | Self::Runtime(R::Isa { .. } | R::ThreadCount { .. }) => 2,
             Self::TooFewPages { .. } => 3,
+            Self::Io { source, .. } | Self::Runtime(R::Io { source, .. }) if is_limit(source) => 3,
+            Self::Runtime(R::Artifact { error, .. }) if error.is_limit() => 3,
             Self::Runtime(R::OutOfMemory { .. } | R::Thread { .. } | R::NoCode { .. }) => 3,
             _ => 1,
         }

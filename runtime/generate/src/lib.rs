@@ -15,6 +15,7 @@ pub mod engine;
 pub mod error;
 pub mod generator;
 pub mod logits;
+mod namespaces;
 mod pages;
 mod pyjson;
 pub mod sample;

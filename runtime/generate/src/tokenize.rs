@@ -4,7 +4,9 @@
 
 use crate::error::{GenerateError, Result};
 use serde::Deserialize;
+use serde_json::Value;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokenizers::DecoderWrapper;
 
 /// Whether a prompt begins with what the tokenizer puts before a document (BOS, mostly).
@@ -63,9 +65,11 @@ impl Tokenizer {
     /// # Errors
     /// [`GenerateError::BadTokenizer`] if either cannot be parsed.
     pub fn from_json(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Self> {
-        let inner = tokenizers::Tokenizer::from_bytes(tokenizer).map_err(|e| {
-            GenerateError::BadTokenizer { file: "tokenizer.json", detail: e.to_string() }
-        })?;
+        let bad = |detail| GenerateError::BadTokenizer { file: "tokenizer.json", detail };
+        let json: Value = serde_json::from_slice(tokenizer).map_err(|e| bad(e.to_string()))?;
+        templates_are_sound(&json).map_err(bad)?;
+        let inner = guarded(|| tokenizers::Tokenizer::from_bytes(tokenizer));
+        let inner = inner.map_err(bad)?.map_err(|e| bad(e.to_string()))?;
         let config: Config = match config {
             None => Config::default(),
             Some(bytes) => serde_json::from_slice(bytes).map_err(|e| {
@@ -104,10 +108,9 @@ impl Tokenizer {
     }
 
     fn raw(&self, text: &str, special: bool) -> Result<Vec<i32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, special)
-            .map_err(|e| GenerateError::Encode { detail: e.to_string() })?;
+        let refused = |detail| GenerateError::Encode { detail };
+        let encoding = guarded(|| self.inner.encode_fast(text, special)).map_err(refused)?;
+        let encoding = encoding.map_err(|e| refused(e.to_string()))?;
         encoding
             .get_ids()
             .iter()
@@ -186,6 +189,44 @@ impl Tokenizer {
         let bytes: Option<Vec<u8>> = token.chars().map(|c| alphabet.get(&c).copied()).collect();
         Some(bytes.unwrap_or_else(|| token.into_bytes()))
     }
+}
+
+/// Runs code of the tokenizer library, which panics on some files that it should refuse.
+fn guarded<T>(work: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        format!("the tokenizer library gave up: {}", text.unwrap_or_default())
+    })
+}
+
+/// Whether templates of post-processors name only what there is: the library takes that for
+/// granted.
+fn templates_are_sound(json: &Value) -> std::result::Result<(), String> {
+    fn list(value: &Value) -> std::slice::Iter<'_, Value> {
+        value.as_array().map_or(&[][..], Vec::as_slice).iter()
+    }
+    let mut pending = vec![&json["post_processor"]];
+    while let Some(processor) = pending.pop() {
+        pending.extend(list(&processor["processors"]));
+        for (name, sequences) in [("single", &["A"][..]), ("pair", &["A", "B"])] {
+            for piece in list(&processor[name]) {
+                let bad = |found: &str, expected: &str| {
+                    Err(format!("post_processor, {name}: found {found:?}, expected {expected}"))
+                };
+                match (piece["SpecialToken"]["id"].as_str(), piece["Sequence"]["id"].as_str()) {
+                    (Some(id), _) if processor["special_tokens"].get(id).is_none() => {
+                        return bad(id, "one of its special_tokens");
+                    }
+                    (_, Some(id)) if !sequences.contains(&id) => {
+                        return bad(id, &sequences.join(" or "));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn to_i32(id: u32) -> Option<i32> {
@@ -270,7 +311,10 @@ impl TextStream {
 
     /// Text of the window beyond what is shown already.
     fn window_text(&self, tokenizer: &Tokenizer) -> String {
-        let decode = |ids: &[u32]| tokenizer.inner.decode(ids, false).unwrap_or_default();
+        let decode = |ids: &[u32]| {
+            let text = guarded(|| tokenizer.inner.decode(ids, false));
+            text.ok().and_then(|text| text.ok()).unwrap_or_default()
+        };
         let (before, all) = (decode(&self.window[..self.shown]), decode(&self.window));
         all.get(before.len()..).unwrap_or_default().to_owned()
     }

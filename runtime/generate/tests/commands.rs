@@ -184,7 +184,10 @@ fn a_closed_output_ends_the_command() {
     let (material, about) = (material(false), Map::new());
     let prompt = run::prompt(&material, &args).expect("ids");
     let ran = run::run(engine(), &material, prompt, &args, &about, &interrupt, &mut streams);
-    assert!(matches!(ran, Err(GenerateError::OutputClosed)));
+    let closed = ran.expect_err("nobody reads");
+    assert!(matches!(closed, GenerateError::OutputClosed));
+    // The reader's going is no fault: nothing is said, and the exit code is that of success.
+    assert_eq!((closed.code(), closed.help(), closed.exit_code()), ("E0616", None, 0));
 }
 
 fn chat_with(input: &str, arguments: &[&str]) -> (Result<()>, String, String) {

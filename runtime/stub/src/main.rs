@@ -6,12 +6,16 @@
 use clap::{Args, CommandFactory, Parser};
 use generate::command::args::{Command, LoadArgs, usage};
 use generate::command::diagnostic::report;
+use generate::command::limits::{self, Allocator};
 use generate::command::{Streams, dispatch};
 use generate::engine::Model;
 use generate::{GenerateError, Result};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// Runs the model that this executable carries
 #[derive(Parser)]
@@ -29,6 +33,7 @@ struct Cli {
 struct Own {}
 
 fn main() -> ExitCode {
+    limits::meet();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are no mistakes: they go to standard output.

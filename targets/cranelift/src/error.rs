@@ -58,18 +58,6 @@ impl CraneliftError {
         ("E0304", "code that would call a function that is not there"),
         ("E0305", "the object could not be written"),
     ];
-
-    /// What to do about it.
-    pub fn help(&self) -> &'static str {
-        match self {
-            CraneliftError::Isa { .. } => "name a level that `latentc compile -C help` lists",
-            CraneliftError::Expand { .. } => "compile this kernel with another target",
-            CraneliftError::Codegen { .. } | CraneliftError::Import { .. } => {
-                "report the kernel; meanwhile compile it with the llvm target"
-            }
-            CraneliftError::Object { .. } => "give every kernel a name of its own",
-        }
-    }
 }
 
 impl TargetError for CraneliftError {
@@ -80,6 +68,17 @@ impl TargetError for CraneliftError {
             CraneliftError::Codegen { .. } => "E0303",
             CraneliftError::Import { .. } => "E0304",
             CraneliftError::Object { .. } => "E0305",
+        }
+    }
+
+    fn help(&self) -> &'static str {
+        match self {
+            CraneliftError::Isa { .. } => "name a level that `latentc compile -C help` lists",
+            CraneliftError::Expand { .. } => "compile this kernel with another target",
+            CraneliftError::Codegen { .. } | CraneliftError::Import { .. } => {
+                "report the kernel; meanwhile compile it with the llvm target"
+            }
+            CraneliftError::Object { .. } => "give every kernel a name of its own",
         }
     }
 }

@@ -83,17 +83,20 @@ fn compile_all<T: Sync>(
     let next = AtomicUsize::new(0);
     let done: Vec<Mutex<Option<Result<Code, CraneliftError>>>> =
         sources.iter().map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(at) =
-                    Some(next.fetch_add(1, Ordering::Relaxed)).filter(|at| *at < sources.len())
-                {
-                    let code = program(&sources[at]).and_then(|p| compile_one(&p, isa, what));
-                    *done[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
-                }
-            });
+    let work = || {
+        while let Some(at) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).filter(|at| *at < sources.len())
+        {
+            let code = program(&sources[at]).and_then(|p| compile_one(&p, isa, what));
+            *done[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // A thread that cannot be started leaves its share to the others.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
     });
     let stopped = || CraneliftError::Object { reason: "a compilation stopped".to_string() };
     let taken = done.into_iter().map(|slot| {
@@ -135,5 +138,53 @@ fn no_imports(kernel: &str, code: &CompiledCode) -> Result<(), CraneliftError> {
             kernel: kernel.to_string(),
             symbol: format!("{:?}", reloc.target),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cranelift_codegen::ir::{
+        ExtFuncData, ExternalName, InstBuilder, Signature, UserExternalName,
+    };
+    use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+    use ir::loops::{Arith, Elem, Inst, Reg, RegType, Stmt};
+    use ir::target::TargetError;
+
+    #[test]
+    fn calls_of_what_is_not_there_are_refused() {
+        let isa = isa("x86-64-v2").expect("a level");
+        let mut context = Context::new();
+        let mut memory = FunctionBuilderContext::new();
+        let mut builder = FunctionBuilder::new(&mut context.func, &mut memory);
+        let block = builder.create_block();
+        builder.switch_to_block(block);
+        let convention = isa.target.default_call_conv();
+        let signature = builder.import_signature(Signature::new(convention));
+        let name = builder.func.declare_imported_user_function(UserExternalName::new(0, 7));
+        let name = ExternalName::user(name);
+        let outside = ExtFuncData { name, signature, colocated: false, patchable: false };
+        let outside = builder.import_function(outside);
+        builder.ins().call(outside, &[]);
+        builder.ins().return_(&[]);
+        builder.seal_all_blocks();
+        builder.finalize(isa.target.frontend_config());
+        let code = context.compile(&*isa.target, &mut Default::default()).expect("code");
+        assert_eq!(no_imports("k", code).expect_err("a call").code(), "E0304");
+    }
+
+    #[test]
+    fn registers_without_a_value_are_refused() {
+        let ty = RegType { elem: Elem::I32, lanes: 1 };
+        let twice = Stmt::Let(Reg(0), Inst::Arith(Arith::Add, Reg(1), Reg(1)));
+        let program = Program {
+            name: "k".into(),
+            lanes: 4,
+            regs: vec![ty, ty],
+            scratch_bytes: 0,
+            body: vec![twice],
+        };
+        let refused = compile_programs(&[program], "x86-64-v2").expect_err("no value");
+        assert_eq!(refused.code(), "E0303");
     }
 }

@@ -90,6 +90,8 @@ fn what_cannot_be_done_is_said() {
          }",
     )
     .expect("a kernel");
+    let error = expand(&carried, &Machine { lanes: 4, mma: &|_| false }).expect_err("no loops");
+    assert_eq!(error.kind.code(), "E0180");
     let Support::No(reason) = Cranelift.supports(&carried) else { panic!("it cannot") };
     assert!(reason.contains("carried"), "{reason}");
     let refused = Cranelift.compile(&[&carried], "x86-64-v2").expect_err("no loops");

@@ -111,9 +111,14 @@ impl LlvmError {
             LlvmError::Import { .. } => "E0338",
         }
     }
+}
 
-    /// What to do next.
-    pub fn help(&self) -> &'static str {
+impl TargetError for LlvmError {
+    fn code(&self) -> &'static str {
+        LlvmError::code(self)
+    }
+
+    fn help(&self) -> &'static str {
         match self {
             LlvmError::UnknownLevel { .. } => "name one of the levels listed",
             LlvmError::NoMachine { .. } => {
@@ -130,12 +135,6 @@ impl LlvmError {
                  and compile with the cranelift target meanwhile"
             }
         }
-    }
-}
-
-impl TargetError for LlvmError {
-    fn code(&self) -> &'static str {
-        LlvmError::code(self)
     }
 }
 

@@ -114,3 +114,27 @@ fn relocate<'d>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_objects_are_joined() {
+        let code = |bytes: Vec<u8>| join(&[("k".to_owned(), bytes)], true).map_err(|e| e.code());
+        assert_eq!(code(b"no object".to_vec()), Err("E0336"));
+        let mut object =
+            Object::new(BinaryFormat::Elf, Architecture::X86_64, object::Endianness::Little);
+        object.add_symbol(Symbol {
+            name: b"expf".to_vec(),
+            value: 0,
+            size: 0,
+            kind: SymbolKind::Text,
+            scope: SymbolScope::Dynamic,
+            weak: false,
+            section: SymbolSection::Undefined,
+            flags: SymbolFlags::None,
+        });
+        assert_eq!(code(object.write().expect("an object")), Err("E0338"));
+    }
+}

@@ -95,3 +95,16 @@ fn machine(isa: &Isa) -> Result<TargetMachine, LlvmError> {
         )
         .ok_or_else(|| no("it knows no such processor".to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_that_llvm_does_not_know_are_refused() {
+        let known = Isa::named("x86-64-v3").expect("a level");
+        assert!(machine(known).is_ok());
+        let isa = Isa { triple: "abacus-unknown-none", ..*known };
+        assert_eq!(machine(&isa).err().map(|e| e.code()), Some("E0331"));
+    }
+}

@@ -112,18 +112,21 @@ impl Llvm {
     ) -> Result<Vec<(Vec<u8>, u64)>, LlvmError> {
         let next = AtomicUsize::new(0);
         let done = Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..self.threads.min(programs.len()) {
-                scope.spawn(|| {
-                    while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed))
-                        && let Some(program) = programs.get(i)
-                    {
-                        let made = compile(program, isa, what);
-                        let mut done = done.lock().unwrap_or_else(|e| e.into_inner());
-                        done.push((i, made));
-                    }
-                });
+        let work = || {
+            while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed))
+                && let Some(program) = programs.get(i)
+            {
+                let made = compile(program, isa, what);
+                let mut done = done.lock().unwrap_or_else(|e| e.into_inner());
+                done.push((i, made));
             }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.threads.min(programs.len()) {
+                // A thread that cannot be started leaves its share to the others.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
         });
         let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
         done.sort_by_key(|(i, _)| *i);

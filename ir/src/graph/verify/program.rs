@@ -6,9 +6,9 @@ use crate::error::IrError;
 use crate::graph::bind::{bound, solve};
 use crate::graph::builder::is_name;
 use crate::graph::error::GraphError;
-use crate::graph::program::{Arg, Call, Entry, Program, StateKind};
+use crate::graph::program::{Arg, Call, Entry, Program, StateKind, Weight};
 use crate::graph::{Graph, ParamKind};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 /// Encoding and extents over the program's symbols.
@@ -25,6 +25,9 @@ impl fmt::Display for Shape {
     }
 }
 
+/// Weights by name, the first of each: there are as many look-ups as weights.
+type Weights<'p> = HashMap<&'p Name, &'p Weight>;
+
 impl Program {
     /// Everything wrong with a program and its blocks.
     pub fn verify(&self) -> Result<(), Vec<IrError>> {
@@ -40,7 +43,8 @@ impl Program {
         for weight in &self.weights {
             found.extend(weight.check().err());
         }
-        found.extend(self.entries.iter().flat_map(|e| self.verify_entry(e)));
+        let weights: Weights<'_> = self.weights.iter().rev().map(|w| (&w.name, w)).collect();
+        found.extend(self.entries.iter().flat_map(|e| self.verify_entry(e, &weights)));
         errors.extend(found.into_iter().map(IrError::from));
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
@@ -72,7 +76,7 @@ impl Program {
         errors
     }
 
-    fn verify_entry(&self, entry: &Entry) -> Vec<GraphError> {
+    fn verify_entry(&self, entry: &Entry, weights: &Weights<'_>) -> Vec<GraphError> {
         let mut errors = vec![];
         let mut values: BTreeMap<Name, Option<Shape>> = BTreeMap::new();
         for input in &entry.inputs {
@@ -89,7 +93,7 @@ impl Program {
             }
         }
         for call in &entry.calls {
-            let results = self.verify_call(call, &values, &mut errors);
+            let results = self.verify_call(call, &values, weights, &mut errors);
             for (i, name) in call.results.iter().enumerate() {
                 // A wrong call's results are known by name alone, so that their uses are no error.
                 let shape = results.as_ref().and_then(|r| r.get(i)).cloned();
@@ -107,6 +111,7 @@ impl Program {
         &self,
         call: &Call,
         values: &BTreeMap<Name, Option<Shape>>,
+        weights: &Weights<'_>,
         errors: &mut Vec<GraphError>,
     ) -> Option<Vec<Shape>> {
         let Some(block) = self.block(&call.block) else {
@@ -126,7 +131,7 @@ impl Program {
         }
         let mut given = vec![];
         for (i, arg) in call.args.iter().enumerate() {
-            match self.shape_of(arg, block, i, values) {
+            match self.shape_of(arg, (block, i), values, weights) {
                 Ok(shape) => given.extend(shape),
                 Err(error) => errors.push(error),
             }
@@ -141,9 +146,9 @@ impl Program {
     fn shape_of(
         &self,
         arg: &Arg,
-        block: &Graph,
-        position: usize,
+        (block, position): (&Graph, usize),
         values: &BTreeMap<Name, Option<Shape>>,
+        weights: &Weights<'_>,
     ) -> Result<Option<Shape>, GraphError> {
         let unknown = |what, name: &Name| GraphError::Unknown { what, name: name.clone() };
         let (kind, shape) = match arg {
@@ -152,7 +157,7 @@ impl Program {
                 (ParamKind::Input, shape.clone())
             }
             Arg::Weight(name) => {
-                let weight = self.weight(name).ok_or_else(|| unknown("weight", name))?;
+                let weight = weights.get(name).ok_or_else(|| unknown("weight", name))?;
                 let dims = weight.dims.iter().map(|d| Dim::constant(*d)).collect();
                 (ParamKind::Weight, Some(Shape { encoding: weight.encoding, dims }))
             }

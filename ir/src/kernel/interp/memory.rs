@@ -382,3 +382,18 @@ impl<T: Real> Scratch<T> {
         indices.into_iter().flatten().for_each(|i| self.written[i] = true);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_a_tile_are_blocks_of_the_tensor() {
+        let encoding: Encoding = "i8<f32 1x4>".parse().expect("an encoding");
+        let check = |first: u64| {
+            let region = Region { axes: vec![(first..first + 8).map(Some).collect()] };
+            check_blocks(&"q".into(), &region, encoding).map_err(|e| e.code())
+        };
+        assert_eq!((check(4), check(2)), (Ok(()), Err("E0147")));
+    }
+}

@@ -84,6 +84,10 @@ pub struct LoadArgs {
     /// Check the hashes of the weights before anything runs, however large they are
     #[arg(long)]
     pub check: bool,
+    /// Folder of the checkpoint that the weights lie in, for what was compiled with --weights
+    /// checkpoint [default: where it was then]
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: Option<PathBuf>,
 }
 
 impl LoadArgs {
@@ -93,6 +97,7 @@ impl LoadArgs {
             threads: self.threads.map(usize::from),
             isa: self.isa.clone(),
             check: self.check,
+            checkpoint: self.checkpoint.clone(),
         }
     }
 }

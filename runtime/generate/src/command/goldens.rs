@@ -114,12 +114,21 @@ impl Comparison {
 /// # Errors
 /// [`GenerateError::Io`] or [`GenerateError::BadGoldens`].
 pub fn read(path: &Path) -> Result<Vec<Golden>> {
-    let bad =
-        |detail: String| GenerateError::BadGoldens { file: path.display().to_string(), detail };
-    let file: File = serde_json::from_slice(&read_file(path)?).map_err(|e| bad(e.to_string()))?;
+    let json = read_file(path)?;
     let data_path = path.with_extension("safetensors");
     let data = std::fs::read(&data_path).map_err(|e| file_error("read", &data_path, e))?;
-    let tensors = SafeTensors::deserialize(&data).map_err(|e| bad(e.to_string()))?;
+    parse(path, &json, &data)
+}
+
+/// Reads goldens from the bytes of their two files; `path` is that of the JSON.
+///
+/// # Errors
+/// [`GenerateError::BadGoldens`].
+pub fn parse(path: &Path, json: &[u8], data: &[u8]) -> Result<Vec<Golden>> {
+    let bad =
+        |detail: String| GenerateError::BadGoldens { file: path.display().to_string(), detail };
+    let file: File = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
+    let tensors = SafeTensors::deserialize(data).map_err(|e| bad(e.to_string()))?;
     if file.prompts.is_empty() {
         return Err(bad("found no prompts, expected at least one".to_owned()));
     }

@@ -22,7 +22,7 @@ pub fn prompt(argument: &str) -> Result<Vec<i32>> {
         });
     }
     let path = Path::new(argument);
-    let value = read(path)?;
+    let value = value(path, &super::read_file(path)?)?;
     if value.as_array().is_some_and(|all| all.iter().all(Value::is_number)) {
         return ids(path, "the list", &value);
     }
@@ -37,16 +37,23 @@ pub fn prompt(argument: &str) -> Result<Vec<i32>> {
 /// # Errors
 /// [`GenerateError::BadIds`] or [`GenerateError::Io`].
 pub fn sequences(path: &Path) -> Result<Vec<Vec<i32>>> {
-    let all = lists(path, &read(path)?)?;
+    parse(path, &super::read_file(path)?)
+}
+
+/// [`sequences`] of `bytes`, which came from `path`.
+///
+/// # Errors
+/// [`GenerateError::BadIds`].
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Vec<i32>>> {
+    let all = lists(path, &value(path, bytes)?)?;
     if all.is_empty() {
         return Err(bad(path, "the list is empty, expected at least one sequence".to_owned()));
     }
     Ok(all)
 }
 
-fn read(path: &Path) -> Result<Value> {
-    let bytes = super::read_file(path)?;
-    serde_json::from_slice(&bytes).map_err(|e| bad(path, e.to_string()))
+fn value(path: &Path, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|e| bad(path, e.to_string()))
 }
 
 fn bad(path: &Path, detail: String) -> GenerateError {

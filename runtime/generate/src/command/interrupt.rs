@@ -8,10 +8,13 @@ use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::thread;
+
+/// What files are written towards, for whoever ends this process.
+static WRITTEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// The state of Ctrl-C.
 #[derive(Clone, Debug)]
@@ -69,21 +72,34 @@ fn refused(source: io::Error) -> GenerateError {
 }
 
 /// From here on, where the process is asked to end, it first removes what it has begun to write
-/// towards `path` ([`unfinished::remove`]).
+/// towards `path` ([`unfinished::remove`]). What others left there that were killed is removed now.
 ///
 /// # Errors
 /// If the system refuses the handlers or a thread.
 pub fn tidy_up_at_end(path: &Path) -> Result<()> {
     let mut signals = Signals::new(ending_signals()).map_err(refused)?;
+    unfinished::remove_abandoned(path);
     let path = path.to_path_buf();
+    WRITTEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(path);
     let tidy = move || {
         if let Some(signal) = signals.forever().next() {
-            unfinished::remove(&path);
+            tidy_up();
             low_level::exit(status(signal));
         }
     };
     thread::Builder::new().spawn(tidy).map_err(refused)?;
     Ok(())
+}
+
+/// Removes what this process has begun to write towards the paths of [`tidy_up_at_end`]. For one
+/// that is about to end, from wherever it is: nothing is waited for.
+pub fn tidy_up() {
+    let written = match WRITTEN.try_lock() {
+        Ok(written) => written,
+        Err(TryLockError::Poisoned(written)) => written.into_inner(),
+        Err(TryLockError::WouldBlock) => return,
+    };
+    written.iter().for_each(|path| unfinished::remove(path));
 }
 
 /// Signals that ask this process to end: Ctrl-C, the request to terminate and the loss of the

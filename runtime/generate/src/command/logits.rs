@@ -8,7 +8,7 @@ use crate::logits::{Feed, Rows, every_position};
 use runtime::unfinished;
 use serde_json::{Map, json};
 use std::fs::Permissions;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::NamedTempFile;
@@ -57,7 +57,8 @@ impl<'a> TensorFile<'a> {
             .suffix(unfinished::SUFFIX)
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)
-            .map_err(|e| file_error("create a file beside", path, e))?;
+            .map_err(|e| file_error("create a file beside", path, bare(e)))?;
+        unfinished::hold(file.as_file());
         let mut this = TensorFile { path, file: BufWriter::new(file), starts, at: 0 };
         this.put(&header)?;
         Ok(this)
@@ -67,7 +68,7 @@ impl<'a> TensorFile<'a> {
         let to = self.starts[rows.prompt] + (rows.position * vocab * 4) as u64;
         if to != self.at {
             let sought = self.file.seek(SeekFrom::Start(to));
-            self.at = sought.map_err(|e| file_error("write", self.path, e))?;
+            self.at = sought.map_err(|e| file_error("write", self.path, bare(e)))?;
         }
         let bytes: Vec<u8> = block.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.put(&bytes)
@@ -75,16 +76,21 @@ impl<'a> TensorFile<'a> {
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.at += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|e| file_error("write", self.path, e))
+        self.file.write_all(bytes).map_err(|e| file_error("write", self.path, bare(e)))
     }
 
     fn finish(self) -> Result<()> {
         let file = self.file.into_inner();
-        let file = file.map_err(|e| file_error("write", self.path, e.into_error()))?;
+        let file = file.map_err(|e| file_error("write", self.path, bare(e.into_error())))?;
         file.as_file().sync_all().map_err(|e| file_error("write", self.path, e))?;
-        file.persist(self.path).map_err(|e| file_error("write", self.path, e.error))?;
+        file.persist(self.path).map_err(|e| file_error("write", self.path, bare(e.error)))?;
         Ok(())
     }
+}
+
+/// An error without the name that the file has until it is whole.
+fn bare(error: io::Error) -> io::Error {
+    error.kind().into()
 }
 
 /// The length-prefixed header, padded so that data are aligned to 8 bytes, and where in the file

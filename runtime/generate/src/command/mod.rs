@@ -20,6 +20,7 @@ pub mod goldens_report;
 pub mod ids;
 pub mod inspect;
 pub mod interrupt;
+pub mod limits;
 pub mod logits;
 pub mod material;
 pub mod run;

@@ -1,7 +1,10 @@
 //! Where the elements along an axis lie, from its first on.
 
-/// Elements a step apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+/// Elements a step apart. Written down as three numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "[i64; 3]", into = "[i64; 3]")]
 pub struct Run {
     /// Distance of its first element from element 0 of the axis.
     pub first: i64,
@@ -13,9 +16,22 @@ pub struct Run {
 
 /// Distance of each element along an axis from element 0, as runs. Equal distances make equal
 /// tables.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Table {
     runs: Vec<Run>,
+}
+
+impl From<[i64; 3]> for Run {
+    fn from([first, step, len]: [i64; 3]) -> Run {
+        Run { first, step, len }
+    }
+}
+
+impl From<Run> for [i64; 3] {
+    fn from(run: Run) -> [i64; 3] {
+        [run.first, run.step, run.len]
+    }
 }
 
 impl Table {
@@ -70,6 +86,19 @@ impl Table {
         if let [run] = self.runs[..] { Some(run.step) } else { None }
     }
 
+    /// Least and greatest distance of an axis of `len` elements; `None` where it has none, or the
+    /// table is not of these. All else may be asked of a table that has passed this, wherever it
+    /// comes from.
+    pub fn reach(&self, len: i64) -> Option<(i64, i64)> {
+        let (mut least, mut most, mut elements) = (i64::MAX, i64::MIN, 0i64);
+        for run in &self.runs {
+            let last = run.step.checked_mul(run.len.checked_sub(1)?)?.checked_add(run.first)?;
+            (least, most) = (least.min(run.first).min(last), most.max(run.first).max(last));
+            elements = elements.checked_add(run.len).filter(|_| run.len > 0)?;
+        }
+        (elements == len && len > 0).then_some((least, most))
+    }
+
     /// Every element's distance, in order.
     pub fn places(&self) -> impl Iterator<Item = i64> + '_ {
         self.runs.iter().flat_map(|r| (0..r.len).map(move |i| r.first + i * r.step))
@@ -87,6 +116,20 @@ mod tests {
         assert_eq!(Table::of([3, 3]), (3, Table::steps(0, 2)));
         assert_eq!(Table::of([]), (0, Table::steps(9, 0)));
         assert_eq!(Table::of([9, 7, 5]), (9, Table::steps(-2, 3)));
+    }
+
+    #[test]
+    fn tables_from_elsewhere_are_measured_before_use() {
+        let table =
+            |runs: &[[i64; 3]]| Table { runs: runs.iter().map(|r| Run::from(*r)).collect() };
+        assert_eq!(table(&[[0, 2, 3], [9, -4, 3]]).reach(6), Some((0, 9)));
+        assert_eq!(table(&[[0, 2, 3]]).reach(4), None);
+        assert_eq!(table(&[]).reach(0), None);
+        for absurd in [[0, 1, 0], [0, 1, -1], [0, i64::MAX, 3], [i64::MAX, 1, 2], [0, 0, i64::MIN]]
+        {
+            assert_eq!(table(&[absurd]).reach(absurd[2]), None, "{absurd:?}");
+        }
+        assert_eq!(table(&[[0, 0, i64::MAX], [0, 0, 1]]).reach(i64::MIN), None);
     }
 
     #[test]

@@ -1,0 +1,84 @@
+//! Limits that the system sets to a process: met with a diagnostic and an exit code, not with a
+//! signal.
+
+use super::interrupt;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::{self, ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Exit code of a process that met a limit of the machine.
+const LIMIT: i32 = 3;
+
+/// Has a write beyond the limit on files fail, as it does on a full disk, in place of ending the
+/// process.
+pub fn meet() {
+    // SAFETY: to ignore a signal needs no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Whether an error of the system is a limit of the machine: a full disk, a quota, a limit on
+/// files or on memory.
+pub fn is_limit(error: &io::Error) -> bool {
+    use ErrorKind::{FileTooLarge, OutOfMemory, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory)
+        || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// The system's allocator. Where it has no memory, the process removes what it has begun to write
+/// and ends with a diagnostic.
+#[derive(Debug)]
+pub struct Allocator;
+
+// SAFETY: all is asked of the system's allocator, with the same arguments; what fails does not
+// return.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are those that the system's allocator asks for.
+        had(unsafe { System.alloc(layout) }, layout.size())
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        had(unsafe { System.alloc_zeroed(layout) }, layout.size())
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        // SAFETY: as above.
+        had(unsafe { System.realloc(memory, layout, bytes) }, bytes)
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+fn had(memory: *mut u8, bytes: usize) -> *mut u8 {
+    if memory.is_null() {
+        end(bytes);
+    }
+    memory
+}
+
+/// Says that there is no memory, in the form of every diagnostic, and ends the process.
+#[cold]
+fn end(bytes: usize) -> ! {
+    static ENDING: AtomicBool = AtomicBool::new(false);
+    // Whoever lacks memory for this, too, ends at once.
+    if !ENDING.swap(true, Ordering::SeqCst) {
+        let mut text = [0; 256];
+        let mut rest = &mut text[..];
+        let _ = write!(
+            rest,
+            "E0507\n\n  x cannot have {bytes} bytes of memory: the system or a limit refuses it\n  \
+             help: end other programs, raise the limit (`ulimit -v`), or use fewer --threads\n"
+        );
+        let left = rest.len();
+        let said = &text[..text.len() - left];
+        // SAFETY: writes from memory of the length given.
+        unsafe { libc::write(libc::STDERR_FILENO, said.as_ptr().cast(), said.len()) };
+        interrupt::tidy_up();
+    }
+    // SAFETY: ends the process; nothing of it is used afterwards.
+    unsafe { libc::_exit(LIMIT) }
+}
