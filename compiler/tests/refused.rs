@@ -77,6 +77,26 @@ fn large_weights_gathered_for_other_than_products_of_rows_are_refused() {
 }
 
 #[test]
+fn products_of_no_rows_are_refused() {
+    let text = "graph @block(%x: f32[D], weight %w: f32[D, r]) -> f32[r]
+  params D = 64, r = 8 {
+  %y = contract %x, %w : f32[r]
+  return %y
+}
+
+program @one {
+  weight @w: f32[64, 8] = tensor w of [1] at 0 strides [0, 0]
+  entry @forward(%x: f32[64]) {
+    %y = call @block(%x, @w) on device
+    return %y
+  }
+}";
+    let program = parse_program(text).unwrap_or_else(|e| panic!("{e:?}"));
+    let error = lower(&program, &Options::default(), &DeviceSpec::default()).unwrap_err();
+    assert_eq!(error.code(), "E0260", "{error}");
+}
+
+#[test]
 fn constants_are_no_results() {
     let (params, weights) = ("D = 64, k = 2, r = 64", [("w", "f32[r]", [64].as_slice())]);
     refused(params, &weights, "  %c = map { 2 * %w } : f32[r]\n  return %c", "a constant");

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use support::{Scene, latentc, refused, root};
+use support::{Scene, latentc, root};
 
 #[test]
 fn help_needs_no_model() {
@@ -76,130 +76,11 @@ fn every_code_is_listed_once_and_no_other() {
 }
 
 #[test]
-fn wrong_arguments_are_usage() {
-    refused(&["compile"], 2, &["E0291"]);
-    refused(&["frobnicate"], 2, &["E0291"]);
-    refused(&[], 2, &["E0291"]);
-    refused(&["run", "/nowhere"], 2, &["E0291"]);
+fn a_text_may_go_to_a_device() {
     let scene = Scene::new("rand-llama");
-    for more in [
-        ["--threads", "0"],
-        ["--target", "toaster"],
-        ["--stop-after", "supper"],
-        ["--from", "text.txt"],
-        ["--dummy-weights", "x"],
-    ] {
-        scene.refused(&more, 2, &["E0291"]);
-    }
-    let err = refused(&["compile", &scene.model, "--emit", "artifact"], 2, &["E0291"]);
-    assert!(err.contains("-o"), "{err}");
-}
-
-#[test]
-fn wrong_choices_are_all_named() {
-    let scene = Scene::new("rand-llama");
-    let wrong = ["-C", "comput=f32", "-C", "compute=f31", "-C", "page"];
-    let err = scene.refused(&wrong, 2, &["E0290", "E0290", "E0290"]);
-    assert!(err.contains("`comput`") && err.contains("`f31` for compute"), "{err}");
-    let err = scene.refused(&["-C", "isa=z80"], 2, &["E0281"]);
-    assert!(err.contains("`z80`") && err.contains("expected one of"), "{err}");
-}
-
-#[test]
-fn results_go_only_where_files_can_be() {
-    let scene = Scene::new("rand-llama");
-    let folder = scene.folder.path().to_str().unwrap();
-    let inside = scene.path("nowhere/out");
-    let to = |path: &str, exit, code| {
-        let args = ["compile", &scene.model, "--emit", "artifact", "-o", path];
-        refused(&args, exit, &[code])
-    };
-    assert!(to(folder, 2, "E0291").contains("is a folder"));
-    assert!(to(&inside, 2, "E0291").contains("found no folder"));
-    assert!(to("/dev/null", 2, "E0291").contains("is a device"));
-    assert!(to("..", 2, "E0291").contains("expected the name of a file"));
-    let before = scene.names();
-    for stub in ["/nowhere/stub", scene.file("config.json").to_str().unwrap()] {
-        let args = ["compile", &scene.model, "-o", &scene.out, "--stub", stub];
-        refused(&args, 2, &["E0291"]);
-    }
-    assert_eq!(scene.names(), before);
-    // A text may go to a device as it is.
     let ran = latentc(&["compile", &scene.model, "--emit", "graph", "-o", "/dev/stdout"]);
     assert!(ran.exit == 0 && ran.out.contains("graph @"), "{}", ran.err);
     assert!(fs::metadata("/dev/null").is_ok_and(|m| !m.is_file()));
-}
-
-#[test]
-fn unknown_architectures_name_the_known() {
-    let scene = Scene::new("rand-llama");
-    scene.edit(|c| c["architectures"] = json!(["GPT2LMHeadModel"]));
-    let err = scene.refused(&[], 1, &["E0203"]);
-    assert!(err.contains("GPT2LMHeadModel") && err.contains("DeepseekV3ForCausalLM"), "{err}");
-}
-
-#[test]
-fn absurd_configs_are_refused_field_by_field() {
-    let scene = Scene::new("rand-llama");
-    scene.edit(|c| {
-        c["hidden_size"] = json!(-4);
-        c["num_hidden_layers"] = json!(1e9);
-        c["vocab_size"] = json!(1u64 << 60);
-        c["rope_theta"] = json!("x");
-    });
-    let err = scene.refused(&[], 1, &["E0204"; 4]);
-    assert!(err.contains("hidden_size is -4, expected an integer from 1"), "{err}");
-    fs::write(scene.file("config.json"), "{\"architectures\":").unwrap();
-    scene.refused(&[], 1, &["E0202"]);
-    fs::remove_file(scene.file("config.json")).unwrap();
-    scene.refused(&[], 1, &["E0201"]);
-}
-
-#[test]
-fn missing_and_damaged_shards_are_refused() {
-    let scene = Scene::new("rand-v3-fp8");
-    let shard = scene.file("model-00002-of-000003.safetensors");
-    let bytes = fs::read(&shard).unwrap();
-    fs::write(&shard, &bytes[..bytes.len() - 1000]).unwrap();
-    scene.refused(&[], 1, &["E0208"]);
-    let mut damaged = bytes.clone();
-    damaged[..8].fill(0xff);
-    fs::write(&shard, damaged).unwrap();
-    scene.refused(&[], 1, &["E0207"]);
-    fs::write(&shard, b"").unwrap();
-    scene.refused(&[], 1, &["E0207"]);
-    fs::remove_file(&shard).unwrap();
-    let err = scene.refused(&[], 1, &["E0206"]);
-    assert!(err.contains("model-00002-of-000003.safetensors is missing"), "{err}");
-}
-
-#[test]
-fn all_absent_and_misshapen_tensors_are_named_at_once() {
-    let scene = Scene::new("rand-llama");
-    let path = scene.file("model.safetensors");
-    let bytes = fs::read(&path).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let mut header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    for key in ["lm_head.weight", "model.norm.weight"] {
-        let entry = header.remove(key).unwrap();
-        header.insert(format!("renamed.{key}"), entry);
-    }
-    let shape = header["model.embed_tokens.weight"]["shape"].as_array_mut().unwrap();
-    shape.reverse();
-    let text = serde_json::to_vec(&header).unwrap();
-    let mut changed = (text.len() as u64).to_le_bytes().to_vec();
-    changed.extend(text);
-    changed.extend(&bytes[8 + length..]);
-    fs::write(&path, changed).unwrap();
-    let ran = latentc(&scene.args(&[]));
-    assert_eq!(ran.exit, 1);
-    for told in [
-        "E0212\n\n  x tensor lm_head.weight not found, expected shape [",
-        "E0212\n\n  x tensor model.norm.weight not found",
-        "E0213\n\n  x tensor model.embed_tokens.weight is BF16 [",
-    ] {
-        assert!(ran.err.contains(told), "{told}\n{}", ran.err);
-    }
 }
 
 #[test]
@@ -262,33 +143,9 @@ fn a_model_without_tokenizer_runs_on_ids() {
     let ran = scene.compile(&[]);
     assert!(ran.err.contains("warning: no tokenizer.json"), "{}", ran.err);
     assert!(ran.err.contains("needs: ") && ran.err.contains("result: "), "{}", ran.err);
-    let err = refused(&["run", &scene.out, "--prompt", "hi"], 2, &["E0601"]);
-    assert!(err.contains("--prompt-ids"), "{err}");
     let ran = latentc(&["run", &scene.out, "--prompt-ids", "1,2,3", "--max-tokens", "4"]);
     assert_eq!(ran.exit, 0, "{}", ran.err);
     assert_eq!(ran.out.split_whitespace().count(), 4, "{}", ran.out);
-
-    let ids = scene.path("ids.json");
-    fs::write(&ids, json!([vec![1; 5000]]).to_string()).unwrap();
-    let run = |more: &[&str], exit, code| {
-        refused(&[&["run", scene.out.as_str()], more].concat(), exit, &[code])
-    };
-    let err = run(&["--prompt-ids", &ids], 1, "E0612");
-    assert!(err.contains("5000 tokens, the context holds 1024"), "{err}");
-    run(&["--prompt-ids", "1,99999"], 1, "E0604");
-    run(&["--prompt-ids", ",,"], 1, "E0617");
-    let err = run(&["--prompt-ids", "1", "--isa", "z80"], 2, "E0503");
-    assert!(err.contains("`z80` is not in the file, which has "), "{err}");
-    let logits = scene.path("logits.safetensors");
-    for (list, told) in [("[]", "the list is empty"), ("[[]]", "sequence 0 is empty")] {
-        fs::write(&ids, list).unwrap();
-        run(&["--prompt-ids", &ids], 1, "E0617");
-        let err = refused(&["logits", &scene.out, "--tokens", &ids, "-o", &logits], 1, &["E0617"]);
-        assert!(err.contains(told), "{err}");
-    }
-    assert!(!Path::new(&logits).exists());
-    run(&["--prompt-ids", "1", "--threads", "0"], 2, "E0291");
-    run(&["--prompt-ids", "1", "--interpret"], 2, "E0610");
 }
 
 #[test]
@@ -473,21 +330,11 @@ fn goldens_are_held_to_the_models_precision() {
 }
 
 #[test]
-fn the_interpreter_refuses_what_a_model_would() {
+fn the_interpreter_writes_logits() {
     let scene = Scene::new("rand-llama");
     let (ids, out) = (scene.path("ids.json"), scene.path("logits.safetensors"));
-    let args = ["logits", &scene.model, "--interpret", "--tokens", &ids, "-o", &out];
-    for (list, exit, code) in [
-        (json!([[1, 99999]]), 1, "E0604"),
-        (json!([[1], []]), 1, "E0617"),
-        (json!([vec![1; 5000]]), 1, "E0612"),
-        (json!({"a": 1}), 1, "E0617"),
-    ] {
-        fs::write(&ids, list.to_string()).unwrap();
-        refused(&args, exit, &[code]);
-    }
-    assert!(!Path::new(&out).exists());
     fs::write(&ids, "[[1, 2, 3]]").unwrap();
+    let args = ["logits", &scene.model, "--interpret", "--tokens", &ids, "-o", &out];
     assert_eq!(latentc(&args).exit, 0);
     assert!(Path::new(&out).is_file());
 }
