@@ -12,6 +12,7 @@
 //! - [`exact`]: f32 against the graph interpreter
 //! - [`near`]: bf16 against f32
 //! - [`written`]: models written by hand
+//! - [`fuzz`]: every parser, and inputs that try to break it
 //! - [`choices`]: which experts rows go to, and where two computations part
 
 #![allow(clippy::unwrap_used)]
@@ -19,6 +20,7 @@
 pub mod choices;
 pub mod chosen;
 pub mod exact;
+pub mod fuzz;
 pub mod goldens;
 pub mod kernel;
 pub mod latent;

@@ -1,6 +1,6 @@
 //! Graphs drawn at random from the list of ops: the graph interpreter, a kernel of the whole graph
 //! in the kernel interpreter, and the same kernel made native by every target agree.
-//! LATENTC_LONG_TESTS draws many more.
+//! LATENTC_LONG_TESTS draws many more, LATENTC_GRAPHS=N as many as it says.
 #![allow(clippy::unwrap_used)]
 
 mod random_graph;
@@ -191,7 +191,8 @@ fn natively(target: &dyn Target, isa: &str, cases: &[Case]) {
 #[test]
 fn graphs_mean_the_same_on_every_rung() {
     let long = std::env::var_os("LATENTC_LONG_TESTS").is_some();
-    let count = if long { LONG_SEEDS } else { SEEDS };
+    let asked = std::env::var("LATENTC_GRAPHS").ok().map(|n| n.parse().unwrap());
+    let count = asked.unwrap_or(if long { LONG_SEEDS } else { SEEDS });
     let seeds: Vec<u64> = (0..count).collect();
     let mut drawn = BTreeSet::new();
     for batch in seeds.chunks(BATCH) {
