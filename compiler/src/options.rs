@@ -172,13 +172,14 @@ pub const KEYS: &[Key] = &[
     ),
     Key {
         name: "kv-dtype",
-        values: "auto|bf16|f32",
-        help: "dtype of the KV cache (auto: that of compute, f32 above the choices of bf16x2)",
+        values: "auto|bf16|f16|f32",
+        help: "dtype of the KV cache (auto: that of compute; f16 where bf16x2 is above a choice)",
         get: |o| o.state.map_or("auto".into(), |d| d.to_string()),
         set: |o, v| {
             o.state = match v {
                 "auto" => None,
                 "bf16" => Some(DType::BF16),
+                "f16" => Some(DType::F16),
                 "f32" => Some(DType::F32),
                 _ => return None,
             };

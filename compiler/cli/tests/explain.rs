@@ -60,11 +60,9 @@ fn lone_configs_of_latent_models_keep_the_latent_and_the_rotated_key() {
         let width = |key: &str| stated[key].as_u64().unwrap();
         let expected = 2 * (width("kv_lora_rank") + width("qk_rope_head_dim"));
         assert!(name != "v3" || expected == 1152);
-        let step = ["--device", "h100", "--context", "4096", "-C", "kv-dtype=bf16"];
-        let report = explained(&config, &step);
+        let report = explained(&config, &["--device", "h100", "--context", "4096"]);
         for block in keeping(&report) {
             assert_eq!(bytes_per_token(block), expected, "{name}");
-            assert_eq!(kept_in(block, "bf16"), (expected, block["count"].as_u64().unwrap()));
             assert_eq!(rows(&block["state"]).len(), 2);
             assert!(!is_expanded(block), "{name}");
             has_the_stated_fields(block);
@@ -126,16 +124,16 @@ fn has_the_stated_fields(block: &Value) {
 fn states_above_the_first_choice_are_counted_as_they_are_kept() {
     let report = explained(&config("v3"), &["--device", "h100", "--context", "4096"]);
     let [dense, expert] = keeping(&report)[..] else { panic!("{report}") };
-    assert_eq!([kept_in(dense, "bf16"), kept_in(dense, "f32")], [(0, 0), (2304, 3)]);
-    assert_eq!([kept_in(expert, "bf16"), kept_in(expert, "f32")], [(1152, 57), (2304, 1)]);
-    assert_eq!((bytes_per_token(dense), bytes_per_token(expert)), (2304, 1152), "of most calls");
-    assert_eq!(report["memory"]["kv_bytes_per_token"], 57 * 1152 + 4 * 2304);
+    assert_eq!([kept_in(dense, "bf16"), kept_in(dense, "f16")], [(0, 0), (1152, 3)]);
+    assert_eq!([kept_in(expert, "bf16"), kept_in(expert, "f16")], [(1152, 57), (1152, 1)]);
+    assert_eq!(report["memory"]["kv_bytes_per_token"], 61 * 1152);
+    let wide = ["--device", "h100", "--context", "4096", "-C", "kv-dtype=f32"];
+    assert!(keeping(&explained(&config("v3"), &wide)).iter().all(|b| bytes_per_token(b) == 2304));
 }
 
 #[test]
 fn long_prefill_shows_the_expanded_form_and_why() {
-    let step = ["--device", "h100", "--tokens", "4096", "-C", "kv-dtype=bf16"];
-    let report = explained(&config("v3"), &step);
+    let report = explained(&config("v3"), &["--device", "h100", "--tokens", "4096"]);
     for block in keeping(&report) {
         assert!(is_expanded(block), "{}", block["graph"]);
         assert_eq!(bytes_per_token(block), 1152);
@@ -182,8 +180,8 @@ fn reports_are_for_people_too() {
         "device cpu\n",
         "\n  time: ",
         "\n  search: saturated at ",
-        "\n  keeps [r]: 2048 bytes of a token in f32\n",
-        "\n  keeps [r]: 1024 bytes of a token in bf16 (25 calls), 2048 bytes of a token in f32 (1 call)\n",
+        "\n  keeps [r]: 1024 bytes of a token in f16\n",
+        "\n  keeps [r]: 1024 bytes of a token in bf16 (25 calls), 1024 bytes of a token in f16 (1 call)\n",
         "\n  runner-up, ",
         "\n  every bucket: this form\n",
         "\n  bucket 0, decode, rows 1, new tokens from 1, context from 1: this form (1 x 1 tokens of 1024: ",
@@ -193,7 +191,7 @@ fn reports_are_for_people_too() {
         "\nas stated:\ngraph @",
         "\nas chosen:\ngraph @",
         "\nin bucket 3, prefill, rows from 9, new tokens ",
-        "\nmemory: weights 31.4 GB, 33.4 KB of a token",
+        "\nmemory: weights 31.4 GB, 31.1 KB of a token",
         "\n  state bf16[512] in 25 layers: 1024 bytes of a token each\n",
         "\npredicted: prefill ",
     ] {

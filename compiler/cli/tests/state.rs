@@ -27,7 +27,7 @@ fn no_level_and_no_backend_changes_what_is_kept() {
     let scene = Scene::new("rand-v2-lite");
     let (states, codes) = compiled(&scene, &["backend=all"]);
     let kept: BTreeSet<&str> = states.iter().map(|s| s.row.split('[').next().unwrap()).collect();
-    assert_eq!(kept, BTreeSet::from(["bf16", "f32"]));
+    assert_eq!(kept, BTreeSet::from(["bf16", "f16"]));
     assert!(codes.len() > 1, "{codes:?}");
     for name in codes {
         let [_, _, level, backend] = name.split('/').collect::<Vec<_>>()[..] else {

@@ -142,7 +142,7 @@ impl Shaper<'_, '_> {
             memories: vec![],
             keys,
             values,
-            left,
+            left: self.memories.iter().fold(left, |left, m| left.beside(m.dtype.into())),
             page: block.options.page_tokens,
             rows,
             parts: None,
