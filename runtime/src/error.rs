@@ -34,15 +34,26 @@ pub enum RuntimeError {
         /// Levels of the machine.
         expected: String,
     },
-    /// The level asked for is not in the file, or beyond the machine.
-    #[error("instruction set level `{asked}` is not {missing}, which has {has}")]
+    /// The level asked for is not in the file.
+    #[error("instruction set level `{asked}` is not in the file, which has {has}")]
     Isa {
         /// The level asked for.
         asked: String,
-        /// What lacks it.
-        missing: &'static str,
-        /// What is there.
+        /// Levels in the file.
         has: String,
+    },
+    /// The level asked for is beyond the machine.
+    #[error(
+        "instruction set level `{asked}` is beyond this machine, which lacks {lacks}: the machine \
+         runs {runs}"
+    )]
+    Lacking {
+        /// The level asked for.
+        asked: String,
+        /// Features that the level takes.
+        lacks: String,
+        /// Levels of the machine.
+        runs: String,
     },
     /// A code image that cannot be loaded.
     #[error("code image, {what}: found {found}, expected {expected}")]
@@ -219,7 +230,7 @@ impl RuntimeError {
     pub const CODES: &[(&str, &str)] = &[
         ("E0501", "the system refused a file"),
         ("E0502", "the file has no code that this machine can run"),
-        ("E0503", "the level asked for is not in the file, or beyond the machine"),
+        ("E0503", "the level asked for is not in the file"),
         ("E0504", "a code image that cannot be loaded"),
         ("E0505", "a kernel of the plan is not in the code"),
         ("E0506", "the plan asks for something that this runtime does not do"),
@@ -239,6 +250,7 @@ impl RuntimeError {
         ("E0520", "a size in the plan makes no sense for this step"),
         ("E0521", "a kernel wrote a work list whose length makes no sense"),
         ("E0522", "the plan has no such probe"),
+        ("E0523", "the level asked for is beyond the machine"),
     ];
 
     /// Stable code of this kind of error.
@@ -267,6 +279,7 @@ impl RuntimeError {
             RuntimeError::Size { .. } => "E0520",
             RuntimeError::WorkList { .. } => "E0521",
             RuntimeError::MissingProbe { .. } => "E0522",
+            RuntimeError::Lacking { .. } => "E0523",
         }
     }
 
@@ -276,7 +289,9 @@ impl RuntimeError {
             RuntimeError::Artifact { error, .. } => error.help(),
             RuntimeError::Io { .. } => "check the path and its permissions",
             RuntimeError::NoCode { .. } => "compile with a lower instruction set level as well",
-            RuntimeError::Isa { .. } => "leave the level out, and the best one is chosen",
+            RuntimeError::Isa { .. } | RuntimeError::Lacking { .. } => {
+                "leave the level out, and the best one is chosen"
+            }
             RuntimeError::Unsupported { .. } => "run the file with the release that wrote it",
             RuntimeError::OutOfMemory { .. } => {
                 "use fewer pages or shorter prompts, or a machine with more memory"

@@ -1,11 +1,12 @@
 //! An opened model: mapped file, code for this machine, plan. Immutable, shared by sessions.
 
+use crate::affinity;
 use crate::checkpoint::Checkpoint;
 use crate::error::RuntimeError;
+use crate::isa::Lacking;
 use crate::load::{Image, KernelFn};
 use crate::pool::MOST_WORKERS;
 use crate::step::{FORWARD, Shape};
-use crate::{affinity, isa};
 use artifact::format::{STUB, WEIGHTS};
 use artifact::reader::{Code, Weights};
 use artifact::{Manifest, Plan, Reader, Recipe, Section};
@@ -115,7 +116,7 @@ impl Model {
         let manifest = reader.manifest().map_err(refused)?;
         let plan = reader.plan().map_err(refused)?;
         check_supported(&plan)?;
-        let code = choose(&reader.code(), options.isa.as_deref())?;
+        let code = choose(&reader.code(), options.isa.as_deref(), Lacking::here())?;
         let image = Image::load(code.bytes)?;
         let kernels = plan.kernels.iter().map(|kernel| {
             image.kernel(&kernel.name).ok_or_else(|| RuntimeError::MissingKernel {
@@ -407,9 +408,13 @@ fn check_supported(plan: &Plan) -> Result<(), RuntimeError> {
     }
 }
 
-/// The best code that this machine runs, or that of the level `asked`.
-fn choose<'a>(codes: &[Code<'a>], asked: Option<&str>) -> Result<Code<'a>, RuntimeError> {
-    let machine = isa::supported();
+/// The best code that a machine runs, or that of the level `asked`.
+fn choose<'a>(
+    codes: &[Code<'a>],
+    asked: Option<&str>,
+    lacking: &Lacking,
+) -> Result<Code<'a>, RuntimeError> {
+    let machine = lacking.supported();
     let codes: Vec<_> = codes.iter().filter(|code| code.target == "cpu").copied().collect();
     let levels = || {
         let names = codes.iter().map(|code| format!("{}/{}", code.isa, code.backend));
@@ -418,14 +423,14 @@ fn choose<'a>(codes: &[Code<'a>], asked: Option<&str>) -> Result<Code<'a>, Runti
     };
     let mut found = codes.clone();
     if let Some(asked) = asked {
-        let lacks = |missing, has| RuntimeError::Isa { asked: asked.into(), missing, has };
         let (level, backend) = asked.split_once('/').map_or((asked, None), |(l, b)| (l, Some(b)));
         found.retain(|code| code.isa == level && backend.is_none_or(|b| b == code.backend));
         if found.is_empty() {
-            return Err(lacks("in the file", levels()));
+            return Err(RuntimeError::Isa { asked: asked.into(), has: levels() });
         }
         if !machine.contains(&level) {
-            return Err(lacks("supported by this machine", machine.join(", ")));
+            let (lacks, runs) = (lacking.words(level), machine.join(", "));
+            return Err(RuntimeError::Lacking { asked: asked.into(), lacks, runs });
         }
     }
     let rank = |code: &Code<'_>| {
@@ -441,6 +446,7 @@ fn choose<'a>(codes: &[Code<'a>], asked: Option<&str>) -> Result<Code<'a>, Runti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::{self, Machine};
 
     fn code(isa: &'static str, backend: &'static str) -> Code<'static> {
         Code { target: "cpu", isa, backend, name: "", bytes: &[] }
@@ -452,7 +458,8 @@ mod tests {
         let (best, worst) = (machine[0], machine[machine.len() - 1]);
         let codes = [code(worst, "llvm"), code(best, "cranelift"), code("z80", "llvm")];
         let chosen = |codes: &[Code<'static>], asked| {
-            choose(codes, asked).map(|c| (c.isa, c.backend)).map_err(|error| error.code())
+            let chosen = choose(codes, asked, Lacking::here());
+            chosen.map(|c| (c.isa, c.backend)).map_err(|error| error.code())
         };
         let expected = if best == worst { "llvm" } else { "cranelift" };
         assert_eq!(chosen(&codes, None), Ok((best, expected)));
@@ -461,9 +468,26 @@ mod tests {
         let asked = format!("{best}/cranelift");
         assert_eq!(chosen(&both, Some(&asked)), Ok((best, "cranelift")));
         assert_eq!(chosen(&codes, Some(worst)), Ok((worst, "llvm")));
-        assert_eq!(chosen(&codes, Some("z80")), Err("E0503"));
+        assert_eq!(chosen(&codes, Some("z80")), Err("E0523"));
         assert_eq!(chosen(&codes, Some("x86-64-v9")), Err("E0503"));
         assert_eq!(chosen(&[code("z80", "llvm")], None), Err("E0502"));
         assert_eq!(chosen(&[], None), Err("E0502"));
+    }
+
+    /// Of a machine whose system refuses tile registers.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_refused_permission_falls_back() {
+        let refused = Machine { has: |_| true, permits_tiles: || false };
+        let lacking = Lacking::of(refused);
+        let codes = isa::X86_64.iter().map(|level| code(level.name, "llvm"));
+        let codes: Vec<_> = codes.collect();
+        let best = choose(&codes, None, &lacking).expect("code of a lower level");
+        assert_eq!(best.isa, "x86-64-v4-bf16");
+        let forced = choose(&codes, Some("x86-64-amx"), &lacking).expect_err("no permission");
+        assert!(forced.to_string().contains("lacks the system's permission"), "{forced}");
+        let permitted = Lacking::of(Machine { permits_tiles: || true, ..refused });
+        let best = choose(&codes, None, &permitted).expect("code");
+        assert_eq!(best.isa, "x86-64-amx");
     }
 }

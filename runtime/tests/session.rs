@@ -167,7 +167,7 @@ fn the_level_of_the_code_is_chosen() {
     assert_eq!(with(None), Ok(format!("{ISA}/llvm")));
     assert_eq!(with(Some(ISA)), Ok(format!("{ISA}/llvm")));
     assert_eq!(with(Some(&format!("{ISA}/cranelift"))), Ok(format!("{ISA}/cranelift")));
-    assert_eq!(with(Some("z80")), Err("E0503"), "the file has it, the machine does not");
+    assert_eq!(with(Some("z80")), Err("E0523"), "the file has it, the machine does not");
     assert_eq!(with(Some("x86-64-v77")), Err("E0503"), "the file lacks it");
 }
 

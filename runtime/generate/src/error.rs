@@ -310,7 +310,8 @@ impl GenerateError {
             Self::TooFewPages { .. } => 3,
             Self::Io { source, .. } | Self::Runtime(R::Io { source, .. }) if is_limit(source) => 3,
             Self::Runtime(R::Artifact { error, .. }) if error.is_limit() => 3,
-            Self::Runtime(R::OutOfMemory { .. } | R::Thread { .. } | R::NoCode { .. }) => 3,
+            Self::Runtime(R::OutOfMemory { .. } | R::Thread { .. }) => 3,
+            Self::Runtime(R::NoCode { .. } | R::Lacking { .. }) => 3,
             _ => 1,
         }
     }

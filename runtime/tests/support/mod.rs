@@ -22,7 +22,7 @@ pub const PAGE_TOKENS: u32 = 4;
 /// What `attend` multiplies with, the second weight of the section.
 pub const FACTORS: [f32; VOCAB] = [1.0, -2.0, 3.0, 0.5, 0.0];
 /// Lowest level of this architecture, which every machine that runs tests has.
-pub const ISA: &str = if cfg!(target_arch = "x86_64") { "x86-64-v2" } else { "armv8.2" };
+pub const ISA: &str = if cfg!(target_arch = "x86_64") { "x86-64-v2" } else { "aarch64-v8" };
 
 const SYMBOLS: [&str; 5] = ["n", "b", "m", "mp", "t"];
 
