@@ -14,7 +14,7 @@ use std::time::Instant;
 use support::{Scene, latentc, refused, root};
 
 /// The level that any machine has.
-const LEVEL: &str = if cfg!(target_arch = "aarch64") { "isa=armv8-a" } else { "isa=x86-64-v2" };
+const LEVEL: &str = if cfg!(target_arch = "aarch64") { "isa=aarch64-v8" } else { "isa=x86-64-v2" };
 const INSIDE: [&str; 2] = ["-C", LEVEL];
 const STAY: [&str; 4] = ["--weights", "checkpoint", "-C", LEVEL];
 /// Models with plain, scaled and computed weights.

@@ -30,12 +30,12 @@ const V3: &[&str] = &[
 const LEVELS: [Level; 3] = [
     Level { name: "x86-64-v2", triple: "x86_64-unknown-linux-gnu", features: V2 },
     Level { name: "x86-64-v3", triple: "x86_64-unknown-linux-gnu", features: V3 },
-    Level { name: "armv8-a", triple: "aarch64-unknown-linux-gnu", features: &[] },
+    Level { name: "aarch64-v8", triple: "aarch64-unknown-linux-gnu", features: &[] },
 ];
 
 /// Levels of the architecture that the compiler runs on, best last.
 pub fn host_levels() -> &'static [&'static str] {
-    if cfg!(target_arch = "aarch64") { &["armv8-a"] } else { &["x86-64-v2", "x86-64-v3"] }
+    if cfg!(target_arch = "aarch64") { &["aarch64-v8"] } else { &["x86-64-v2", "x86-64-v3"] }
 }
 
 /// An instruction set to generate code for.

@@ -26,7 +26,7 @@ fn objects_for_every_architecture_need_no_linking() {
     for (level, architecture) in [
         ("x86-64-v2", Architecture::X86_64),
         ("x86-64-v3", Architecture::X86_64),
-        ("armv8-a", Architecture::Aarch64),
+        ("aarch64-v8", Architecture::Aarch64),
     ] {
         let code = Cranelift.compile(&kernels, level).unwrap_or_else(|e| panic!("{level}: {e}"));
         let file = object::File::parse(&*code.bytes).expect("an object");
@@ -63,7 +63,7 @@ fn levels_have_their_instructions_and_no_others() {
     };
     let wrong = v2.lines().find(|l| encoded_wide(l));
     assert_eq!(wrong, None);
-    let ir = Cranelift.listing(&kernels, "armv8-a", Listing::Ir).expect("a listing");
+    let ir = Cranelift.listing(&kernels, "aarch64-v8", Listing::Ir).expect("a listing");
     assert!(ir.contains("function") && ir.contains("fma"), "{}", &ir[..200]);
 }
 
