@@ -160,7 +160,11 @@ impl<'c> Code<'c> {
     pub fn fmul(&self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
         self.float_op(InstructionOpcode::FMul, a, b)
     }
+    /// `a * b + c`, rounded once where the level can: elsewhere LLVM would call a library.
     pub fn fma(&self, a: Val<'c>, b: Val<'c>, c: Val<'c>) -> Val<'c> {
+        if !self.isa.fma {
+            return self.fadd(self.fmul(a, b), c);
+        }
         self.call("llvm.fma", &[c.get_type()], &[a, b, c])
     }
     /// Sets flags on an instruction (a folded constant has none).
@@ -188,6 +192,24 @@ impl<'c> Code<'c> {
             return v;
         }
         self.builder.build_bit_cast(v, to, "").expect(POSITIONED)
+    }
+    /// f16 as f32, of the bits in 16-bit integers. LLVM would call a library where no instruction
+    /// does it.
+    pub fn f16_to_f32(&self, v: Val<'c>) -> Val<'c> {
+        let floats = self.like(v, self.f32());
+        if self.isa.f16 {
+            let halves = self.like(v, self.cx.f16_type().into());
+            return self.cast(InstructionOpcode::FPExt, self.bits(v, halves), floats);
+        }
+        let top = self.shl(self.zext(v, self.like(v, self.i32())), 16);
+        // As the sign, exponent and mantissa of an f32 the value is too small by 2^112, also where
+        // the f16, and then the f32, is subnormal.
+        let small = self.andc(self.ashr(top, 3), 0x8fff_e000);
+        let finite = self.fmul(self.bits(small, floats), self.float(floats, 2f64.powi(112)));
+        let other = self.bits(self.or(small, self.int(small.get_type(), 0x7f80_0000)), floats);
+        let infinite = self.int(top.get_type(), 0x7c00_0000);
+        let is_finite = self.less(self.andc(top, 0x7fff_0000), infinite);
+        self.select(is_finite, finite, other)
     }
     pub fn icmp(&self, p: IntPredicate, a: Val<'c>, b: Val<'c>) -> Val<'c> {
         match (a, b) {

@@ -6,7 +6,7 @@ mod native;
 
 use ir::loops::{Arith, Cmp, Convert, Elem, Func, Inst, MemElem, Program, Reg};
 use native::build::Build;
-use native::{Image, Scratch, levels};
+use native::{Image, Scratch, lanes, levels};
 use target_llvm::Llvm;
 
 const FLOATS: [f32; 16] = [
@@ -37,8 +37,7 @@ const OTHER_INTS: [i32; 16] = [1, 1, 5, 1, 1, -3, 3, 8, 31, 33, 0, -1, 40, 2, 16
 fn run(make: &dyn Fn(u32) -> Program, inputs: &[&[u8]], out: usize) -> Vec<Vec<u8>> {
     let mut results = Vec::new();
     for level in levels() {
-        let lanes = if level.starts_with("x86-64-v4") { 16 } else { 8 };
-        let object = Llvm::x86_64().compile_programs(&[make(lanes)], level).unwrap();
+        let object = Llvm::x86_64().compile_programs(&[make(lanes(level))], level).unwrap();
         let image = Image::load(&object.bytes);
         let mut memory = vec![0u8; out + 64];
         let mut args = vec![memory.as_mut_ptr() as u64];
@@ -57,7 +56,7 @@ fn bytes<T: Copy, const N: usize>(v: &[T], to: impl Fn(T) -> [u8; N]) -> Vec<u8>
     v.iter().flat_map(|v| to(*v)).collect()
 }
 
-/// `f` of two vectors of 16 elements (by 8 or 16 lanes), stored as `elem`.
+/// `f` of two vectors of 16 elements (by 4 to 16 lanes), stored as `elem`.
 fn lanewise(from: Elem, to: MemElem, f: &dyn Fn(&mut Build, Reg, Reg) -> Reg) -> Vec<Vec<u8>> {
     let mem = if from == Elem::F32 { MemElem::F32 } else { MemElem::I32 };
     let (a, b) = match from {

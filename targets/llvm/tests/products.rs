@@ -4,6 +4,7 @@
 mod native;
 
 use ir::dtype::{DType, Scale};
+use native::lanes;
 use native::product::{Case, Lie, check};
 
 /// Extents: one, odd, around the sizes of registers and blocks, and beyond.
@@ -17,10 +18,6 @@ const SIZES: [(u32, u32, u32); 8] = [
     (13, 67, 67),
     (33, 80, 34),
 ];
-
-fn lanes(level: &str) -> u32 {
-    if level.starts_with("x86-64-v4") { 16 } else { 8 }
-}
 
 /// Cases of a form: whole tiles, and tiles of which less is valid.
 fn cases(left: DType, right: DType, lie: Lie) -> Vec<Case> {

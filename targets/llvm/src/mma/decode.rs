@@ -78,11 +78,7 @@ fn one<'c>(c: &Code<'c>, code: DType, lanes: u32, word: Val<'c>, i: u32) -> Val<
     };
     match code {
         DType::BF16 => c.bits(c.andc(top, 0xffff_0000), f32s),
-        DType::F16 => {
-            let half = c.trunc(c.lshr(top, 16), c.vec(c.i16(), lanes));
-            let half = c.bits(half, c.vec(c.cx.f16_type().into(), lanes));
-            c.cast(Opcode::FPExt, half, f32s)
-        }
+        DType::F16 => c.f16_to_f32(c.trunc(c.lshr(top, 16), c.vec(c.i16(), lanes))),
         DType::F8E4M3 => e4m3(c, lanes, top),
         _ => c.cast(Opcode::SIToFP, c.ashr(top, 32 - bits), f32s),
     }
@@ -147,7 +143,7 @@ pub(crate) fn scalar<'c>(c: &Code<'c>, code: DType, p: Val<'c>, i: Val<'c>) -> V
     let bytes = code.bits() / 8;
     let at = c.index(p, i, bytes.into());
     match code {
-        DType::F16 => c.cast(Opcode::FPExt, c.load(c.cx.f16_type().into(), at, 2), c.f32()),
+        DType::F16 => c.f16_to_f32(c.load(c.i16(), at, 2)),
         DType::BF16 => c.bits(c.shl(c.zext(c.load(c.i16(), at, 2), c.i32()), 16), c.f32()),
         DType::E8M0 => {
             let e = c.zext(c.load(c.i8(), at, 1), c.i32());

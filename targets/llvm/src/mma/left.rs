@@ -3,7 +3,6 @@
 use super::lowering::Lowering;
 use super::plan::Unit;
 use crate::code::Val;
-use inkwell::values::InstructionOpcode as Opcode;
 use ir::dtype::DType;
 
 /// Elements copied at a time.
@@ -90,8 +89,8 @@ impl<'c> Lowering<'_, 'c> {
                 c.store(c.shl(c.zext(half, c.vec(c.i32(), n)), 16), to, 4);
             }
             (DType::F16, _) => {
-                let half = c.load(c.vec(c.cx.f16_type().into(), n), from, 2);
-                c.store(c.cast(Opcode::FPExt, half, c.vec(c.f32(), n)), to, 4);
+                let half = c.load(c.vec(c.i16(), n), from, 2);
+                c.store(c.f16_to_f32(half), to, 4);
             }
             (DType::F32, _) => c.store(c.load(c.vec(c.i32(), n), from, 4), to, 4),
             _ => {

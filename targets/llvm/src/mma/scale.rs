@@ -4,7 +4,6 @@ use super::decode;
 use super::form::ScaleForm;
 use super::lowering::Lowering;
 use crate::code::Val;
-use inkwell::values::InstructionOpcode as Opcode;
 use ir::dtype::DType;
 
 /// Columns and stretches whose scales are transposed at a time.
@@ -105,10 +104,7 @@ impl<'c> Lowering<'_, 'c> {
         let c = self.c;
         let words = c.vec(c.i32(), SIDE);
         match code {
-            DType::F16 => {
-                let v = c.load(c.vec(c.cx.f16_type().into(), SIDE), p, 2);
-                c.bits(c.cast(Opcode::FPExt, v, c.vec(c.f32(), SIDE)), words)
-            }
+            DType::F16 => c.bits(c.f16_to_f32(c.load(c.vec(c.i16(), SIDE), p, 2)), words),
             DType::BF16 => c.shl(c.zext(c.load(c.vec(c.i16(), SIDE), p, 2), words), 16),
             _ => c.load(words, p, 4),
         }

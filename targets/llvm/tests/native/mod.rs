@@ -106,6 +106,7 @@ pub fn runs(level: &str) -> bool {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512cd");
     match level {
+        "x86-64-v2" => is_x86_feature_detected!("sse4.2"),
         "x86-64-v3" | "amx-soft" => is_x86_feature_detected!("avx2"),
         "x86-64-v4" => avx512,
         "x86-64-v4-bf16" => {
@@ -119,6 +120,15 @@ pub fn runs(level: &str) -> bool {
 
 /// The levels that run here, the emulated one among them.
 pub fn levels() -> Vec<&'static str> {
-    let all = ["x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "amx-soft"];
+    let all = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "amx-soft"];
     all.into_iter().filter(|l| runs(l)).collect()
+}
+
+/// Lanes of a level's registers.
+pub fn lanes(level: &str) -> u32 {
+    match level {
+        "x86-64-v2" => 4,
+        "x86-64-v3" | "amx-soft" => 8,
+        _ => 16,
+    }
 }

@@ -254,10 +254,7 @@ impl<'c> Integer<'_, 'c> {
         let at = c.off(unit, i64::from(bit / 8));
         let floats = c.vec(c.f32(), lanes);
         match code {
-            DType::F16 => {
-                let half = c.load(c.vec(c.cx.f16_type().into(), lanes), at, 1);
-                c.cast(Opcode::FPExt, half, floats)
-            }
+            DType::F16 => c.f16_to_f32(c.load(c.vec(c.i16(), lanes), at, 1)),
             DType::BF16 => {
                 let half = c.load(c.vec(c.i16(), lanes), at, 1);
                 c.bits(c.shl(c.zext(half, c.vec(c.i32(), lanes)), 16), floats)

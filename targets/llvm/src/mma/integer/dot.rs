@@ -33,25 +33,27 @@ pub(crate) fn dot<'c>(
     c.add(sum, c.add(even, odd))
 }
 
-/// Instructions of vectors of 256 and of 512 bits.
-type Widths = [&'static str; 2];
+/// Instructions of vectors of 128, of 256 and of 512 bits.
+type Widths = [&'static str; 3];
 
 /// `a.0·b.0 + a.1·b.1` of pairs of 16 bits.
-const PAIRS: Widths = ["llvm.x86.avx2.pmadd.wd", "llvm.x86.avx512.pmaddw.d.512"];
+const PAIRS: Widths =
+    ["llvm.x86.sse2.pmadd.wd", "llvm.x86.avx2.pmadd.wd", "llvm.x86.avx512.pmaddw.d.512"];
 /// The same of pairs of bytes, those of `a` unsigned.
-const BYTES: Widths = ["llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx512.pmaddubs.w.512"];
+const BYTES: Widths = [
+    "llvm.x86.ssse3.pmadd.ub.sw.128",
+    "llvm.x86.avx2.pmadd.ub.sw",
+    "llvm.x86.avx512.pmaddubs.w.512",
+];
 
-/// An instruction on vectors of `lanes` lanes of 32 bits, perhaps in two halves.
+/// An instruction on vectors of `lanes` lanes of 32 bits, in halves of those that are too wide.
 fn halved<'c>(c: &Code<'c>, lanes: u32, by: &Widths, a: Val<'c>, b: Val<'c>) -> Val<'c> {
-    if lanes == 8 {
-        return c.call(by[0], &[], &[a, b]);
-    }
-    if c.isa.lanes == 16 {
-        return c.call(by[1], &[], &[a, b]);
+    if lanes <= c.isa.lanes {
+        return c.call(by[lanes.ilog2() as usize - 2], &[], &[a, b]);
     }
     let count = a.get_type().into_vector_type().get_size() / 2;
     let half = |v, first: u32| c.shuffle(v, v, &(first..first + count).collect::<Vec<_>>());
-    let [low, high] = [0, count].map(|at| halved(c, 8, by, half(a, at), half(b, at)));
+    let [low, high] = [0, count].map(|at| halved(c, lanes / 2, by, half(a, at), half(b, at)));
     c.shuffle(low, high, &(0..count).collect::<Vec<_>>())
 }
 
