@@ -85,6 +85,17 @@ impl Lacking {
         has.map(|(name, _)| *name).collect()
     }
 
+    /// The same in words; of none, what is lacking for the first.
+    pub fn runs(&self) -> String {
+        let supported = self.supported();
+        match self.0.first() {
+            Some((name, lacks)) if supported.is_empty() => {
+                format!("none, lacking {} for {name}", lacks.join(", "))
+            }
+            _ => supported.join(", "),
+        }
+    }
+
     /// What is lacking for a level, in words; empty: nothing.
     pub fn words(&self, level: &str) -> String {
         let lacks = self.0.iter().find(|(name, _)| *name == level);
@@ -214,6 +225,9 @@ mod tests {
         let lacking = Lacking::of(Machine { has: |f| f != "fma" && f != "movbe", ..all });
         assert_eq!(lacking.supported(), ["x86-64-v2"]);
         assert_eq!(lacking.words("x86-64-v4"), "fma, movbe");
+        assert_eq!(lacking.runs(), "x86-64-v2");
+        let lacking = Lacking::of(Machine { has: |f| f != "ssse3", ..all });
+        assert_eq!(lacking.runs(), "none, lacking ssse3 for x86-64-v2");
     }
 
     /// The system is asked only by a machine with tiles, and its refusal costs that level alone.

@@ -429,7 +429,7 @@ fn choose<'a>(
             return Err(RuntimeError::Isa { asked: asked.into(), has: levels() });
         }
         if !machine.contains(&level) {
-            let (lacks, runs) = (lacking.words(level), machine.join(", "));
+            let (lacks, runs) = (lacking.words(level), lacking.runs());
             return Err(RuntimeError::Lacking { asked: asked.into(), lacks, runs });
         }
     }
@@ -440,7 +440,7 @@ fn choose<'a>(
     };
     let best = found.into_iter().filter_map(|code| Some((rank(&code)?, code)));
     let best = best.min_by_key(|(rank, _)| *rank).map(|(_, code)| code);
-    best.ok_or_else(|| RuntimeError::NoCode { found: levels(), expected: machine.join(", ") })
+    best.ok_or_else(|| RuntimeError::NoCode { found: levels(), expected: lacking.runs() })
 }
 
 #[cfg(test)]
