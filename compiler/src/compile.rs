@@ -322,6 +322,7 @@ pub fn write(
     let screened = Screened::new(&*imported.weights);
     if let Some(mut recipe) = output.recipe.clone() {
         recipe::hash(&mut recipe, &screened, output.threads, progress)?;
+        recipe.folder = recipe::folder_from(output.path, &recipe.folder)?;
         writer.recipe(&recipe)?;
     }
     write_weights(&imported.program, &screened, &held, &mut writer, output.threads, progress)?;

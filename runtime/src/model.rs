@@ -30,7 +30,8 @@ pub struct LoadOptions {
     pub isa: Option<String>,
     /// Whether to hash all weights while loading, however large they are.
     pub check: bool,
-    /// Folder of the checkpoint that weights lie in; `None` for where it was when compiling.
+    /// Folder of the checkpoint that weights lie in; `None` for where it was when compiling, as
+    /// seen from the artifact.
     pub checkpoint: Option<PathBuf>,
 }
 
@@ -366,7 +367,9 @@ fn from_checkpoint(
             expected: "the artifact".into(),
         });
     };
-    let own = PathBuf::from(&recipe.folder);
+    // Links are followed first: the folder is named from where the artifact itself lies.
+    let artifact = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let own = artifact.with_file_name(&recipe.folder);
     let of = Checkpoint::open(recipe, options.checkpoint.as_ref().unwrap_or(&own))?;
     Ok(MappedWeights::Checkpoint { of: Box::new(of), stored })
 }

@@ -85,6 +85,24 @@ fn a_checkpoint_may_move() {
 }
 
 #[test]
+fn an_artifact_and_its_checkpoint_may_move_together() {
+    let scene = Scene::new("rand-llama");
+    let (results, moved) = (scene.path("a/results"), scene.path("b"));
+    fs::create_dir_all(&results).unwrap();
+    fs::rename(&scene.model, scene.path("a/model")).unwrap();
+    let (model, out) = (scene.path("a/model"), format!("{results}/out"));
+    let words = ["--emit", "artifact", "-C", "backend=cranelift"];
+    let ran = latentc(&[&["compile", &model, "-o", &out][..], &words, &STAY].concat());
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+    fs::rename(scene.path("a"), &moved).unwrap();
+    assert_eq!(latentc(&["verify", &format!("{moved}/results/out")]).exit, 0);
+    // A link stands for the file that it leads to.
+    let link = scene.path("link");
+    std::os::unix::fs::symlink(format!("{moved}/results/out"), &link).unwrap();
+    assert_eq!(latentc(&["verify", &link]).exit, 0);
+}
+
+#[test]
 fn changed_checkpoints_are_refused() {
     let scene = compiled("rand-v3-fp8");
     let (_, recipe) = recipe(&scene);

@@ -18,13 +18,13 @@ use ir::graph::program::Program;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Weights that the artifact holds begin at a multiple of this: a cache line.
 const STORED_ALIGN: u64 = 64;
 
 /// How packed weights, rows of a plan, come about from the checkpoint. Its files are not hashed
-/// yet.
+/// yet, and its folder is named from the root ([`folder_from`] names it for an artifact).
 ///
 /// Errors: [`ImportError::MissingTensor`] for weights that lie in no file;
 /// [`ImportError::Unreadable`] for files that cannot be looked at, or whose path is no text.
@@ -111,6 +111,30 @@ pub fn hash(
     Ok(())
 }
 
+/// The folder of a checkpoint as the artifact `path` names it: from the folder that it lies in
+/// itself. Both may be moved together, and where they are is nothing that the artifact tells.
+///
+/// Errors: [`ImportError::Unreadable`] for folders that cannot be looked at, or whose names are no
+/// text.
+pub fn folder_from(path: &Path, folder: &str) -> Result<String, ImportError> {
+    let real = |path: &Path| path.canonicalize().map_err(|e| ImportError::unreadable(path, &e));
+    let beside = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (from, to) = (real(beside)?, real(Path::new(folder))?);
+    let shared = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
+    let up = from.components().skip(shared).map(|_| Component::ParentDir);
+    let named: PathBuf = up.chain(to.components().skip(shared)).collect();
+    match named.to_str() {
+        Some("") => Ok(".".into()),
+        Some(named) => Ok(named.into()),
+        None => Err(no_text(&to)),
+    }
+}
+
+fn no_text(path: &Path) -> ImportError {
+    let why = "its path is no utf-8 text".into();
+    ImportError::Unreadable { path: path.into(), why, limit: false }
+}
+
 fn empty() -> Recipe {
     Recipe {
         version: RECIPE_VERSION,
@@ -181,11 +205,7 @@ impl Made<'_> {
 
     /// The number of a file. All lie in one folder.
     fn file(&mut self, path: &Path) -> Result<u32, ImportError> {
-        let no_text = || ImportError::Unreadable {
-            path: path.into(),
-            why: "its path is no utf-8 text".into(),
-            limit: false,
-        };
+        let no_text = || no_text(path);
         let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(no_text)?;
         if let Some(known) = self.recipe.files.iter().position(|file| file.name == name) {
             return Ok(known as u32);

@@ -13,7 +13,7 @@ use crate::plan::{Plan, Weight};
 use serde::{Deserialize, Serialize};
 
 /// Version of the recipe's schema: a reader accepts its own major and any minor.
-pub const RECIPE_VERSION: (u16, u16) = (1, 0);
+pub const RECIPE_VERSION: (u16, u16) = (1, 1);
 /// More bytes than any element has.
 const WIDTH_MAX: u32 = 8;
 
@@ -22,7 +22,7 @@ const WIDTH_MAX: u32 = 8;
 pub struct Recipe {
     /// Schema version, [`RECIPE_VERSION`] when written by this crate.
     pub version: (u16, u16),
-    /// Folder of the checkpoint when compiling, from the root.
+    /// Folder of the checkpoint when compiling, from that of the artifact.
     pub folder: String,
     /// Bytes of a file per hash.
     pub chunk_bytes: u64,
