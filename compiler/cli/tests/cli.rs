@@ -227,15 +227,6 @@ fn interrupted_logits_leave_nothing() {
 }
 
 #[test]
-fn two_compilations_give_the_same_bytes() {
-    let scene = Scene::new("rand-v2-lite");
-    scene.compile(&["--threads", "1"]);
-    let first = fs::read(&scene.out).unwrap();
-    scene.compile(&["--threads", "3"]);
-    assert!(first == fs::read(&scene.out).unwrap());
-}
-
-#[test]
 fn damaged_artifacts_are_refused() {
     let scene = Scene::new("rand-llama");
     scene.compile(&[]);
