@@ -3,6 +3,7 @@
 //! rest when asked for. Nothing is hashed twice.
 
 use crate::error::RuntimeError;
+use crate::hashed::Hashed;
 use crate::memory::Region;
 use artifact::chunks::first_difference;
 use artifact::format::{Hash, hex};
@@ -27,6 +28,7 @@ pub(crate) struct Checkpoint {
     made: OnceLock<Made>,
     /// Held while weights are made.
     making: Mutex<()>,
+    hashed: Hashed,
 }
 
 /// Weights, ready to be read.
@@ -56,7 +58,8 @@ impl Checkpoint {
     pub(crate) fn open(recipe: Recipe, folder: &Path) -> Result<Checkpoint, RuntimeError> {
         let open = |file| File::open(folder, file, recipe.chunk_bytes);
         let files = recipe.files.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Checkpoint { recipe, files, made: OnceLock::new(), making: Mutex::new(()) })
+        let (made, making) = (OnceLock::new(), Mutex::new(()));
+        Ok(Checkpoint { recipe, files, made, making, hashed: Hashed::default() })
     }
 
     /// Addresses of the plan's weights, which are made the first time: out of the files, and of
@@ -133,7 +136,7 @@ impl Checkpoint {
             let end = (first + tensor.bytes as usize).div_ceil(chunk);
             chunks.extend((first / chunk..end).map(|number| (file, number)));
         }
-        check(&self.files, chunks, threads, &|_, _| {})?;
+        self.check(chunks, threads, &|_, _| {})?;
         let panel = &self.recipe.panels[packed.panel as usize];
         let Ok(()) = packed.make(panel, &Mapped { of: self }, threads, out);
         Ok(())
@@ -150,7 +153,39 @@ impl Checkpoint {
     ) -> Result<(), RuntimeError> {
         let numbers = |(i, file): (usize, &File)| (0..file.hashes.len()).map(move |n| (i, n));
         let all = self.files.iter().enumerate().flat_map(numbers).collect();
-        check(&self.files, all, threads, progress)
+        self.check(all, threads, progress)
+    }
+
+    /// Bytes of the files that were hashed.
+    pub(crate) fn hashed_bytes(&self) -> u64 {
+        self.hashed.bytes()
+    }
+
+    /// Compares chunks that have not been compared yet with their hashes.
+    fn check(
+        &self,
+        mut chunks: Vec<(usize, usize)>,
+        threads: usize,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<(), RuntimeError> {
+        let files = &self.files;
+        chunks.retain(|(file, number)| !files[*file].checked[*number].load(Ordering::Relaxed));
+        chunks.sort_unstable();
+        chunks.dedup();
+        let pieces: Vec<&[u8]> = chunks.iter().map(|(file, n)| files[*file].chunk(*n)).collect();
+        let hashes: Vec<Hash> = chunks.iter().map(|(file, n)| files[*file].hashes[*n]).collect();
+        let compare =
+            |told: &(dyn Fn(u64, u64) + Sync)| first_difference(&pieces, &hashes, threads, told);
+        if let Some((bad, found)) = self.hashed.count(progress, compare) {
+            let (file, number) = chunks[bad];
+            let at = number as u64 * files[file].chunk_bytes as u64;
+            let what = format!("hash of chunk {number} at byte {at}");
+            return Err(refused(&files[file].path, what, hex(&found), hex(&hashes[bad])));
+        }
+        for (file, number) in chunks {
+            files[file].checked[number].store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 
@@ -190,30 +225,6 @@ impl File {
 fn refused(path: &Path, what: String, found: String, expected: String) -> RuntimeError {
     let error = ArtifactError::Checkpoint { what, found, expected };
     RuntimeError::Artifact { path: path.to_owned(), error }
-}
-
-/// Compares chunks that have not been compared yet with their hashes.
-fn check(
-    files: &[File],
-    mut chunks: Vec<(usize, usize)>,
-    threads: usize,
-    progress: &(dyn Fn(u64, u64) + Sync),
-) -> Result<(), RuntimeError> {
-    chunks.retain(|(file, number)| !files[*file].checked[*number].load(Ordering::Relaxed));
-    chunks.sort_unstable();
-    chunks.dedup();
-    let pieces: Vec<&[u8]> = chunks.iter().map(|(file, n)| files[*file].chunk(*n)).collect();
-    let hashes: Vec<Hash> = chunks.iter().map(|(file, n)| files[*file].hashes[*n]).collect();
-    if let Some((bad, found)) = first_difference(&pieces, &hashes, threads, progress) {
-        let (file, number) = chunks[bad];
-        let at = number as u64 * files[file].chunk_bytes as u64;
-        let what = format!("hash of chunk {number} at byte {at}");
-        return Err(refused(&files[file].path, what, hex(&found), hex(&hashes[bad])));
-    }
-    for (file, number) in chunks {
-        files[file].checked[number].store(true, Ordering::Relaxed);
-    }
-    Ok(())
 }
 
 /// Tensors of a recipe in mapped files, which have the lengths that the recipe was checked for.

@@ -26,6 +26,7 @@ mod affinity;
 mod barrier;
 mod checkpoint;
 pub mod error;
+mod hashed;
 pub mod isa;
 pub mod load;
 mod memory;

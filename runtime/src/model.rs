@@ -3,13 +3,14 @@
 use crate::affinity;
 use crate::checkpoint::Checkpoint;
 use crate::error::RuntimeError;
+use crate::hashed::Hashed;
 use crate::isa::Lacking;
 use crate::load::{Image, KernelFn};
 use crate::pool::MOST_WORKERS;
 use crate::step::{FORWARD, Shape};
 use artifact::format::{STUB, WEIGHTS};
 use artifact::reader::{Code, Weights};
-use artifact::{Manifest, Plan, Reader, Recipe, Section};
+use artifact::{Location, Manifest, Plan, Reader, Recipe, Section};
 use memmap2::Mmap;
 use std::fs::File;
 use std::ops::Range;
@@ -62,6 +63,7 @@ pub struct Model {
     kernels: Vec<KernelFn>,
     threads: usize,
     weights_checked: bool,
+    hashed: Hashed,
 }
 
 #[derive(Debug)]
@@ -143,6 +145,7 @@ impl Model {
             kernels,
             threads,
             weights_checked: false,
+            hashed: Hashed::default(),
             file,
         };
         if options.check || model.memory().weights_bytes < ALWAYS_CHECKED {
@@ -158,34 +161,46 @@ impl Model {
     /// # Errors
     /// [`artifact::ArtifactError::WeightsDamaged`], [`artifact::ArtifactError::Checkpoint`].
     pub fn verify_weights(&self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<(), RuntimeError> {
-        if !self.sections.iter().any(|section| section.name == WEIGHTS) {
-            return Ok(());
-        }
-        let reader = Reader::open(&self.file).map_err(|error| refused(&self.path, error))?;
-        let held = |bytes: &[u8], progress: &(dyn Fn(u64, u64) + Sync)| {
-            let verified = reader.verify_weights(bytes, self.threads, progress);
-            verified.map_err(|error| refused(&self.weights_path(&reader), error))
-        };
         match &self.weights {
             MappedWeights::Checkpoint { of, stored } => {
-                held(&self.file[stored.clone()], &|_, _| {})?;
+                self.verify_held(&self.file[stored.clone()], &|_, _| {})?;
                 of.verify(self.threads, progress)
             }
-            _ => held(self.weights(), progress),
+            _ => self.verify_held(self.weights(), progress),
         }
     }
 
-    /// The file that the weights are in.
-    fn weights_path(&self, reader: &Reader<'_>) -> PathBuf {
-        match reader.weights() {
-            Ok(Weights::External(name)) => self.path.with_file_name(name),
-            _ => self.path.clone(),
-        }
+    /// Hashes the weights that the artifact or its weights file holds.
+    fn verify_held(
+        &self,
+        bytes: &[u8],
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<(), RuntimeError> {
+        let Some(section) = self.sections.iter().find(|s| s.name == WEIGHTS) else {
+            return Ok(());
+        };
+        let verify =
+            |told: &(dyn Fn(u64, u64) + Sync)| section.verify_chunks(bytes, self.threads, told);
+        self.hashed.count(progress, verify).map_err(|error| match &section.location {
+            Location::External { file } => refused(&self.path.with_file_name(file), error),
+            Location::Here { .. } => refused(&self.path, error),
+        })
     }
 
     /// Whether all weights were hashed while loading.
     pub fn weights_checked(&self) -> bool {
         self.weights_checked
+    }
+
+    /// Bytes of weights that were hashed since the model was opened, each as often as it was. Once
+    /// all are checked, that is the length of the weights; of those that stay in a checkpoint, the
+    /// length of its files and of what the artifact holds itself.
+    pub fn hashed_bytes(&self) -> u64 {
+        let made = match &self.weights {
+            MappedWeights::Checkpoint { of, .. } => of.hashed_bytes(),
+            MappedWeights::Here(_) | MappedWeights::External(_) => 0,
+        };
+        self.hashed.bytes() + made
     }
 
     /// Where the model was opened.
@@ -283,9 +298,7 @@ impl Model {
             let checked = || {
                 let stored = &self.file[stored.clone()];
                 if !self.weights_checked {
-                    let verified = Reader::open(&self.file)
-                        .and_then(|reader| reader.verify_weights(stored, self.threads, &|_, _| {}));
-                    verified.map_err(|error| refused(&self.path, error))?;
+                    self.verify_held(stored, &|_, _| {})?;
                 }
                 Ok(stored)
             };

@@ -1,7 +1,7 @@
 //! Hashes of the equal pieces of large files.
 
 use crate::error::ArtifactError;
-use crate::format::{CHUNK, Hash};
+use crate::format::{CHUNK, Hash, Section, hex, malformed};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -34,6 +34,38 @@ pub fn first_difference(
     };
     let bad = on_threads(threads.min(pieces.len()), &check);
     bad.into_iter().flatten().min_by_key(|(index, _)| *index)
+}
+
+impl Section {
+    /// Checks every chunk of `bytes`, which the section names, on `threads` threads. `progress` is
+    /// told the bytes done and their total, from any thread.
+    ///
+    /// # Errors
+    /// [`ArtifactError::WeightsDamaged`] for the first chunk that differs.
+    pub fn verify_chunks(
+        &self,
+        bytes: &[u8],
+        threads: usize,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<(), ArtifactError> {
+        let Some(chunks) = &self.chunks else {
+            return Err(malformed("weights section", "no chunk hashes", "chunk hashes"));
+        };
+        if bytes.len() as u64 != self.bytes {
+            return Err(malformed("length of the weights", bytes.len(), self.bytes));
+        }
+        // A chunk larger than the address space is one chunk, as for any larger size.
+        let size = usize::try_from(chunks.bytes).unwrap_or(usize::MAX);
+        let pieces: Vec<&[u8]> = bytes.chunks(size).collect();
+        let bad = first_difference(&pieces, &chunks.hashes, threads, progress);
+        let Some((chunk, found)) = bad else { return Ok(()) };
+        Err(ArtifactError::WeightsDamaged {
+            chunk,
+            offset: chunk as u64 * chunks.bytes,
+            found: hex(&found),
+            expected: hex(&chunks.hashes[chunk]),
+        })
+    }
 }
 
 /// Calls `work` on so many threads at once, the caller's among them.

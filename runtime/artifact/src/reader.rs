@@ -1,6 +1,5 @@
 //! Reading an artifact out of mapped bytes, believing none of them.
 
-use crate::chunks::first_difference;
 use crate::error::ArtifactError;
 use crate::format::{
     self, CODE_PREFIX, Footer, Location, MANIFEST, PAGE, PLAN, RECIPE, STUB, Section, WEIGHTS, hex,
@@ -196,24 +195,7 @@ impl<'a> Reader<'a> {
         threads: usize,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), ArtifactError> {
-        let section = self.weights_section()?;
-        let Some(chunks) = &section.chunks else {
-            return Err(malformed("weights section", "no chunk hashes", "chunk hashes"));
-        };
-        if weights.len() as u64 != section.bytes {
-            return Err(malformed("length of the weights", weights.len(), section.bytes));
-        }
-        // A chunk larger than the address space is one chunk, as for any larger size.
-        let size = usize::try_from(chunks.bytes).unwrap_or(usize::MAX);
-        let pieces: Vec<&[u8]> = weights.chunks(size).collect();
-        let bad = first_difference(&pieces, &chunks.hashes, threads, progress);
-        let Some((chunk, found)) = bad else { return Ok(()) };
-        Err(ArtifactError::WeightsDamaged {
-            chunk,
-            offset: chunk as u64 * chunks.bytes,
-            found: hex(&found),
-            expected: hex(&chunks.hashes[chunk]),
-        })
+        self.weights_section()?.verify_chunks(weights, threads, progress)
     }
 
     fn weights_section(&self) -> Result<&Section, ArtifactError> {
