@@ -387,6 +387,7 @@ fn manifest(imported: &Imported, lowered: &Lowered, code: &[Code], options: &Opt
         model: model(imported, info, lowered),
         targets: vec![TargetInfo { name: "cpu".into(), isa_levels }],
         options: options.values().into_iter().collect(),
+        inputs: imported.inputs.clone(),
         generation,
         warnings: imported.warnings.iter().map(ToString::to_string).collect(),
     }

@@ -56,7 +56,8 @@ pub fn model(layer: &str) -> Imported {
         generation: Generation::default(),
     };
     let (companions, config, warnings) = (vec![], b"{}".to_vec(), vec![]);
-    Imported { program, info, weights: Box::new(MadeUp(sizes)), companions, config, warnings }
+    let weights = Box::new(MadeUp(sizes));
+    Imported { program, info, weights, companions, config, inputs: vec![], warnings }
 }
 
 fn extents(graph: &Graph, index: &str) -> i64 {

@@ -1,9 +1,11 @@
 //! A Hugging Face checkpoint directory, mapped into memory.
 
+use super::inputs;
 use super::json::{self, Entries};
 use super::shard::{Shard, Slot};
 use super::source::{Location, TensorInfo, WeightSource};
 use crate::error::{ImportError, ImportErrors};
+use artifact::manifest::Input;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -45,6 +47,8 @@ pub fn read_json(path: &Path) -> Result<Vec<u8>, ImportError> {
 
 /// Tensors of one or many safetensors files. Only headers are read; payload is mapped.
 pub struct Checkpoint {
+    /// The index, where there is one.
+    index: Option<Input>,
     shards: Vec<Shard>,
     /// Name to shard and slot.
     tensors: BTreeMap<String, (usize, Slot)>,
@@ -77,16 +81,23 @@ impl Checkpoint {
         &self.unlisted
     }
 
+    /// The index and the files with tensors, these by their headers.
+    pub fn inputs(&self) -> impl Iterator<Item = Input> + '_ {
+        self.index.iter().cloned().chain(self.shards.iter().map(Shard::input))
+    }
+
     fn single(path: &Path) -> Result<Checkpoint, ImportErrors> {
         let (shard, slots) = Shard::open(path)?;
         let tensors = slots.into_iter().map(|(key, slot)| (key, (0, slot))).collect();
-        Ok(Checkpoint { shards: vec![shard], tensors, unlisted: vec![] })
+        Ok(Checkpoint { index: None, shards: vec![shard], tensors, unlisted: vec![] })
     }
 
     fn sharded(dir: &Path, index: &Path) -> Result<Checkpoint, ImportErrors> {
-        let files = read_index(dir, index, &read_json(index)?)?;
-        let mut checkpoint =
-            Checkpoint { shards: vec![], tensors: BTreeMap::new(), unlisted: vec![] };
+        let bytes = read_json(index)?;
+        let files = read_index(dir, index, &bytes)?;
+        let index = Some(inputs::whole(index, &bytes));
+        let (tensors, unlisted) = (BTreeMap::new(), vec![]);
+        let mut checkpoint = Checkpoint { index, shards: vec![], tensors, unlisted };
         let mut errors = vec![];
         for (path, keys) in files {
             if !path.exists() {
@@ -190,6 +201,10 @@ impl WeightSource for Checkpoint {
 
     fn mapped(&self, key: &str) -> Option<&[u8]> {
         self.slot(key).map(|(shard, slot)| shard.slice(slot))
+    }
+
+    fn files(&self) -> Vec<(&Path, &[u8])> {
+        self.shards.iter().map(|shard| (shard.path(), shard.bytes())).collect()
     }
 
     fn location(&self, key: &str) -> Option<Location<'_>> {

@@ -1,6 +1,7 @@
 //! Import: a checkpoint becomes a program over named tensors.
 //!
 //! - [`checkpoint`], [`shard`], [`json`]: files, mapped and checked
+//! - [`inputs`]: what was read, by hash
 //! - [`dummy`]: weights from a seed
 //! - [`source`]: what both are to the rest of the compiler
 //! - [`values`]: a weight's numbers, for interpreters
@@ -24,6 +25,7 @@ pub mod decoder;
 pub mod dummy;
 pub mod families;
 pub mod finite;
+pub mod inputs;
 pub mod json;
 pub mod layers;
 pub mod rope;
@@ -32,6 +34,7 @@ pub mod source;
 pub mod values;
 
 use crate::error::{ImportError, ImportErrors};
+use artifact::manifest::Input;
 use assembly::Assembly;
 use catalogue::{Catalogue, Found, Origin};
 use checkpoint::{CONFIG, Checkpoint, Companion};
@@ -72,6 +75,8 @@ pub struct Imported {
     pub companions: Vec<Companion>,
     /// config.json, as it is.
     pub config: Vec<u8>,
+    /// Files that were read, sorted by name.
+    pub inputs: Vec<Input>,
     /// What is odd, but no fault.
     pub warnings: Vec<Warning>,
 }
@@ -157,10 +162,17 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported, ImportEr
     let common = model.common();
     let companions = checkpoint::companions(&dir)?;
     let (generation, eos) = read_generation(&dir, &companions)?;
+    let mut inputs = vec![inputs::whole(&config_path, &config)];
+    inputs.extend(companions.iter().map(|c| inputs::whole(c.name.as_ref(), &c.bytes)));
     let origin = match options.dummy_weights {
         Some(seed) => Origin::MadeUp { seed, dtype: common.dtype },
-        None => Origin::Stored(Checkpoint::open(&dir)?),
+        None => {
+            let checkpoint = Checkpoint::open(&dir)?;
+            inputs.extend(checkpoint.inputs());
+            Origin::Stored(checkpoint)
+        }
     };
+    inputs.sort_by(|a, b| a.name.cmp(&b.name));
     let info = ModelInfo {
         name: model_name(&dir),
         family: family.name,
@@ -182,7 +194,8 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported, ImportEr
     program.weights = weights;
     let mut warnings = warnings_of(&found, common, unknown);
     warnings.extend((drafts && !present).then_some(Warning::NoDraftLayer));
-    Ok(Imported { program, info, weights: found.source, companions, config, warnings })
+    let weights = found.source;
+    Ok(Imported { program, info, weights, companions, config, inputs, warnings })
 }
 
 /// The checkpoint's directory and its config.json, of which either may be given.

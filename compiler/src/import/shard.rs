@@ -1,8 +1,10 @@
 //! One safetensors file: eight bytes of length, a JSON header, the tensors' bytes.
 
+use super::inputs;
 use super::json::{self, Entries};
 use super::source::TensorInfo;
 use crate::error::ImportError;
+use artifact::manifest::Input;
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo as HeaderEntry};
 use std::fs::File;
@@ -68,6 +70,16 @@ impl Shard {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// All of its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// The file as its header describes it.
+    pub fn input(&self) -> Input {
+        inputs::input(&self.path, self.map.len() as u64, &self.map[..self.base as usize])
     }
 
     /// Bytes `offset..offset + bytes` of the file, which a [`Slot`] of this shard names.

@@ -45,6 +45,11 @@ pub trait WeightSource: Send + Sync {
         None
     }
 
+    /// The files that tensors lie in, each with all its bytes.
+    fn files(&self) -> Vec<(&Path, &[u8])> {
+        vec![]
+    }
+
     /// Where a tensor lies on disk, if it does.
     fn location(&self, _key: &str) -> Option<Location<'_>> {
         None

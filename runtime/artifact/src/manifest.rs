@@ -16,10 +16,35 @@ pub struct Manifest {
     pub targets: Vec<TargetInfo>,
     /// Options that the file was compiled with, with their values' text.
     pub options: BTreeMap<String, String>,
+    /// Files of the model's directory that were read, by name. None are known of files that an
+    /// earlier release wrote.
+    #[serde(default)]
+    pub inputs: Vec<Input>,
     /// Sampling defaults that the checkpoint states.
     pub generation: GenerationDefaults,
     /// Warnings of the compilation that a user of the file should know.
     pub warnings: Vec<String>,
+}
+
+/// A file of the model's directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// Its name there.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// How many of its first bytes the digest is of: all, but of files with tensors the header
+    /// alone, which says what tensors there are.
+    pub hashed_bytes: u64,
+    /// SHA-256 digest of these bytes, lower-case and hexadecimal.
+    pub sha256: String,
+}
+
+impl Input {
+    /// Whether the digest is of all bytes.
+    pub fn is_whole(&self) -> bool {
+        self.bytes == self.hashed_bytes
+    }
 }
 
 /// Facts of the model that the runtime and its users need.

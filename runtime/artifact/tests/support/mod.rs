@@ -1,6 +1,6 @@
 //! A small artifact with every kind of section.
 
-use artifact::manifest::{GenerationDefaults, ModelInfo, TargetInfo};
+use artifact::manifest::{GenerationDefaults, Input, ModelInfo, TargetInfo};
 use artifact::plan::{
     Arg, Bucket, Buffer, Condition, Entry, Form, Grid, Kernel, Launch, PLAN_VERSION, Place, Plan,
     State, StateKind, Step, Tensor, Weight, Work,
@@ -111,6 +111,12 @@ pub fn manifest() -> Manifest {
         },
         targets: vec![TargetInfo { name: "cpu".into(), isa_levels: vec!["x86-64-v3".into()] }],
         options: [("exact".to_string(), "false".to_string())].into(),
+        inputs: vec![Input {
+            name: "config.json".into(),
+            bytes: 2,
+            hashed_bytes: 2,
+            sha256: "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a".into(),
+        }],
         generation: GenerationDefaults { temperature: Some(0.6), ..Default::default() },
         warnings: vec!["a warning".into()],
     }

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// Shows what the model's file holds, as text or as one JSON object: `{format_version,
-/// compiler_version, executable, targets, sections: [{name, bytes, blake3}], options, model,
-/// generation, warnings, memory}`.
+/// compiler_version, executable, targets, sections: [{name, bytes, blake3}], options, inputs:
+/// [{name, bytes, hashed_bytes, sha256}], model, generation, warnings, memory}`.
 ///
 /// # Errors
 /// As [`Streams::say`].
@@ -32,6 +32,7 @@ fn object(model: &Model) -> Value {
         "targets": manifest.targets,
         "sections": sections,
         "options": manifest.options,
+        "inputs": manifest.inputs,
         "model": manifest.model,
         "generation": manifest.generation,
         "warnings": manifest.warnings,
@@ -66,6 +67,10 @@ fn text(model: &Model) -> String {
     }
     lines.extend(manifest.options.iter().map(|(key, value)| format!("-C {key}={value}")));
     lines.extend(manifest.warnings.iter().map(|warning| format!("warning: {warning}")));
+    lines.extend(manifest.inputs.iter().map(|input| {
+        let of = if input.is_whole() { "" } else { " of its header" };
+        format!("made of {} ({}), sha256{of} {}", input.name, bytes(input.bytes), input.sha256)
+    }));
     let width = model.sections().iter().map(|s| s.name.len()).max().unwrap_or(0);
     for s in model.sections() {
         let hash = hexadecimal(&s.hash);
