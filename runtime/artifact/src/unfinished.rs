@@ -1,7 +1,7 @@
 //! Names of files that this process has begun to write: hidden, beside the files that they become.
 //! A process that was killed leaves such a file behind; the next that writes there removes it.
 
-use crate::writer::weights_path;
+use crate::writer::{statement_path, weights_path};
 use std::ffi::OsStr;
 use std::fs::{DirEntry, File};
 use std::path::{Path, PathBuf};
@@ -26,10 +26,15 @@ pub fn hold(file: &File) {
     let _ = file.try_lock();
 }
 
+/// The file `path`, and what is written beside it where that is an artifact.
+fn together(path: &Path) -> [PathBuf; 3] {
+    [path.to_path_buf(), weights_path(path), statement_path(path)]
+}
+
 /// Removes what this process has begun to write towards the file `path`, and towards the weights
-/// of an artifact of that name. Nobody is left to be told what cannot be removed.
+/// and the statement of an artifact of that name. Nobody is left to be told what cannot be removed.
 pub fn remove(path: &Path) {
-    let begins = [prefix(path), prefix(&weights_path(path))];
+    let begins = together(path).map(|path| prefix(&path));
     let is_ours = |name: &OsStr| {
         let name = name.to_string_lossy();
         name.ends_with(SUFFIX) && begins.iter().any(|begin| name.starts_with(begin))
@@ -40,10 +45,11 @@ pub fn remove(path: &Path) {
 }
 
 /// Removes what processes that are gone had begun to write towards the file `path`, and towards
-/// the weights of an artifact of that name. What cannot be removed is no obstacle.
+/// the weights and the statement of an artifact of that name. What cannot be removed is no
+/// obstacle.
 pub fn remove_abandoned(path: &Path) {
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let names = [name(path), name(&weights_path(path))];
+    let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let names = together(path).map(name);
     let writer = |entry: &DirEntry| {
         let file = entry.file_name().to_string_lossy().into_owned();
         names.iter().find_map(|name| writer_of(&file, name))

@@ -272,20 +272,27 @@ impl Writer {
     /// Writes table and footer and gives the files their names.
     ///
     /// # Errors
+    /// As [`Writer::seal`] and [`Sealed::publish`].
+    pub fn finish(self) -> Result<Summary, ArtifactError> {
+        self.seal()?.publish()
+    }
+
+    /// Writes all that is left to write, under no final name yet.
+    ///
+    /// # Errors
     /// [`ArtifactError::Order`] when a section is open, [`ArtifactError::Io`].
-    pub fn finish(mut self) -> Result<Summary, ArtifactError> {
+    pub fn seal(mut self) -> Result<Sealed, ArtifactError> {
         if let Some(open) = &self.open {
             return Err(order(format!("finish while `{}` is open", open.name), "end_section"));
         }
-        let mut weights_file = None;
-        if let Some(output) = self.weights.take() {
-            let external = |s: &&Section| matches!(s.location, Location::External { .. });
-            if let Some(section) = self.sections.iter().find(external) {
-                let path = weights_path(&self.path);
-                output.finish(&path, Some(&format::weights_header(section, FORMAT_VERSION)))?;
-                weights_file = Some(path);
-            }
-        }
+        let external = |s: &&Section| matches!(s.location, Location::External { .. });
+        let external = self.sections.iter().find(external);
+        let weights = self.weights.take().zip(external);
+        let weights = weights.map(|(mut output, section)| {
+            output.put_first(&format::weights_header(section, FORMAT_VERSION))?;
+            Ok(output)
+        });
+        let weights = weights.transpose()?;
         self.main.pad(64)?;
         let table = format::encode_table(&self.sections);
         let footer = Footer {
@@ -297,15 +304,76 @@ impl Writer {
         };
         self.main.put(&table)?;
         self.main.put(&footer.encode(&table))?;
-        self.main.finish(&self.path, None)?;
-        Ok(Summary { sections: self.sections, file_bytes: footer.file_bytes, weights_file })
+        self.main.flush()?;
+        let summary = Summary {
+            sections: self.sections,
+            file_bytes: footer.file_bytes,
+            weights_file: weights.as_ref().map(|output| output.path.clone()),
+        };
+        Ok(Sealed { files: weights.into_iter().chain([self.main]).collect(), last: None, summary })
     }
+}
+
+/// Files that are whole, and have no final name yet; they are gone if they are dropped.
+#[derive(Debug)]
+pub struct Sealed {
+    /// In the order in which they get their names.
+    files: Vec<Output>,
+    /// A file that speaks of the others.
+    last: Option<Output>,
+    summary: Summary,
+}
+
+impl Sealed {
+    /// Of each file, the name that it is to have and the one that it has.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &Path)> {
+        self.files.iter().map(|file| (file.path.as_path(), file.temporary.as_path()))
+    }
+
+    /// Adds the file [`statement_path`], which speaks of the others.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`].
+    pub fn state(&mut self, path: &Path, statement: &[u8]) -> Result<(), ArtifactError> {
+        let mut output = Output::create(&statement_path(path))?;
+        output.put(statement)?;
+        output.flush()?;
+        self.last = Some(output);
+        Ok(())
+    }
+
+    /// Gives the files their names, when all of them are written. A statement that was there is
+    /// removed before and comes last: none is better, meanwhile, than one of other files.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`].
+    pub fn publish(self) -> Result<Summary, ArtifactError> {
+        if let Some(last) = &self.last {
+            match std::fs::remove_file(&last.path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(last.failed("replace", error));
+                }
+                _ => {}
+            }
+        }
+        self.files.into_iter().chain(self.last).try_for_each(Output::publish)?;
+        Ok(self.summary)
+    }
+}
+
+/// The statement about the artifact `path`, where there is one.
+pub fn statement_path(path: &Path) -> PathBuf {
+    with_ending(path, ".intoto.json")
 }
 
 /// The weights file of the artifact `path`, where it has one.
 pub(crate) fn weights_path(path: &Path) -> PathBuf {
+    with_ending(path, ".weights")
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".weights");
+    name.push(ending);
     path.with_file_name(name)
 }
 
@@ -428,15 +496,22 @@ impl Output {
         self.file.get_ref().set_permissions(mode).map_err(|error| self.failed("write", error))
     }
 
-    /// Writes `head` over the first bytes and moves the file to `path`.
-    fn finish(mut self, path: &Path, head: Option<&[u8]>) -> Result<(), ArtifactError> {
-        if let Some(head) = head {
-            let rewind = self.file.seek(SeekFrom::Start(0));
-            rewind.map_err(|error| self.failed("write", error))?;
-            self.file.write_all(head).map_err(|error| self.failed("write", error))?;
-        }
-        self.file.flush().map_err(|error| self.failed("write", error))?;
-        std::fs::rename(&self.temporary, path).map_err(|error| self.failed("rename", error))?;
+    /// Writes `head` over the first bytes.
+    fn put_first(&mut self, head: &[u8]) -> Result<(), ArtifactError> {
+        let rewind = self.file.seek(SeekFrom::Start(0));
+        rewind.map_err(|error| self.failed("write", error))?;
+        self.file.write_all(head).map_err(|error| self.failed("write", error))?;
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), ArtifactError> {
+        self.file.flush().map_err(|error| self.failed("write", error))
+    }
+
+    /// Gives the file, which is flushed, its name.
+    fn publish(mut self) -> Result<(), ArtifactError> {
+        let renamed = std::fs::rename(&self.temporary, &self.path);
+        renamed.map_err(|error| self.failed("rename", error))?;
         self.done = true;
         Ok(())
     }

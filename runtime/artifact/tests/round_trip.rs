@@ -6,6 +6,7 @@ mod support;
 
 use artifact::reader::Weights;
 use artifact::unfinished::{self, SUFFIX};
+use artifact::writer::Sealed;
 use artifact::{ArtifactError, Reader, WeightsPlace, Writer};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,6 +115,50 @@ fn dropped_writer_leaves_nothing() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     drop(writer);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn files_get_their_names_when_all_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.latent");
+    let statement = folder.path().join("model.latent.intoto.json");
+    let sealed = |weights: &[u8]| {
+        let mut writer = Writer::create(&path, None, WeightsPlace::External).unwrap();
+        writer.begin_weights().unwrap();
+        writer.write(weights).unwrap();
+        writer.end_section().unwrap();
+        writer.seal().unwrap()
+    };
+    let of = |sealed: &Sealed| -> Vec<Vec<u8>> {
+        sealed.files().map(|(_, temporary)| std::fs::read(temporary).unwrap()).collect()
+    };
+    let there = || {
+        let names = ["model.latent.weights", "model.latent"].map(|name| folder.path().join(name));
+        names.map(|path| std::fs::read(path).unwrap()).to_vec()
+    };
+    let mut old = sealed(b"old");
+    let first = of(&old);
+    old.state(&path, b"of old").unwrap();
+    assert!(!path.exists() && !statement.exists());
+    old.publish().unwrap();
+    assert_eq!(there(), first);
+    assert_eq!(std::fs::read(&statement).unwrap(), b"of old");
+
+    let mut new = sealed(b"new");
+    new.state(&path, b"of new").unwrap();
+    drop(new);
+    assert_eq!(there(), first, "what is dropped changes nothing");
+    assert_eq!(std::fs::read(&statement).unwrap(), b"of old");
+
+    // A statement that cannot be replaced keeps all from being replaced.
+    std::fs::remove_file(&statement).unwrap();
+    std::fs::create_dir(&statement).unwrap();
+    let mut new = sealed(b"new");
+    new.state(&path, b"of new").unwrap();
+    assert_eq!(new.publish().unwrap_err().code(), "E0414");
+    assert_eq!(there(), first);
+    std::fs::remove_dir(&statement).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
 #[test]
