@@ -1,5 +1,6 @@
 //! Lowered kernels to code, weights to their packed order, everything to one file.
 
+use crate::attest::{Asked, statement};
 use crate::certificate;
 use crate::error::{ImportError, ImportErrors};
 use crate::import::finite::Screened;
@@ -244,6 +245,8 @@ pub struct Output<'a> {
     pub recipe: Option<Recipe>,
     /// Threads that pack.
     pub threads: usize,
+    /// What a statement of provenance says beside what is known here; none for no statement.
+    pub attest: Option<Asked>,
 }
 
 /// Bytes of the packed weights.
@@ -291,7 +294,8 @@ fn set_scratch(lowered: &mut Lowered, code: &[Code]) {
     }
 }
 
-/// Writes everything to one file, which appears under its name when it is whole.
+/// Writes everything to one file, and what belongs beside it; they appear under their names when
+/// all are whole.
 ///
 /// Errors: E04xx, E0216, and whatever else the weights' source reports.
 pub fn write(
@@ -304,7 +308,8 @@ pub fn write(
 ) -> Result<Summary, CompileError> {
     set_scratch(&mut lowered, code);
     let mut writer = Writer::create(output.path, output.stub, output.weights)?;
-    writer.manifest(&manifest(imported, &lowered, code, options))?;
+    let manifest = manifest(imported, &lowered, code, options);
+    writer.manifest(&manifest)?;
     writer.plan(&lowered.plan)?;
     if !lowered.certificates.is_empty() {
         let text = certificate::text(&lowered.certificates);
@@ -327,7 +332,13 @@ pub fn write(
     }
     write_weights(&imported.program, &screened, &held, &mut writer, output.threads, progress)?;
     screened.verdict()?;
-    Ok(writer.finish()?)
+    let mut sealed = writer.seal()?;
+    if let Some(asked) = &output.attest {
+        let mut statement = statement(imported, &manifest, asked, output.threads, progress);
+        sealed.files().try_for_each(|(path, written)| statement.add(path, written))?;
+        sealed.state(output.path, statement.text().as_bytes())?;
+    }
+    Ok(sealed.publish()?)
 }
 
 /// Weights that a file holds, with their places in it.

@@ -10,11 +10,13 @@
 //! - [`pack`]: weights to the order their kernels read
 //! - [`link`]: objects to one loadable image
 //! - [`compile`]: everything to one file
+//! - [`attest`]: what was built of what
 //! - [`progress`]: how long work shows itself
 //! - [`error`]: diagnostics of import, E02xx
 
 #![warn(missing_docs)]
 
+pub mod attest;
 pub mod certificate;
 pub mod compile;
 pub mod error;

@@ -121,7 +121,8 @@ pub fn build_lowered(
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.lat");
     let weights = artifact::writer::WeightsPlace::Inline;
-    let output = Output { path: &path, stub: None, weights, recipe: None, threads: 1 };
+    let output =
+        Output { path: &path, stub: None, weights, recipe: None, threads: 1, attest: None };
     let written = write(imported, lowered, &code, options, &output, &mut Silent);
     written.unwrap_or_else(|e| panic!("{}: {e}", e.code()));
     Built { _dir: dir, path, ways }

@@ -5,8 +5,9 @@ use crate::forecast::{Forecast, Stay, Work};
 use crate::output::{self, Place};
 use crate::progress::Shown;
 use crate::targets;
-use artifact::writer::WeightsPlace;
+use artifact::writer::{WeightsPlace, statement_path};
 use clap::{Args, ValueEnum};
+use compiler::attest::{Asked, Resource};
 use compiler::compile::{
     CompileError, Output, all_code, check_levels, levels, lower_forms, stay_in_checkpoint, write,
 };
@@ -21,6 +22,7 @@ use ir::error::Span;
 use ir::graph::parse::parse_program;
 use ir::kernel::Kernel;
 use ir::target::{Listing, Target};
+use jiff::Timestamp;
 use std::path::PathBuf;
 
 /// What to write.
@@ -92,6 +94,9 @@ pub struct CompileArgs {
     /// Where weights go
     #[arg(long, value_enum, default_value = "inline")]
     weights: Weights,
+    /// Write OUT.intoto.json too: what the result was built of, as in-toto and SLSA state it
+    #[arg(long)]
+    attest: bool,
     /// Executable to append the model to [default: latent-run beside latentc]
     #[arg(long, value_name = "FILE")]
     stub: Option<PathBuf>,
@@ -128,6 +133,10 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
     if args.weights == Weights::Checkpoint && args.dummy_weights.is_some() {
         let message = "found --weights checkpoint, expected inline or external".to_string();
         return Err(Failure::usage(message, "made-up weights lie in no checkpoint"));
+    }
+    if args.attest && args.is_text() {
+        let message = "found --attest with a text, expected a model to write".to_string();
+        return Err(Failure::usage(message, "leave out --attest, or what asks for the text"));
     }
     let owned = targets::cpu(&options, args.threads());
     let targets: Vec<&dyn Target> = owned.iter().map(AsRef::as_ref).collect();
@@ -299,6 +308,8 @@ fn listing(
 struct Destination {
     place: Place,
     stub: Option<Vec<u8>>,
+    /// What a statement is to say of the command line, if one is wanted.
+    attest: Option<Asked>,
 }
 
 impl Destination {
@@ -312,8 +323,46 @@ impl Destination {
             Emit::Exe => Some(output::read_stub(args.stub.as_deref())?),
             _ => None,
         };
-        Ok(Destination { place, stub })
+        let attest = args.attest.then(|| asked(args, stub.as_deref())).transpose()?;
+        Ok(Destination { place, stub, attest })
     }
+}
+
+/// What a statement of provenance says of the command line.
+fn asked(args: &CompileArgs, stub: Option<&[u8]>) -> Result<Asked, Failure> {
+    let value = |value: Option<clap::builder::PossibleValue>| {
+        value.map(|value| value.get_name().to_string()).unwrap_or_default()
+    };
+    let mut asked = Asked { time: source_date()?, ..Asked::default() };
+    let flags = [
+        ("target", Some(args.target.clone())),
+        ("emit", Some(value(args.emit.to_possible_value()))),
+        ("weights", Some(value(args.weights.to_possible_value()))),
+        ("dummy-weights", args.dummy_weights.map(|seed| seed.to_string())),
+    ];
+    let given = flags.into_iter().filter_map(|(flag, value)| Some((flag.to_string(), value?)));
+    asked.flags.extend(given);
+    if let Some(path) = &args.from {
+        let bytes = std::fs::read(path).map_err(|e| Failure::io("read", path, &e))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        asked.flags.insert("from".into(), name.to_string());
+        asked.files.push(Resource::of(&name, &bytes));
+    }
+    asked.files.extend(stub.map(|bytes| Resource::of(output::STUB, bytes)));
+    Ok(asked)
+}
+
+/// The time that reproducible builds are told, `SOURCE_DATE_EPOCH`
+/// (<https://reproducible-builds.org/specs/source-date-epoch/>).
+fn source_date() -> Result<Option<Timestamp>, Failure> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    let Some(text) = std::env::var_os(NAME) else { return Ok(None) };
+    let seconds = text.to_str().and_then(|text| text.parse().ok());
+    let time = seconds.and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.map(Some).ok_or_else(|| {
+        let message = format!("found {NAME}={text:?}, expected seconds since 1970");
+        Failure::usage(message, "give it a number, or unset it")
+    })
 }
 
 fn package(
@@ -339,6 +388,10 @@ fn package(
         stub_bytes: result.stub.as_ref().map_or(0, |s| s.len() as u64),
         companion_bytes: imported.companions.iter().map(|c| c.bytes.len() as u64).sum(),
         threads: args.threads(),
+        attested_bytes: match args.attest {
+            true => imported.inputs.iter().map(|input| input.bytes).sum(),
+            false => 0,
+        },
     };
     let forecast = Forecast::new(&lowered, &work);
     if !args.quiet {
@@ -354,8 +407,9 @@ fn package(
         Weights::Inline | Weights::Checkpoint => WeightsPlace::Inline,
         Weights::External => WeightsPlace::External,
     };
+    let attest = result.attest.clone();
     let (path, stub) = (result.place.path.as_path(), result.stub.as_deref());
-    let output = Output { path, stub, weights, recipe, threads: args.threads() };
+    let output = Output { path, stub, weights, recipe, threads: args.threads(), attest };
     let summary = write(imported, lowered, &code, options, &output, &mut shown)?;
     shown.finish();
     if !args.quiet {
@@ -363,6 +417,9 @@ fn package(
         output::note(&format!("wrote {} ({size})", path.display()));
         if let Some(weights) = &summary.weights_file {
             output::note(&format!("wrote {}; keep it beside the former", weights.display()));
+        }
+        if args.attest {
+            output::note(&format!("wrote {}", statement_path(path).display()));
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! What can go wrong on the command line, and whose fault it is.
 
+use compiler::attest::AttestError;
 use compiler::certificate::CertificateError;
 use compiler::compile::CompileError;
 use compiler::error::{ImportError, ImportErrors};
@@ -189,6 +190,12 @@ impl From<ToolError> for Failure {
 
 impl From<CertificateError> for Failure {
     fn from(e: CertificateError) -> Self {
+        Failure::one(e.code(), e.to_string(), Some(e.help().into()), INPUT)
+    }
+}
+
+impl From<AttestError> for Failure {
+    fn from(e: AttestError) -> Self {
         Failure::one(e.code(), e.to_string(), Some(e.help().into()), INPUT)
     }
 }

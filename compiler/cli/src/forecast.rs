@@ -42,6 +42,8 @@ pub struct Work {
     pub companion_bytes: u64,
     /// Threads that pack.
     pub threads: usize,
+    /// Bytes that are read once more, to be hashed for a statement.
+    pub attested_bytes: u64,
     /// Weights that stay in the checkpoint, if they do.
     pub stay: Option<Stay>,
 }
@@ -138,7 +140,7 @@ impl Forecast {
                 (s.shares.stored, s.hashed_bytes, s.recipe_bytes, chunks + 4 * s.recipe_bytes)
             }
         };
-        let moved = (written + hashed) as f64;
+        let moved = (written + hashed + work.attested_bytes) as f64;
         let held = 2 * code + work.stub_bytes + work.companion_bytes + hashing;
         Forecast {
             disk_bytes: written + recipe + code + work.stub_bytes + work.companion_bytes,

@@ -58,6 +58,9 @@ struct Source {
     /// FILE is a checkpoint: run its graph by the interpreter (logits only)
     #[arg(long)]
     interpret: bool,
+    /// Check that FILE is what this statement of `compile --attest` speaks of (verify only)
+    #[arg(long, value_name = "STATEMENT")]
+    attestation: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -95,6 +98,13 @@ fn open(source: Source, load: &LoadArgs) -> Result<Model, GenerateError> {
             option: "--interpret",
             value: "given".to_owned(),
             expected: "to `logits` only",
+        });
+    }
+    if source.attestation.is_some() {
+        return Err(GenerateError::BadOption {
+            option: "--attestation",
+            value: "given".to_owned(),
+            expected: "to `verify` only",
         });
     }
     Model::open(&source.file, &load.options()).map_err(GenerateError::from)

@@ -41,6 +41,7 @@ fn codes() -> Vec<(&'static str, &'static str)> {
         compiler::link::LinkError::CODES,
         compiler::lower::LowerError::CODES,
         compiler::compile::CompileError::CODES,
+        compiler::attest::AttestError::CODES,
         compiler::rewrite::program::RewriteError::CODES,
         compiler::certificate::CertificateError::CODES,
         compiler::options::OptionError::CODES,

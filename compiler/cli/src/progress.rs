@@ -40,7 +40,9 @@ impl Progress for Shown {
             return;
         }
         let template = match phase {
-            "weights" | "hashes" => "{msg:10} {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            "weights" | "hashes" | "digests" => {
+                "{msg:10} {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
+            }
             _ => "{msg:10} {bar:40} {pos}/{len} {elapsed}",
         };
         let style = ProgressStyle::with_template(template);

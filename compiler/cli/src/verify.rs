@@ -1,10 +1,14 @@
-//! `latentc verify`: what the file's own `verify` checks, and the certificates of its rewriting.
+//! `latentc verify`: what the file's own `verify` checks, the certificates of its rewriting, and
+//! what a statement of provenance says.
 
 use crate::diagnostic::Failure;
 use crate::{Source, open};
+use artifact::Location;
 use artifact::error::ArtifactError;
 use artifact::format::CERTIFICATE;
+use compiler::attest::{self, Statement};
 use compiler::certificate::{self, Checked};
+use compiler::compile::CompileError;
 use generate::GenerateError;
 use generate::command::Streams;
 use generate::command::args::{LoadArgs, VerifyArgs};
@@ -13,13 +17,18 @@ use generate::engine::Model;
 use runtime::RuntimeError;
 use serde_json::json;
 use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Verifies.
-pub fn verify(source: Source, args: &VerifyArgs) -> Result<(), Failure> {
+pub fn verify(mut source: Source, args: &VerifyArgs) -> Result<(), Failure> {
+    let attestation = source.attestation.take();
     let model = open(source, &LoadArgs { check: true, ..args.load.clone() })?;
-    let fact = certificate_fact(&model)?;
-    match Streams::standard(|streams| verify_file(&Arc::new(model), args, &[fact], streams)) {
+    let mut facts = vec![certificate_fact(&model)?];
+    if let Some(statement) = attestation {
+        facts.push(statement_fact(&model, &statement)?);
+    }
+    match Streams::standard(|streams| verify_file(&Arc::new(model), args, &facts, streams)) {
         Err(GenerateError::OutputClosed) => Ok(()),
         other => Ok(other?),
     }
@@ -65,4 +74,25 @@ fn certificate_fact(model: &Model) -> Result<Fact, Failure> {
         line += &format!(", {near} near in f64");
     }
     Ok(Fact { key: "certificate", value, line })
+}
+
+/// Checks that a statement speaks of the file, and of the weights beside it if there are any.
+fn statement_fact(model: &Model, path: &Path) -> Result<Fact, Failure> {
+    let text = std::fs::read(path).map_err(|e| Failure::io("read", path, &e))?;
+    let name = path.display().to_string();
+    let statement = Statement::parse(&name, &text)?;
+    let weights = model.sections().iter().filter_map(|section| match &section.location {
+        Location::External { file } => Some(model.path().with_file_name(file)),
+        Location::Here { .. } => None,
+    });
+    for file in [model.path().to_path_buf()].into_iter().chain(weights) {
+        let found = attest::digest(&file).map_err(CompileError::Artifact)?;
+        statement.check_subject(&name, &file, &found)?;
+    }
+    statement.check_build(&name, model.manifest())?;
+    let mut line = format!("built by latentc {}, as {name} says, of", statement.version());
+    for of in statement.dependencies() {
+        line += &format!("\n  {}  {}", of.sha256(), of.name);
+    }
+    Ok(Fact { key: "attestation", value: json!(statement), line })
 }

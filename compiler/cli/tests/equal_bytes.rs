@@ -57,8 +57,8 @@ const SURROUNDINGS: [Surroundings; 2] = [
 /// What is written: words of the command line.
 const RESULTS: [&[&str]; 4] = [
     &["--emit", "artifact"],
-    &["--emit", "exe"],
-    &["--emit", "artifact", "--weights", "external"],
+    &["--emit", "exe", "--attest"],
+    &["--emit", "artifact", "--weights", "external", "--attest"],
     &["--emit", "artifact", "--weights", "checkpoint"],
 ];
 

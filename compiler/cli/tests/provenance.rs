@@ -3,12 +3,12 @@
 
 mod support;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::{Scene, latentc};
+use support::{Ran, Scene, latentc, refused};
 
 /// The SHA-256 digest of some bytes, by another program.
 fn sha256(bytes: &[u8]) -> String {
@@ -33,7 +33,7 @@ fn inspected(file: &str) -> Value {
 #[test]
 fn a_manifest_names_what_was_read_by_hash() {
     let scene = Scene::new("tiny-v3-fp8");
-    scene.compile(&["-C", "isa=x86-64-v2"]);
+    scene.compile(&["-C", LEVEL]);
     let inputs = inspected(&scene.out)["inputs"].clone();
     let names = ["config.json", "generation_config.json", "model-00001-of-000002.safetensors"];
     let more = ["model-00002-of-000002.safetensors", "model.safetensors.index.json"];
@@ -58,9 +58,150 @@ fn a_manifest_names_what_was_read_by_hash() {
 #[test]
 fn made_up_weights_leave_the_description_as_the_one_input() {
     let scene = Scene::new("rand-llama");
-    scene.compile(&["-C", "isa=x86-64-v2", "--dummy-weights", "3"]);
+    scene.compile(&["-C", LEVEL, "--dummy-weights", "3"]);
     let inputs = inspected(&scene.out)["inputs"].clone();
     let bytes = fs::read(Path::new(&scene.model).join("config.json")).unwrap();
     assert_eq!(inputs.as_array().unwrap().len(), 1);
     assert_eq!(inputs[0]["sha256"], sha256(&bytes));
+}
+
+/// The level that any machine has.
+const LEVEL: &str = if cfg!(target_arch = "aarch64") { "isa=armv8-a" } else { "isa=x86-64-v2" };
+
+fn statement_of(scene: &Scene) -> String {
+    format!("{}.intoto.json", scene.out)
+}
+
+fn read(path: &str) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// Compiles with a time given from outside.
+fn compile_at(scene: &Scene, time: &str) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_latentc"));
+    command.args(scene.args(&["--attest", "-C", LEVEL])).env("SOURCE_DATE_EPOCH", time);
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let exit = output.status.code().unwrap();
+    Ran { exit, out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Name and digest of each file that a list of a statement has.
+fn digests(list: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_string();
+    let of = |file: &Value| (text(&file["name"]), text(&file["digest"]["sha256"]));
+    list.as_array().unwrap().iter().map(of).collect()
+}
+
+fn digest_of(name: &str, path: impl AsRef<Path>) -> (String, String) {
+    (name.to_string(), sha256(&fs::read(path).unwrap()))
+}
+
+#[test]
+fn a_statement_says_what_was_built_of_what() {
+    let scene = Scene::new("rand-v3-fp8");
+    let ran = scene.compile(&["--attest", "--weights", "external", "-C", LEVEL]);
+    assert!(ran.err.contains(&format!("wrote {}\n", statement_of(&scene))), "{}", ran.err);
+    let statement = read(&statement_of(&scene));
+    assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
+    assert_eq!(statement["predicateType"], "https://slsa.dev/provenance/v1");
+    let weights = format!("{}.weights", scene.out);
+    let built = [digest_of("out", &scene.out), digest_of("out.weights", weights)];
+    assert_eq!(digests(&statement["subject"]), built);
+    let definition = &statement["predicate"]["buildDefinition"];
+    let names: Vec<String> =
+        (1..4).map(|i| format!("model-0000{i}-of-000003.safetensors")).collect();
+    let names = ["config.json", &names[0], &names[1], &names[2], "model.safetensors.index.json"];
+    let inputs = names.map(|name| digest_of(name, scene.file(name)));
+    assert_eq!(digests(&definition["resolvedDependencies"]), inputs);
+    let parameters = &definition["externalParameters"];
+    assert_eq!(parameters["options"], inspected(&scene.out)["options"]);
+    let flags = json!({"emit": "artifact", "target": "cpu", "weights": "external"});
+    assert_eq!(parameters["flags"], flags);
+    let details = &statement["predicate"]["runDetails"];
+    assert_eq!(details["builder"]["version"]["latentc"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(details.get("metadata"), None, "no time but one that is given");
+}
+
+#[test]
+fn what_is_not_the_models_is_stated_too() {
+    let scene = Scene::new("rand-llama");
+    let kernels = scene.path("edited.kernel");
+    let text = latentc(&["compile", &scene.model, "--emit", "kernel"]).out;
+    fs::write(&kernels, text).unwrap();
+    let words = ["compile", &scene.model, "-o", &scene.out, "-C", "backend=cranelift", "-C", LEVEL];
+    let more = ["--attest", "--from", &kernels, "--dummy-weights", "7"];
+    let ran = latentc(&[&words[..], &more].concat());
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+    let statement = read(&statement_of(&scene));
+    let definition = &statement["predicate"]["buildDefinition"];
+    let runtime = Path::new(env!("CARGO_BIN_EXE_latentc")).with_file_name("latent-run");
+    let inputs = [
+        digest_of("config.json", scene.file("config.json")),
+        digest_of("edited.kernel", &kernels),
+        digest_of("latent-run", runtime),
+    ];
+    assert_eq!(digests(&definition["resolvedDependencies"]), inputs);
+    let flags = &definition["externalParameters"]["flags"];
+    assert_eq!((&flags["dummy-weights"], &flags["from"]), (&json!("7"), &json!("edited.kernel")));
+    assert_eq!(flags["emit"], "exe");
+    let ran = latentc(&["verify", &scene.out, "--attestation", &statement_of(&scene)]);
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+}
+
+#[test]
+fn statements_are_checked() {
+    let scene = Scene::new("rand-llama");
+    scene.compile(&["--attest", "-C", LEVEL]);
+    let statement = statement_of(&scene);
+    let ran = latentc(&["verify", &scene.out, "--attestation", &statement]);
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+    let (_, config) = digest_of("config.json", scene.file("config.json"));
+    assert!(ran.out.contains(&format!("\n  {config}  config.json\n")), "{}", ran.out);
+    let ran = latentc(&["verify", &scene.out, "--attestation", &statement, "--json"]);
+    let verified: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(verified["attestation"], read(&statement));
+    // Another name is none of other bytes.
+    let renamed = scene.path("renamed");
+    fs::copy(&scene.out, &renamed).unwrap();
+    assert_eq!(latentc(&["verify", &renamed, "--attestation", &statement]).exit, 0);
+    // A later compilation without a statement leaves one that does not hold of it.
+    scene.compile(&["-C", LEVEL, "-C", "compute=f32"]);
+    let err = refused(&["verify", &scene.out, "--attestation", &statement], 1, &["E0299"]);
+    assert!(err.contains(&digest_of("out", &scene.out).1), "{err}");
+    assert_eq!(latentc(&["verify", &renamed, "--attestation", &statement]).exit, 0);
+}
+
+#[test]
+fn weights_of_another_compilation_are_none_of_the_statement() {
+    let scene = Scene::new("rand-llama");
+    let compile = |seed: &str| {
+        scene.compile(&["--attest", "-C", LEVEL, "--weights", "external", "--dummy-weights", seed]);
+        fs::read(statement_of(&scene)).unwrap()
+    };
+    let (old, new) = (compile("1"), compile("2"));
+    let statement = scene.path("statement");
+    let verified = |text: &[u8]| {
+        fs::write(&statement, text).unwrap();
+        latentc(&["verify", &scene.out, "--attestation", &statement]).exit
+    };
+    assert_eq!((verified(&old), verified(&new)), (1, 0));
+    // Of the file alone, the statement does not cover what it runs with.
+    let mut half: Value = serde_json::from_slice(&new).unwrap();
+    half["subject"].as_array_mut().unwrap().pop().unwrap();
+    fs::write(&statement, half.to_string()).unwrap();
+    let err = refused(&["verify", &scene.out, "--attestation", &statement], 1, &["E0299"]);
+    assert!(err.contains("out.weights"), "{err}");
+}
+
+#[test]
+fn a_time_is_stated_where_one_is_given() {
+    let scene = Scene::new("rand-llama");
+    assert_eq!(compile_at(&scene, "86400").exit, 0);
+    let times = read(&statement_of(&scene))["predicate"]["runDetails"]["metadata"].clone();
+    let day = "1970-01-02T00:00:00Z";
+    assert_eq!(times, json!({"startedOn": day, "finishedOn": day}));
+    let ran = compile_at(&scene, "yesterday");
+    assert_eq!(ran.exit, 2);
+    assert!(ran.err.starts_with("E0291\n"), "{}", ran.err);
 }

@@ -68,8 +68,8 @@ impl Section {
     }
 }
 
-/// Calls `work` on so many threads at once, the caller's among them.
-fn on_threads<T: Send>(threads: usize, work: &(dyn Fn() -> T + Sync)) -> Vec<T> {
+/// Calls `work` on so many threads at once, the caller's among them; gives what each returned.
+pub fn on_threads<T: Send>(threads: usize, work: &(dyn Fn() -> T + Sync)) -> Vec<T> {
     std::thread::scope(|scope| {
         // A thread that cannot be started leaves its share to the others.
         let started: Vec<_> = (1..threads)

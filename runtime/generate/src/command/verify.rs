@@ -18,7 +18,7 @@ pub struct Fact {
     pub key: &'static str,
     /// Its value.
     pub value: Value,
-    /// For people: a line without its end.
+    /// For people: a line, or several, without the last one's end.
     pub line: String,
 }
 
