@@ -95,6 +95,7 @@ parsers!(
     tensors,
     artifact,
     manifest,
+    statement,
     plan,
     size,
     image,

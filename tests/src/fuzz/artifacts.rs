@@ -1,12 +1,15 @@
 //! Parsers of an artifact's sections.
 
+use super::corpus::small_manifest;
 use super::{Outcome, Refusal};
 use artifact::format::{FOOTER_BYTES, PAGE};
 use artifact::plan::{Entry, Grid, Step};
 use artifact::reader::Weights;
 use artifact::size::{SizeExpr, SizeOp};
 use artifact::{ArtifactError, Manifest, Plan, Reader};
+use compiler::attest::{AttestError, Statement};
 use runtime::load::Image;
+use std::path::Path;
 
 /// Bytes of the weights that plans are checked against.
 pub const WEIGHTS_BYTES: u64 = 1 << 30;
@@ -106,6 +109,17 @@ pub fn manifest(input: &[u8]) -> Outcome {
     let again: Manifest = serde_json::from_slice(&printed).unwrap();
     assert_eq!(again, manifest, "another manifest is read again");
     Ok(())
+}
+
+/// A statement of provenance, held against a file that it does not speak of.
+pub fn statement(input: &[u8]) -> Outcome {
+    let refused = |e: AttestError| vec![Refusal::new(e.code(), e)];
+    let statement = Statement::parse("statement", input).map_err(refused)?;
+    let again = Statement::parse("printed", statement.text().as_bytes());
+    assert_eq!(again.unwrap(), statement, "another statement is read again");
+    let other = statement.check_subject("statement", Path::new("file"), "no digest");
+    assert!(other.is_err(), "it speaks of any file");
+    statement.check_build("statement", &small_manifest()).map_err(refused)
 }
 
 /// The plan: its JSON, its check, and every size in it for steps of all kinds.

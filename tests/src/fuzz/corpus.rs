@@ -2,11 +2,13 @@
 
 use super::prompts::BETWEEN;
 use artifact::{Manifest, Plan, WeightsPlace, Writer};
+use compiler::attest::{Asked, Resource, statement};
 use compiler::certificate::text;
 use compiler::compile::{code, lower};
 use compiler::import::{ImportOptions, Imported, import};
 use compiler::lower::Lowered;
 use compiler::options::Options;
+use compiler::progress::Silent;
 use ir::device::DeviceSpec;
 use ir::kernel::Kernel;
 use ir::kernel::parse::kernels as parse_kernels;
@@ -235,12 +237,15 @@ pub fn plans() -> Vec<Vec<u8>> {
     all
 }
 
-fn small_manifest() -> Manifest {
+/// A manifest with something of everything.
+pub fn small_manifest() -> Manifest {
     let whole = json!({"format_version": artifact::format::FORMAT_VERSION,
         "compiler_version": "0.1.0",
         "model": {"family": "deepseek_v3", "name": "tiny", "vocab_size": 512, "context_length": 64,
             "bos": [0], "eos": [1, 2], "hidden_size": 8, "layers": 2, "dtype": "bf16"},
         "targets": [{"name": "cpu", "isa_levels": ["x86-64-v3"]}], "options": {"exact": "false"},
+        "inputs": [{"name": "config.json", "bytes": 2, "hashed_bytes": 2, "sha256": "44136fa3"},
+            {"name": "model.safetensors", "bytes": 900, "hashed_bytes": 80, "sha256": "0c7e"}],
         "generation": {"temperature": 0.6, "do_sample": true, "top_p": null, "top_k": 5,
             "eos": [1]},
         "warnings": ["a warning"]});
@@ -250,6 +255,17 @@ fn small_manifest() -> Manifest {
 /// A manifest.
 pub fn manifests() -> Vec<Vec<u8>> {
     vec![serde_json::to_vec(&small_manifest()).unwrap()]
+}
+
+/// A statement about what was made of the files that the small manifest names.
+pub fn statements() -> Vec<Vec<u8>> {
+    let (manifest, mut imported) = (small_manifest(), imported("rand-llama"));
+    imported.inputs = manifest.inputs.clone();
+    let names = manifest.inputs.iter().filter(|input| !input.is_whole());
+    let files = names.map(|input| Resource::of(&input.name, b"tensors")).collect();
+    let asked = Asked { files, ..Asked::default() };
+    let statement = statement(&imported, &manifest, &asked, 1, &mut Silent);
+    vec![statement.text().into_bytes()]
 }
 
 /// Small files with every kind of section: plain, executable, with weights beside.

@@ -109,6 +109,7 @@ pub const ENTRIES: &[Entry] = &[
     entry!(tensors, Text, corpus::headers, checkpoints::tensors, 200, 0 / 3 / 6),
     entry!(artifact, Binary, corpus::artifacts, artifacts::artifact, 2000, 15 / 6 / 12),
     entry!(manifest, Text, corpus::manifests, artifacts::manifest, 2000, 40 / 1 / 25),
+    entry!(statement, Text, corpus::statements, artifacts::statement, 2000, 20 / 2 / 6),
     entry!(plan, Text, corpus::plans, artifacts::plan, 1000, 10 / 2 / 5),
     entry!(size, Binary, corpus::sizes, artifacts::size, 5000, 500 / 1 / 1),
     entry!(image, Binary, corpus::images, artifacts::image, 1000, 150 / 1 / 5),
