@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 fn latent_run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_latent-run"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stub"));
     command.args(arguments).env_clear().output().expect("it starts")
 }
 
