@@ -4,11 +4,12 @@
 //! Sources: <https://in-toto.io/Statement/v1>, <https://slsa.dev/provenance/v1>.
 
 use crate::import::Imported;
-use crate::import::inputs::{hex, sha256};
+use crate::import::inputs::sha256;
 use crate::progress::Progress;
 use artifact::Manifest;
 use artifact::chunks::on_threads;
 use artifact::error::ArtifactError;
+use artifact::format::hex;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

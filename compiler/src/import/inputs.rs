@@ -1,18 +1,9 @@
 //! What was read of a model's directory, by length and hash.
 
+use artifact::format::hex;
 use artifact::manifest::Input;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 use std::path::Path;
-
-/// A SHA-256 digest as lower-case hexadecimal text.
-pub fn hex(digest: &[u8]) -> String {
-    digest.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
 
 /// The SHA-256 digest of some bytes, as text.
 pub fn sha256(bytes: &[u8]) -> String {

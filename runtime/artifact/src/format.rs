@@ -54,9 +54,9 @@ const MAX_SECTIONS: u32 = 1 << 16;
 /// A BLAKE3 hash.
 pub type Hash = [u8; 32];
 
-/// The hash as lower-case hexadecimal text.
-pub fn hex(hash: &Hash) -> String {
-    blake3::Hash::from_bytes(*hash).to_hex().to_string()
+/// A hash as lower-case hexadecimal text.
+pub fn hex(hash: &[u8]) -> String {
+    hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The hash of some bytes as lower-case hexadecimal text.
