@@ -62,6 +62,21 @@ pub fn run<T: Real>(
     machine.run(0..all)
 }
 
+/// A choice of the greatest, as [`Machine::watch`] notes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// The grid's instance that made it.
+    pub instance: i64,
+    /// Numbers that one choice is made among.
+    pub width: usize,
+    /// What was ranked, choice after choice.
+    pub scores: Vec<f64>,
+    /// Which of them took part; all where it is empty.
+    pub takes_part: Vec<bool>,
+    /// Positions that each choice took, greatest first.
+    pub chosen: Vec<i32>,
+}
+
 /// A kernel with its memory.
 pub struct Machine<'a, T> {
     kernel: &'a Kernel,
@@ -70,6 +85,7 @@ pub struct Machine<'a, T> {
     values: Vec<Option<Rc<Tile<T>>>>,
     scratch: HashMap<ValueId, Scratch<T>>,
     instance: i64,
+    choices: Option<Vec<Choice>>,
 }
 
 impl<'a, T: Real> Machine<'a, T> {
@@ -95,7 +111,7 @@ impl<'a, T: Real> Machine<'a, T> {
             .collect::<Result<_, _>>()?;
         let (values, scratch) = (vec![None; kernel.values.len()], HashMap::new());
         let symbols = symbols.to_vec();
-        Ok(Machine { kernel, symbols, params, values, scratch, instance: 0 })
+        Ok(Machine { kernel, symbols, params, values, scratch, instance: 0, choices: None })
     }
 
     /// The instance that wrote an element of a parameter, by its number row-major.
@@ -103,9 +119,15 @@ impl<'a, T: Real> Machine<'a, T> {
         self.params.get(param)?.writer(element)
     }
 
-    /// From now on, notes what is loaded from each parameter.
+    /// From now on, notes what is loaded from each parameter, and what is chosen.
     pub fn watch(&mut self) {
         self.params.iter_mut().for_each(Memory::watch);
+        self.choices = Some(vec![]);
+    }
+
+    /// The choices made since [`Machine::watch`], in order.
+    pub fn choices(&self) -> &[Choice] {
+        self.choices.as_deref().unwrap_or_default()
     }
 
     /// What was loaded from a parameter since [`Machine::watch`]: along each axis, from the first
@@ -218,6 +240,7 @@ impl<'a, T: Real> Machine<'a, T> {
                 }
                 Stmt::Let { result, op } => {
                     let tile = self.op(*result, op)?;
+                    self.note(op, &tile);
                     self.set(*result, tile);
                 }
                 Stmt::Store { value, access } => self.store(*value, access)?,
@@ -226,6 +249,26 @@ impl<'a, T: Real> Machine<'a, T> {
             }
         }
         Ok(())
+    }
+
+    fn note(&mut self, op: &Op, result: &Tile<T>) {
+        let (Op::TopK { arg, mask, .. }, Tile::Int(chosen), true) =
+            (op, result, self.choices.is_some())
+        else {
+            return;
+        };
+        let all = |v: ValueId| {
+            let tile = self.get(v);
+            (0..tile.len()).map(|i| tile.get(i)).collect::<Vec<f64>>()
+        };
+        let choice = Choice {
+            instance: self.instance,
+            width: self.shape(*arg).last().map_or(1, |e| *e as usize),
+            scores: all(*arg),
+            takes_part: mask.map_or(vec![], |m| all(m).iter().map(|b| *b != 0.0).collect()),
+            chosen: chosen.clone(),
+        };
+        self.choices.get_or_insert_default().push(choice);
     }
 
     fn copy(&mut self, to: ValueId, from: ValueId) {
