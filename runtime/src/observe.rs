@@ -7,15 +7,14 @@ use crate::walk;
 
 /// Looks at the launches of a step, in the order of the plan.
 pub trait Observer {
-    /// What a launch reads is there.
-    fn before(&mut self, launched: &Launched<'_>);
+    /// What a launch reads is there, and may be changed.
+    fn before(&mut self, launched: &mut Launched<'_>);
 
     /// What it writes is there, too.
     fn after(&mut self, launched: &Launched<'_>);
 }
 
 /// A launch of a step.
-#[derive(Clone, Copy)]
 pub struct Launched<'a> {
     program: &'a Program,
     bases: &'a Bases<'a>,
@@ -55,6 +54,22 @@ impl Launched<'_> {
         // with so many bytes; all of it is initialised, and no worker runs.
         unsafe { std::slice::from_raw_parts(address, bytes) }
     }
+
+    /// The same, to be written, of what lives for this step alone: arena and outputs.
+    pub fn memory_mut(&mut self, arg: usize) -> Option<&mut [u8]> {
+        let at = self.args + arg;
+        if !self.program.is_of_step(at) {
+            return None;
+        }
+        let bytes = self.program.room(at, self.bases) as usize;
+        let address = self.program.args[at] as *mut u8;
+        if bytes == 0 || address.is_null() {
+            return None;
+        }
+        // SAFETY: `bind` made the address one of this session's own regions, with so many bytes;
+        // all of it is initialised, no worker runs, and the borrow is exclusive.
+        Some(unsafe { std::slice::from_raw_parts_mut(address, bytes) })
+    }
 }
 
 /// Runs a bound program on all workers, one launch after the other.
@@ -72,14 +87,14 @@ pub(crate) unsafe fn run(
     observer: &mut dyn Observer,
 ) -> Result<(), RuntimeError> {
     for (at, op) in program.ops.iter().enumerate() {
-        let launched = match *op {
+        let mut launched = match *op {
             Op::Launch { args, launch, .. } => {
                 let position = launch as usize;
                 Some(Launched { program, bases, symbols, bucket, position, args })
             }
             _ => None,
         };
-        if let Some(launched) = &launched {
+        if let Some(launched) = &mut launched {
             observer.before(launched);
         }
         // SAFETY: passed on to the caller.

@@ -220,6 +220,11 @@ impl Program {
         }
     }
 
+    /// Whether what is behind argument `at` lives for the current step alone.
+    pub(crate) fn is_of_step(&self, at: usize) -> bool {
+        matches!(self.memory[at], Memory::Buffer(_) | Memory::Output(_))
+    }
+
     /// Bytes and operations that a launch cannot do without, for a step with these symbols.
     ///
     /// # Errors

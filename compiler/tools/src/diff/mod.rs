@@ -109,7 +109,7 @@ impl<'a> Watch<'a> {
 }
 
 impl Observer for Watch<'_> {
-    fn before(&mut self, launched: &Launched<'_>) {
+    fn before(&mut self, launched: &mut Launched<'_>) {
         self.bucket = Some(launched.bucket());
         self.before = self.launches.written(self.launch(launched), launched);
     }
