@@ -19,12 +19,14 @@
 //! - [`certificate`]: the data and its text
 //! - [`shrink`]: small extents
 //! - [`trial`]: random inputs, two steps, comparison
+//! - [`shared`]: which values of two equal graphs are the same
 //! - [`error`]: E0285 to E0289
 
 #![warn(missing_docs)]
 
 pub mod certificate;
 pub mod error;
+pub mod shared;
 pub mod shrink;
 pub mod trial;
 
@@ -115,9 +117,18 @@ fn evaluate<N: Draw>(
     seed: u64,
     place: &Place,
 ) -> Result<(), CheckError> {
+    redrawn(seed, place, &mut |seed| trial.run::<N>(bound, seed))
+}
+
+/// Draws inputs until nothing divides by zero.
+fn redrawn(
+    seed: u64,
+    place: &Place,
+    run: &mut dyn FnMut(u64) -> Result<(), Fault>,
+) -> Result<(), CheckError> {
     let mut last = Ok(());
     for draw in 0..DRAWS {
-        last = trial.run::<N>(bound, mix(seed ^ draw << 32));
+        last = run(mix(seed ^ draw << 32));
         match &last {
             Err(Fault::Evaluation { error: GraphError::Resample, .. }) => {}
             _ => break,

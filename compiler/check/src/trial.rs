@@ -98,6 +98,19 @@ impl Trial {
     ///
     /// Errors: what differs, or cannot be evaluated.
     pub fn run<N: Draw>(&self, bound: f64, seed: u64) -> Result<(), Fault> {
+        self.each_step(seed, &mut |step, [left, right]: [Vec<Tensor<N>>; 2]| {
+            compare(&left, &right, bound, step)
+        })
+    }
+
+    /// Evaluates both graphs in both steps, and shows the number of each with the outputs.
+    ///
+    /// Errors: what cannot be evaluated, or as `see` says.
+    pub fn each_step<N: Draw>(
+        &self,
+        seed: u64,
+        see: &mut dyn FnMut(usize, [Vec<Tensor<N>>; 2]) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let mut state = seed;
         let mut kept: [Vec<Tensor<N>>; 2] = [vec![], vec![]];
         let mut args: Vec<Tensor<N>> = vec![];
@@ -105,14 +118,13 @@ impl Trial {
         for (at, bindings) in self.steps.iter().enumerate() {
             args = self.arguments(args, bindings, past, &mut state)?;
             let settings = Settings { bindings: bindings.clone(), key: seed };
-            let mut outcomes = vec![];
-            for (side, kept) in kept.iter_mut().enumerate() {
+            let mut outputs = [vec![], vec![]];
+            for (side, (kept, outputs)) in kept.iter_mut().zip(&mut outputs).enumerate() {
                 let outcome = self.evaluate(side, &args, kept, &settings);
-                let mut outcome = outcome.map_err(|error| Fault::Evaluation { side, error })?;
-                *kept = std::mem::take(&mut outcome.histories);
-                outcomes.push(outcome.outputs);
+                let outcome = outcome.map_err(|error| Fault::Evaluation { side, error })?;
+                (*kept, *outputs) = (outcome.histories, outcome.outputs);
             }
-            compare(&outcomes[0], &outcomes[1], bound, at + 1)?;
+            see(at + 1, outputs)?;
             past += bindings.get("s").copied().unwrap_or(0);
         }
         Ok(())
