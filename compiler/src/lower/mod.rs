@@ -10,6 +10,7 @@
 //! - [`mixture`]: memory and launches of groups of experts
 //! - [`schedule`]: tile shapes
 //! - [`states`]: histories to states
+//! - [`called`]: where values lie while a plan runs
 //! - [`variant`]: forms of a program, and the steps that each is for
 //! - [`plan`]: calls to launches, values to buffers
 //! - [`linear`]: values as sums of others
@@ -18,6 +19,7 @@
 pub mod arena;
 pub mod attention;
 pub mod block;
+pub mod called;
 pub mod claims;
 pub mod code;
 pub mod constant;

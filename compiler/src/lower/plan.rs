@@ -3,10 +3,11 @@
 use crate::lower::arena::{Temp, lay_out};
 use crate::lower::attention::lists::StepList;
 use crate::lower::block::{self, BlockInput};
+use crate::lower::called::{Called, Held, stored_dims};
 use crate::lower::code::{BlockArg, BlockCode, BlockGrid, Kernels, StepInput};
 use crate::lower::constant;
 use crate::lower::error::LowerError;
-use crate::lower::partition::{Partition, context_index, is_over_context, partition, row_index};
+use crate::lower::partition::{Partition, partition};
 use crate::lower::precision;
 use crate::lower::probe;
 use crate::lower::schedule::RowBucket;
@@ -41,6 +42,8 @@ pub struct Lowered {
     pub plan: Plan,
     /// What each of [`Plan::weights`] is packed from.
     pub packed: Vec<Packed>,
+    /// Of each of the entry's buckets the calls, in order.
+    pub called: Vec<Vec<Called>>,
     /// How the forms of its blocks came about, where they were rewritten.
     pub certificates: Vec<Certificate>,
 }
@@ -70,7 +73,7 @@ pub fn lower_variants(
     let variants: Vec<Variant> = variants.iter().map(stated).collect::<Result<_, LowerError>>()?;
     let Some(first) = variants.first() else { return Err(LowerError::Entry("forward".into())) };
     let mut planner = Planner::new(&first.program, options, device);
-    let entry = planner.entry("forward", &variants)?;
+    let (entry, called) = planner.entry("forward", &variants)?;
     let probes = probe::probes(&mut planner.kernels)?;
     let plan = Plan {
         version: PLAN_VERSION,
@@ -86,6 +89,7 @@ pub fn lower_variants(
         kernels: planner.kernels.all().to_vec(),
         plan,
         packed: planner.packed,
+        called,
         certificates: vec![],
     })
 }
@@ -166,7 +170,11 @@ impl<'a> Planner<'a> {
         Ok(blocks)
     }
 
-    fn entry(&mut self, name: &str, variants: &'a [Variant]) -> Result<Entry, LowerError> {
+    fn entry(
+        &mut self,
+        name: &str,
+        variants: &'a [Variant],
+    ) -> Result<(Entry, Vec<Vec<Called>>), LowerError> {
         let missing = || LowerError::Entry(Name::from(name));
         let entry = self.program.entry(name).ok_or_else(missing)?;
         let mut inputs: Vec<Tensor> =
@@ -177,7 +185,7 @@ impl<'a> Planner<'a> {
             }
         }
         let mut outputs = vec![];
-        let mut buckets = vec![];
+        let (mut buckets, mut called) = (vec![], vec![]);
         for Variant { bucket, steps: ranges, program } in variants {
             self.program = program;
             let (entry, bucket) = (program.entry(name).ok_or_else(missing)?, *bucket);
@@ -186,10 +194,11 @@ impl<'a> Planner<'a> {
             walk.run(&blocks, bucket)?;
             outputs = walk.outputs.iter().flatten().cloned().collect();
             let (steps, temps) = (walk.steps, walk.temps);
+            called.push(walk.called);
             let when = ranges.iter().map(|range| conditions(bucket, *range)).collect();
             buckets.push(lay_out_bucket(bucket, when, steps, temps));
         }
-        Ok(Entry { name: name.into(), inputs, outputs, buckets })
+        Ok((Entry { name: name.into(), inputs, outputs, buckets }, called))
     }
 
     /// The weight that a call binds to a parameter.
@@ -242,7 +251,7 @@ impl<'a> Planner<'a> {
 }
 
 /// Extents in the runtime's symbols: new tokens of a sequence become the rows of the step.
-fn step_dims(dims: &[Dim]) -> Vec<Dim> {
+pub(super) fn step_dims(dims: &[Dim]) -> Vec<Dim> {
     let rows = |name: &str| (name == "s").then(|| Dim::symbol("n"));
     dims.iter().map(|d| d.substitute(&rows)).collect()
 }
@@ -319,6 +328,8 @@ struct Walk<'p, 'a> {
     /// Buffer of each list that the step begins with.
     lists: BTreeMap<StepList, u32>,
     steps: Vec<Step>,
+    /// Calls so far.
+    called: Vec<Called>,
     phase: u32,
 }
 
@@ -347,6 +358,7 @@ impl<'p, 'a> Walk<'p, 'a> {
             temps: vec![],
             lists: BTreeMap::new(),
             steps: vec![],
+            called: vec![],
             phase: 0,
         }
     }
@@ -397,7 +409,7 @@ impl<'p, 'a> Walk<'p, 'a> {
         bucket: RowBucket,
     ) -> Result<(), LowerError> {
         let mut frame = self.frame(call, graph, partition, code)?;
-        let mut phase = None;
+        let (first, mut phase) = (self.launches(), None);
         for launch in &code.launches {
             for arg in &launch.args {
                 if let BlockArg::List(list) = arg {
@@ -423,7 +435,14 @@ impl<'p, 'a> Walk<'p, 'a> {
             self.steps.push(Step::Launch(Launch { kernel, place: 0, args, grid, origin, work }));
         }
         self.barrier();
+        let values = frame.held(self.planner.options.page_tokens);
+        self.called.push(Called { launches: first..self.launches(), values });
         Ok(())
+    }
+
+    /// Launches so far.
+    fn launches(&self) -> usize {
+        self.steps.iter().filter(|step| matches!(step, Step::Launch(_))).count()
     }
 
     /// Gives every stored value of a call its buffers, and its results their names.
@@ -549,17 +568,19 @@ impl<'p, 'a> Walk<'p, 'a> {
     }
 }
 
-/// How a value lies in memory: the rows first, or sequences and positions of whole pages, in the
-/// runtime's symbols.
-fn stored_dims(graph: &Graph, value: ValueId, page: u32) -> Vec<Dim> {
-    let over = row_index(graph, value).or(context_index(graph, value));
-    let rows = match over.filter(|_| is_over_context(graph, value)) {
-        Some(_) => vec![Dim::symbol("b"), Dim::symbol("mp").times(&i64::from(page).into())],
-        None => over.into_iter().map(|i| graph.extent(i)).collect(),
-    };
-    let own = graph.ty(value).indices.iter().filter(|i| Some(*i) != over);
-    let own = own.map(|i| graph.extent(i).bind(&graph.symbols));
-    step_dims(&rows.into_iter().chain(own).collect::<Vec<Dim>>())
+impl Frame<'_> {
+    /// Values that have rows of the step, where they lie.
+    fn held(&self, page: u32) -> Vec<Held> {
+        let places = |home: &Home| match home {
+            Home::Input(i) => vec![(None, Arg::Input(*i))],
+            Home::Output(o) => vec![(None, Arg::Output(*o))],
+            Home::Buffers(all) => all.iter().map(|(d, b)| (Some(*d), Arg::Buffer(*b))).collect(),
+        };
+        let mut values: Vec<&ValueId> = self.values.keys().collect();
+        values.sort_unstable();
+        let held = |v: &ValueId| Held::of(self.graph, *v, places(&self.values[v]), page);
+        values.into_iter().flat_map(held).collect()
+    }
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub fn alone(dtype: DType) -> Result<Lowered, LowerError> {
         probes,
     };
     let (kernels, packed, certificates) = (kernels.all().to_vec(), vec![], vec![]);
-    Ok(Lowered { kernels, plan, packed, certificates })
+    Ok(Lowered { kernels, plan, packed, called: vec![], certificates })
 }
 
 /// The probes, their kernels among the others.
