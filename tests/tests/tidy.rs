@@ -12,7 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("artifact", &[]),
     ("check", &["ir"]),
     ("compiler", &["ir", "artifact", "check"]),
-    ("tools", &["ir", "artifact", "compiler", "runtime"]),
+    ("tools", &["ir", "artifact", "check", "compiler", "runtime"]),
     ("target-cranelift", &["ir"]),
     ("target-llvm", &["ir"]),
     ("runtime", &["artifact"]),
