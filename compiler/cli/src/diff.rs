@@ -35,9 +35,9 @@ pub fn diff(args: &DiffArgs) -> Result<(), Failure> {
     let sequences = args.tokens.as_deref().map_or(Ok(vec![]), ids::sequences)?;
     let open = Model::open(&args.file, &args.load.options());
     let model = Arc::new(open.map_err(GenerateError::from)?);
-    let lowered = remade(&model)?;
+    let made = remade(&model)?;
     let mut shown = Shown::new(false);
-    let report = compared(&model, &lowered, &sequences, &mut shown)?;
+    let report = compared(&model, &made.lowered, &sequences, &mut shown)?;
     shown.finish();
     let text = match args.json {
         true => {

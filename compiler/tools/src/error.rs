@@ -1,5 +1,6 @@
 //! What can be wrong with a comparison.
 
+use check::CheckError;
 use compiler::compile::CompileError;
 use compiler::options::OptionError;
 use ir::error::IrError;
@@ -47,6 +48,39 @@ pub enum ToolError {
         /// Nodes that the first computes.
         origin: String,
     },
+    /// Two files that are not of one model.
+    #[error("the files are of different models: the first has {first}, the second {second}")]
+    OtherModel {
+        /// What the first has.
+        first: String,
+        /// What the second has in its place.
+        second: String,
+    },
+    /// Two files of one model that compute different things.
+    #[error(
+        "found {divergent} of {calls} calls in which the files are further apart than their \
+         precision explains, the first in step {step}, call {call}, for {origin}"
+    )]
+    Apart {
+        /// So many calls.
+        divergent: usize,
+        /// Of so many.
+        calls: usize,
+        /// The first's step.
+        step: usize,
+        /// Its position in the entry.
+        call: usize,
+        /// Nodes that the first file's launch computes.
+        origin: String,
+    },
+    /// Graphs of two files cannot be compared.
+    #[error("graphs of block @{block}: {error}")]
+    Graphs {
+        /// The block.
+        block: String,
+        /// Why.
+        error: Box<CheckError>,
+    },
     /// The interpreter refuses a launch.
     #[error("{origin}, kernel {kernel}: {error}")]
     Launch {
@@ -72,6 +106,8 @@ impl ToolError {
         ("E0271", "the program in a compiled file cannot be read"),
         ("E0272", "a compiled file is not what this compiler makes of its program"),
         ("E0273", "compiled code is not what its kernels mean"),
+        ("E0274", "two compiled files that are not of one model"),
+        ("E0275", "two compiled files of one model that compute different things"),
     ];
 
     /// The diagnostic's code.
@@ -81,6 +117,9 @@ impl ToolError {
             ToolError::Program(_) => "E0271",
             ToolError::Option(_) | ToolError::OtherPlan { .. } => "E0272",
             ToolError::Diverges { .. } => "E0273",
+            ToolError::OtherModel { .. } => "E0274",
+            ToolError::Apart { .. } => "E0275",
+            ToolError::Graphs { error, .. } => error.code(),
             ToolError::Launch { error, .. } => error.code(),
             ToolError::Compile(e) => e.code(),
             ToolError::Runtime(e) => e.code(),
@@ -97,6 +136,15 @@ impl ToolError {
             ToolError::Diverges { .. } => {
                 "try another `--isa LEVEL/BACKEND`; report it with the lines above".into()
             }
+            ToolError::OtherModel { .. } => {
+                "compare files that `latentc compile` made of the same MODEL".into()
+            }
+            ToolError::Apart { .. } => {
+                "`latentc diff FILE` without `--against` says of each file whether its code is what \
+                 its kernels mean"
+                    .into()
+            }
+            ToolError::Graphs { error, .. } => error.help().into(),
             ToolError::Launch { error, .. } => error.help().into(),
             ToolError::Compile(e) => return e.help(),
             ToolError::Runtime(e) => e.help().into(),

@@ -2,9 +2,11 @@
 //!
 //! - [`mod@remade`]: the kernels of a file, lowered again from the program that it holds
 //! - [`mod@diff`]: each launch of a file's code against the kernel interpreter
+//! - [`mod@against`]: two files of one model, call by call
 
 #![warn(missing_docs)]
 
+pub mod against;
 pub mod diff;
 pub mod error;
 pub mod remade;

@@ -9,13 +9,23 @@ use compiler::lower::Lowered;
 use compiler::options::Options;
 use ir::device::DeviceSpec;
 use ir::graph::parse::parse_program;
+use ir::graph::program::Program;
 use runtime::Model;
+
+/// What a file was made from.
+#[derive(Clone, Debug)]
+pub struct Remade {
+    /// The program that it holds.
+    pub program: Program,
+    /// What that is lowered to.
+    pub lowered: Lowered,
+}
 
 /// Lowers the program of a file as it was lowered when the file was written.
 ///
 /// # Errors
 /// E0270 to E0272, and what lowering reports.
-pub fn remade(model: &Model) -> Result<Lowered, ToolError> {
+pub fn remade(model: &Model) -> Result<Remade, ToolError> {
     let missing = || {
         let names: Vec<&str> = model.sections().iter().map(|s| s.name.as_str()).collect();
         ToolError::NoProgram { found: names.join(", ") }
@@ -32,7 +42,7 @@ pub fn remade(model: &Model) -> Result<Lowered, ToolError> {
     }
     let lowered = lower(&program, &options, &DeviceSpec::default())?;
     match difference(model.plan(), &lowered.plan) {
-        None => Ok(lowered),
+        None => Ok(Remade { program, lowered }),
         Some(what) => {
             let file = model.manifest().compiler_version.clone();
             Err(ToolError::OtherPlan { file, own: env!("CARGO_PKG_VERSION"), what })

@@ -6,19 +6,20 @@ use artifact::Plan;
 use artifact::plan::Launch;
 use compiler::lower::Lowered;
 use ir::dtype::{Class, DType};
-use ir::kernel::interp::{Buffer, InterpError, Machine, Real};
+use ir::kernel::interp::{Buffer, Choice, InterpError, Machine, Real};
 use ir::kernel::layout::{Layout, for_each_position};
 use ir::kernel::{Kernel, Op, Role, Stmt};
 use runtime::Launched;
+use std::collections::BTreeMap;
 
 /// How far beyond the error that f32 makes other code may be.
 const SLACK: f64 = 8.0;
 /// What sums of f32 in another order may differ by, where f32 and f64 happen to agree.
-const REORDERED: f64 = 1e-5;
+pub(crate) const REORDERED: f64 = 1e-5;
 /// Rounding to a narrow type may go either way: so many of its steps.
-const FLIPS: f64 = 2.0;
+pub(crate) const FLIPS: f64 = 2.0;
 /// Rows whose numbers are smaller than this part of the tensor's are as good as zero.
-const SMALL: f64 = 1e-6;
+pub(crate) const SMALL: f64 = 1e-6;
 
 /// The kernels that launches name.
 pub struct Launches<'a> {
@@ -43,6 +44,38 @@ struct Bound<'b> {
     before: &'b [Option<Vec<u8>>],
 }
 
+/// What a row's choice was made by.
+pub struct Ranked {
+    /// What was ranked; of those that took no part, nothing.
+    pub scores: Vec<Option<f64>>,
+    /// Least distance between the last that an earlier choice of the row took and the first that it
+    /// left: which take part follows from those.
+    pub margin: f64,
+}
+
+impl Ranked {
+    /// A row's last choice among all of its instance's.
+    fn of(all: &[&Choice], row: usize) -> Option<Ranked> {
+        let (last, earlier) = all.split_last()?;
+        let rows = |c: &Choice| c.scores.len() / c.width;
+        let scores = |c: &Choice| -> Option<Vec<Option<f64>>> {
+            let span = row * c.width..(row + 1) * c.width;
+            let scores = c.scores.get(span.clone())?.iter().zip(span);
+            let takes = |at: usize| c.takes_part.get(at).copied().unwrap_or(true);
+            Some(scores.map(|(s, at)| takes(at).then_some(*s)).collect())
+        };
+        let margin = |c: &&Choice| {
+            let mut ranked: Vec<f64> = scores(c)?.into_iter().flatten().collect();
+            ranked.sort_by(|a, b| b.total_cmp(a));
+            let taken = c.chosen.len() / rows(c);
+            Some(ranked.get(taken.checked_sub(1)?)? - ranked.get(taken)?)
+        };
+        let deciding = earlier.iter().filter(|c| rows(c) == rows(last)).filter_map(margin);
+        let margin = deciding.fold(f64::INFINITY, f64::min);
+        Some(Ranked { scores: scores(last)?, margin })
+    }
+}
+
 /// The worst element so far of a parameter.
 struct Worst {
     position: Vec<u64>,
@@ -59,7 +92,8 @@ impl<'a> Launches<'a> {
         Launches { plan, lowered }
     }
 
-    fn kernel(&self, launch: &Launch) -> &'a Kernel {
+    /// What a launch runs.
+    pub(crate) fn kernel(&self, launch: &Launch) -> &'a Kernel {
         &self.lowered.kernels[launch.kernel as usize]
     }
 
@@ -79,15 +113,58 @@ impl<'a> Launches<'a> {
         launched: &Launched<'_>,
         before: &[Option<Vec<u8>>],
     ) -> Result<Compared, ToolError> {
-        let kernel = self.kernel(launch);
+        let bound = self.bound(launch, launched, before);
+        bound.compare().map_err(|error| self.refused(launch, error))
+    }
+
+    fn bound<'b>(
+        &self,
+        launch: &Launch,
+        launched: &'b Launched<'b>,
+        before: &'b [Option<Vec<u8>>],
+    ) -> Bound<'b>
+    where
+        'a: 'b,
+    {
         let row = &self.plan.kernels[launch.kernel as usize];
         let symbols = row.symbols.iter().map(|s| launched.symbols()[*s as usize]).collect();
-        let bound = Bound { kernel, symbols, launched, before };
-        bound.compare().map_err(|error| ToolError::Launch {
-            origin: launch.origin.clone(),
-            kernel: kernel.name.to_string(),
-            error,
-        })
+        Bound { kernel: self.kernel(launch), symbols, launched, before }
+    }
+
+    fn refused(&self, launch: &Launch, error: InterpError) -> ToolError {
+        let (origin, kernel) = (launch.origin.clone(), self.kernel(launch).name.to_string());
+        ToolError::Launch { origin, kernel, error }
+    }
+
+    /// The instance that writes an element of a parameter, and what it reads.
+    ///
+    /// # Errors
+    /// As [`Launches::compare`].
+    pub(crate) fn writer(
+        &self,
+        launch: &Launch,
+        launched: &Launched<'_>,
+        before: &[Option<Vec<u8>>],
+        at: (usize, u64),
+    ) -> Result<(Option<i64>, Vec<Operand>), ToolError> {
+        let bound = self.bound(launch, launched, before);
+        bound.writer(at).map_err(|error| self.refused(launch, error))
+    }
+
+    /// What a launch chooses for each row of a parameter that it writes.
+    ///
+    /// # Errors
+    /// As [`Launches::compare`].
+    pub(crate) fn choices(
+        &self,
+        launch: &Launch,
+        launched: &Launched<'_>,
+        (param, width): (usize, u64),
+    ) -> Result<Vec<Option<Ranked>>, ToolError> {
+        let before = self.written(launch, launched);
+        let bound = self.bound(launch, launched, &before);
+        let chosen = bound.choices(param, width);
+        chosen.map_err(|error| self.refused(launch, error))
     }
 }
 
@@ -167,13 +244,7 @@ impl Bound<'_> {
         limit: f64,
     ) -> Result<Found, InterpError> {
         let Worst { position, element, native, expected, error, beyond } = worst;
-        let mut outs = self.before.to_vec();
-        let mut machine = self.machine::<f64>(&mut outs)?;
-        let all = machine.instances()?;
-        machine.run(0..all)?;
-        let instance = machine.writer(param, element);
-        drop(machine);
-        let operands = instance.map_or(Ok(vec![]), |instance| self.operands(instance))?;
+        let (instance, operands) = self.writer((param, element))?;
         Ok(Found {
             kernel: self.kernel.name.to_string(),
             family: self.kernel.family.to_string(),
@@ -188,6 +259,40 @@ impl Bound<'_> {
             instance,
             operands,
         })
+    }
+
+    /// The instance that writes an element of a parameter, and what it reads.
+    fn writer(
+        &self,
+        (param, element): (usize, u64),
+    ) -> Result<(Option<i64>, Vec<Operand>), InterpError> {
+        let mut outs = self.before.to_vec();
+        let mut machine = self.machine::<f64>(&mut outs)?;
+        let all = machine.instances()?;
+        machine.run(0..all)?;
+        let instance = machine.writer(param, element);
+        drop(machine);
+        Ok((instance, instance.map_or(Ok(vec![]), |instance| self.operands(instance))?))
+    }
+
+    /// What is chosen for each row of a parameter, `width` elements long.
+    fn choices(&self, param: usize, width: u64) -> Result<Vec<Option<Ranked>>, InterpError> {
+        let mut outs = self.before.to_vec();
+        let mut machine = self.machine::<f64>(&mut outs)?;
+        machine.watch();
+        let all = machine.instances()?;
+        machine.run(0..all)?;
+        let rows =
+            self.layout(param).map_or(0, |l| l.dims().iter().product::<u64>()) / width.max(1);
+        let mut seen: BTreeMap<i64, usize> = BTreeMap::new();
+        let mut of_row = |row: u64| {
+            let instance = machine.writer(param, row * width)?;
+            let at = seen.entry(instance).or_default();
+            *at += 1;
+            let own = machine.choices().iter().filter(|c| c.instance == instance);
+            Ranked::of(&own.collect::<Vec<&Choice>>(), *at - 1)
+        };
+        Ok((0..rows).map(&mut of_row).collect())
     }
 
     /// What one instance reads of each parameter.
@@ -241,7 +346,7 @@ struct Row {
 }
 
 /// Difference of two numbers as part of another; of those that are not finite, all or nothing.
-fn apart(a: f64, b: f64, scale: f64) -> f64 {
+pub(crate) fn apart(a: f64, b: f64, scale: f64) -> f64 {
     match (a.is_finite(), b.is_finite()) {
         _ if a == b || a.is_nan() && b.is_nan() => 0.0,
         (true, true) => (a - b).abs() / scale,
@@ -249,7 +354,7 @@ fn apart(a: f64, b: f64, scale: f64) -> f64 {
     }
 }
 
-fn greatest(numbers: &[f64]) -> f64 {
+pub(crate) fn greatest(numbers: &[f64]) -> f64 {
     numbers.iter().filter(|n| n.is_finite()).fold(0.0, |most, n| most.max(n.abs()))
 }
 
@@ -333,7 +438,7 @@ impl Tensor {
 }
 
 /// Relative distance of neighbours in a type; 0 for those that are as fine as the arithmetic.
-fn step(dtype: DType) -> f64 {
+pub(crate) fn step(dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => 2f64.powi(-8),
         DType::F16 => 2f64.powi(-11),
@@ -344,7 +449,7 @@ fn step(dtype: DType) -> f64 {
 }
 
 /// The coarsest step of what a kernel rounds to on its way.
-fn narrowest(body: &[Stmt], kernel: &Kernel) -> f64 {
+pub(crate) fn narrowest(body: &[Stmt], kernel: &Kernel) -> f64 {
     let of = |stmt: &Stmt| match stmt {
         Stmt::Let { result, op: Op::Cast(_) | Op::Encode(_) } => {
             step(kernel.ty(*result).encoding.code)

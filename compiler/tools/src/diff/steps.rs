@@ -66,6 +66,11 @@ impl Schedule {
         }
     }
 
+    /// Token ids of each sequence.
+    pub fn sequences(&self) -> &[Vec<i32>] {
+        &self.sequences
+    }
+
     /// Pages that all sequences need.
     pub fn pages(&self) -> usize {
         self.pages.iter().map(Vec::len).sum()

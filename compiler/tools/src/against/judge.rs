@@ -1,0 +1,299 @@
+//! Whether a call of two files, given the same, computes the same.
+//!
+//! What may be apart is measured: the second file's call is run once more with its inputs moved by
+//! as much as the coarser of both files rounds, and what that changes of a value is what rounding
+//! may change of it. Rows that go to other experts for a reason as small are left out behind the
+//! choice.
+
+use super::same::Pair;
+use super::watch::{CallSeen, Reading};
+use crate::diff::compare::{FLIPS, REORDERED, Ranked, SMALL, apart, greatest, step};
+use ir::dim::Name;
+use ir::dtype::Class;
+use std::collections::BTreeSet;
+
+/// How often the change by a rounding of the inputs may be met: inner values are rounded, too.
+const ROUNDINGS: f64 = 6.0;
+
+/// A call of both files, and of the second with its inputs moved.
+#[derive(Clone, Copy)]
+pub struct Three<'a> {
+    /// The first file's.
+    pub first: &'a CallSeen,
+    /// The second's.
+    pub second: &'a CallSeen,
+    /// The second's with inputs moved.
+    pub moved: &'a CallSeen,
+    /// What both have in common.
+    pub pairs: &'a [Pair],
+}
+
+/// What a call's comparison amounts to.
+#[derive(Default)]
+pub struct Judged {
+    /// Values compared.
+    pub values: usize,
+    /// Greatest error as part of its tolerance.
+    pub worst: f64,
+    /// Rows that go to other experts, for a reason as small as rounding.
+    pub turned: usize,
+    /// The first value beyond its tolerance.
+    pub beyond: Option<Beyond>,
+}
+
+/// A value beyond its tolerance.
+pub struct Beyond {
+    /// Its name in each file's block.
+    pub names: [Name; 2],
+    /// The worst element's position in the first file's memory.
+    pub position: Vec<u64>,
+    /// Its number among that value's.
+    pub element: u64,
+    /// Its number among the second file's.
+    pub second_element: u64,
+    /// What each file has there.
+    pub numbers: [f64; 2],
+    /// The difference, as part of the greatest number of its row.
+    pub error: f64,
+    /// What it may be.
+    pub tolerance: f64,
+    /// Elements beyond the tolerance.
+    pub beyond: u64,
+    /// Of so many.
+    pub of: u64,
+}
+
+/// One value, as the first file has it and as the second does, in the first's order.
+struct Aligned<'a> {
+    first: &'a Reading,
+    second: &'a Reading,
+    /// For each element of the first, its number among the second's.
+    at: Vec<usize>,
+    moved: Option<&'a Reading>,
+    /// The least that a row's differences are parts of.
+    least: f64,
+}
+
+/// Compares all values that a call of both files has. `rounding` says how coarsely the launch rounds
+/// that wrote a value, by file and position.
+pub fn judge(three: Three<'_>, rounding: &dyn Fn(usize, usize) -> f64) -> Judged {
+    let mut judged = Judged::default();
+    let mut values: Vec<(&Name, &Reading)> = three.first.values.iter().collect();
+    values.retain(|(_, r)| r.given.is_none());
+    // Choices before what their launch computes by them.
+    values.sort_by_key(|(_, r)| (r.launch, r.dtype.class() == Class::Float));
+    let mut turned = Turned::default();
+    for (name, first) in values {
+        let shared = three.pairs.iter().filter(|p| p.first == *name);
+        let Some((pair, aligned)) =
+            shared.filter_map(|p| Some((p, Aligned::new(first, p, three)?))).next()
+        else {
+            continue;
+        };
+        judged.values += 1;
+        let narrow = [(0, first.launch), (1, aligned.second.launch)];
+        let narrow = narrow.map(|(file, launch)| rounding(file, launch));
+        let found = match first.dtype.class() {
+            Class::Float => aligned.floats(&turned, narrow[0].max(narrow[1])),
+            _ => {
+                let ranked = [three.second, three.moved].map(|c| c.ranked.get(&pair.second));
+                aligned.choices(&mut turned, ranked)
+            }
+        };
+        let Some(found) = found else { continue };
+        judged.worst = judged.worst.max(found.error / found.tolerance);
+        if found.beyond > 0 && judged.beyond.is_none() {
+            let names = [pair.first.clone(), pair.second.clone()];
+            judged.beyond = Some(Beyond { names, ..found });
+        }
+    }
+    judged.turned = turned.rows.len();
+    judged
+}
+
+/// Rows that are sent elsewhere.
+#[derive(Default)]
+struct Turned {
+    /// By the first file and by the second.
+    rows: BTreeSet<u64>,
+    /// By the second file and by it with its inputs moved.
+    moved: BTreeSet<u64>,
+}
+
+impl<'a> Aligned<'a> {
+    fn new(first: &'a Reading, pair: &Pair, three: Three<'a>) -> Option<Aligned<'a>> {
+        let second = three.second.values.get(&pair.second).filter(|r| r.given.is_none())?;
+        if first.dtype.class() != second.dtype.class() {
+            return None;
+        }
+        // For each axis of the second, the first's.
+        let axis = |name: &Name| {
+            let (_, own) = pair.indices.iter().find(|(index, _)| index == name)?;
+            first.indices.iter().position(|index| index == own)
+        };
+        let axes: Vec<usize> = second.indices.iter().map(axis).collect::<Option<_>>()?;
+        if axes.len() != first.dims.len()
+            || axes.iter().zip(&second.dims).any(|(a, d)| first.dims[*a] != *d)
+            || axes.first().is_some_and(|rows| *rows != 0)
+        {
+            return None;
+        }
+        let mut strides = vec![0u64; axes.len()];
+        let mut stride = 1;
+        for (axis, extent) in axes.iter().zip(&second.dims).rev() {
+            strides[*axis] = stride;
+            stride *= extent;
+        }
+        let at = |mut element: u64| {
+            let mut at = 0;
+            for (extent, stride) in first.dims.iter().zip(&strides).rev() {
+                at += element % extent * stride;
+                element /= extent;
+            }
+            at as usize
+        };
+        let at = (0..first.numbers.len() as u64).map(at).collect();
+        let moved = three.moved.values.get(&pair.second).filter(|r| r.dims == second.dims);
+        let least = (SMALL * greatest(&second.numbers)).max(f64::from(f32::MIN_POSITIVE));
+        Some(Aligned { first, second, at, moved, least })
+    }
+
+    /// Elements of a row.
+    fn width(&self) -> usize {
+        self.first.dims[1..].iter().product::<u64>().max(1) as usize
+    }
+
+    /// Rows of both, the second's in the first's order.
+    fn rows(&self) -> impl Iterator<Item = (u64, &[f64], Vec<f64>)> {
+        let width = self.width();
+        let rows = self.first.numbers.chunks_exact(width).zip(self.at.chunks_exact(width));
+        let second = |at: &[usize]| at.iter().map(|i| self.second.numbers[*i]).collect();
+        (0..).zip(rows).map(move |(row, (first, at))| (row, first, second(at)))
+    }
+
+    fn position(&self, mut element: u64) -> Vec<u64> {
+        let mut position: Vec<u64> = vec![];
+        for extent in self.first.dims.iter().rev() {
+            position.insert(0, element % extent);
+            element /= extent;
+        }
+        position
+    }
+
+    fn beyond(&self, element: usize, error: f64, tolerance: f64, beyond: u64) -> Beyond {
+        let second = self.at[element];
+        Beyond {
+            names: [Name::from(""), Name::from("")],
+            position: self.position(element as u64),
+            element: element as u64,
+            second_element: second as u64,
+            numbers: [self.first.numbers[element], self.second.numbers[second]],
+            error,
+            tolerance,
+            beyond,
+            of: self.at.len() as u64,
+        }
+    }
+
+    /// What a row's differences are parts of.
+    fn scale(&self, row: &[f64]) -> f64 {
+        greatest(row).max(self.least)
+    }
+
+    /// The worst element of the rows that are not turned, and how many are beyond.
+    fn floats(&self, turned: &Turned, narrow: f64) -> Option<Beyond> {
+        let stored = step(self.first.dtype).max(step(self.second.dtype));
+        let response = self.response(turned, narrow);
+        let limit = REORDERED + FLIPS * narrow.max(stored) + ROUNDINGS * response;
+        let width = self.width();
+        let (mut worst, mut beyond) = (None::<(usize, f64)>, 0);
+        for (row, first, second) in self.rows() {
+            if turned.rows.contains(&row) {
+                continue;
+            }
+            let scale = self.scale(&second);
+            for (at, (a, b)) in first.iter().zip(&second).enumerate() {
+                let error = apart(*a, *b, scale);
+                beyond += u64::from(error > limit);
+                if worst.is_none_or(|(_, most)| error > most) {
+                    worst = Some((row as usize * width + at, error));
+                }
+            }
+        }
+        let (element, error) = worst?;
+        Some(self.beyond(element, error, limit, beyond))
+    }
+
+    /// What moving the inputs changes, as part of a row: the most of all rows that go the same way.
+    fn response(&self, turned: &Turned, narrow: f64) -> f64 {
+        let Some(moved) = self.moved else { return narrow };
+        let width = self.width();
+        let mut most = None::<f64>;
+        for (row, _, second) in self.rows() {
+            if turned.moved.contains(&row) {
+                continue;
+            }
+            let scale = self.scale(&second);
+            let at = &self.at[row as usize * width..][..width];
+            let apart = at.iter().zip(&second).map(|(i, b)| apart(moved.numbers[*i], *b, scale));
+            let row = apart.filter(|a| a.is_finite()).fold(0.0, f64::max);
+            most = Some(most.unwrap_or(0.0).max(row));
+        }
+        most.unwrap_or(narrow)
+    }
+
+    /// Rows that choose otherwise: a reason as small as rounding turns them, any other is an error.
+    fn choices(
+        &self,
+        turned: &mut Turned,
+        [ranked, moved]: [Option<&Vec<Option<Ranked>>>; 2],
+    ) -> Option<Beyond> {
+        let closes = ROUNDINGS * score_change(ranked, moved);
+        if let Some(moved) = self.moved {
+            let rows = self.second.numbers.chunks_exact(self.width());
+            let pairs = rows.zip(moved.numbers.chunks_exact(self.width()));
+            turned.moved.extend((0..).zip(pairs).filter(|(_, (a, b))| a != b).map(|(row, _)| row));
+        }
+        let (mut first, mut beyond) = (None, 0);
+        for (row, own, other) in self.rows() {
+            let Some(at) = own.iter().zip(&other).position(|(a, b)| a != b) else { continue };
+            let of_row = ranked.and_then(|all| all.get(row as usize)?.as_ref());
+            let gap = of_row.map_or(f64::INFINITY, |r| gap(r, own, &other));
+            if gap <= closes {
+                turned.rows.insert(row);
+                continue;
+            }
+            beyond += 1;
+            first.get_or_insert((row as usize * self.width() + at, gap));
+        }
+        Some(match first {
+            Some((element, gap)) => {
+                let closes = closes.max(f64::from(f32::MIN_POSITIVE));
+                self.beyond(element, gap, closes, beyond)
+            }
+            None => self.beyond(0, 0.0, 1.0, 0),
+        })
+    }
+}
+
+/// How far apart what two choices took was ranked: the most of all places.
+fn gap(ranked: &Ranked, own: &[f64], other: &[f64]) -> f64 {
+    let score = |at: &f64| ranked.scores.get(*at as usize).copied().flatten();
+    let pairs = own.iter().zip(other).filter(|(a, b)| a != b);
+    let apart = pairs.map(|(a, b)| match (score(a), score(b)) {
+        (Some(a), Some(b)) => (a - b).abs(),
+        // One of them took no part: an earlier choice went the other way.
+        _ => ranked.margin,
+    });
+    apart.fold(0.0, f64::max)
+}
+
+/// What moving the inputs changes of what is ranked, at most; and what reordered sums may.
+fn score_change(ranked: Option<&Vec<Option<Ranked>>>, moved: Option<&Vec<Option<Ranked>>>) -> f64 {
+    let rows = ranked.into_iter().flatten().zip(moved.into_iter().flatten());
+    let change = rows.filter_map(|(a, b)| Some((a.as_ref()?, b.as_ref()?)));
+    let change = change.flat_map(|(a, b)| a.scores.iter().zip(&b.scores));
+    let change = change.filter_map(|(a, b)| Some(((*a)?, (*b)?)));
+    let change = change.map(|(a, b)| (a - b).abs() + REORDERED * a.abs());
+    change.filter(|c| c.is_finite()).fold(0.0, f64::max)
+}
