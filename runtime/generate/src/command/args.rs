@@ -268,7 +268,11 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-fn tolerance(text: &str) -> Result<f64, String> {
+/// A tolerance as an argument gives it.
+///
+/// # Errors
+/// What is expected.
+pub fn tolerance(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(e) if e >= 0.0 => Ok(e),
         Ok(_) => Err("expected at least 0".to_owned()),

@@ -34,6 +34,17 @@ impl Compared {
         self.prompts.iter().max_by(by)
     }
 
+    /// The first row that is beyond the bounds and not excused: its prompt's place among all, its
+    /// position and its error.
+    pub fn first_beyond(&self) -> Option<(usize, usize, f64)> {
+        self.prompts.iter().enumerate().find_map(|(at, c)| {
+            let rows = (c.first_position..).zip(&c.relative_errors);
+            let mut beyond = rows.filter(|(_, error)| **error > self.bounds.row);
+            let (position, error) = beyond.find(|(row, _)| !c.excused_positions.contains(row))?;
+            Some((at, position, *error))
+        })
+    }
+
     /// Nothing, or what is beyond the bounds.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ pub fn verify(
     }
     let compared = match &args.goldens {
         None => None,
-        Some(path) => Some(compare(model, &goldens::read(path)?, args)?),
+        Some(path) => Some(compare(model, &goldens::read(path)?, args.tolerance, args.chunk)?),
     };
     if args.json {
         let mut object = object(model, compared.as_ref());
@@ -57,11 +57,21 @@ pub fn verify(
     compared.map_or(Ok(()), |all| all.verdict())
 }
 
-fn compare(model: &Arc<Model>, all: &[Golden], args: &VerifyArgs) -> Result<Compared> {
+/// Compares results with goldens, `chunk` tokens of a prompt at most in a step. `tolerance` takes
+/// the place of the bounds that the model's precision has.
+///
+/// # Errors
+/// As [`goldens::compare`].
+pub fn compare(
+    model: &Arc<Model>,
+    all: &[Golden],
+    tolerance: Option<f64>,
+    chunk: usize,
+) -> Result<Compared> {
     let longest = all.iter().map(|g| g.input.len() + g.greedy.len()).max().unwrap_or(0);
     let mut engine = ModelEngine::new(model, fit(model, longest))?;
-    let bounds = Bounds::of(&model.manifest().options, args.tolerance);
-    Ok(Compared { bounds, prompts: goldens::compare(&mut engine, all, args.chunk, &bounds)? })
+    let bounds = Bounds::of(&model.manifest().options, tolerance);
+    Ok(Compared { bounds, prompts: goldens::compare(&mut engine, all, chunk, &bounds)? })
 }
 
 fn object(model: &Model, compared: Option<&Compared>) -> Value {
