@@ -297,3 +297,111 @@ fn score_change(ranked: Option<&Vec<Option<Ranked>>>, moved: Option<&Vec<Option<
     let change = change.map(|(a, b)| (a - b).abs() + REORDERED * a.abs());
     change.filter(|c| c.is_finite()).fold(0.0, f64::max)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ir::dtype::DType;
+
+    fn reading(launch: usize, indices: [&str; 2], dtype: DType, rows: &[&[f64]]) -> Reading {
+        Reading {
+            launch,
+            param: 0,
+            given: None,
+            indices: indices.map(Name::from).to_vec(),
+            dims: vec![rows.len() as u64, rows[0].len() as u64],
+            dtype,
+            numbers: rows.concat(),
+        }
+    }
+
+    fn pair(first: &str, second: &str, indices: [(&str, &str); 2]) -> Pair {
+        let indices = indices.map(|(own, other)| (own.into(), other.into())).to_vec();
+        Pair { first: first.into(), second: second.into(), indices }
+    }
+
+    fn seen(values: Vec<(&str, Reading)>, scores: &[[f64; 4]]) -> CallSeen {
+        let ranked = |row: &[f64; 4]| {
+            let scores = row.iter().map(|s| (*s >= 0.0).then_some(*s)).collect();
+            Some(Ranked { scores, margin: 0.25 })
+        };
+        let ranked = [("chosen".into(), scores.iter().map(ranked).collect())].into();
+        let values = values.into_iter().map(|(name, r)| (name.into(), r)).collect();
+        CallSeen { values, ranked }
+    }
+
+    fn judged([first, second, moved]: [CallSeen; 3]) -> Judged {
+        let pairs = [
+            pair("c", "chosen", [("s", "s"), ("k", "k")]),
+            pair("y", "z", [("s", "s"), ("E", "D")]),
+        ];
+        let three = Three { first: &first, second: &second, moved: &moved, pairs: &pairs };
+        judge(three, &|_, _| 0.0)
+    }
+
+    /// Two rows that choose two of four, and what comes of it: the first file's row 1 chooses 2, the
+    /// second's 1. Moving the inputs moves scores by 0.01 and results by 0.001.
+    fn chosen(scores: [f64; 4], results: [f64; 2]) -> Judged {
+        let i32s = |name: &'static str, rows: [&[f64]; 2]| {
+            (name, reading(3, ["s", "k"], DType::I32, &rows))
+        };
+        let f32s = |name: &'static str, width: &str, rows: [f64; 2]| {
+            let [a, b] = rows.map(|x| [x, 1.0]);
+            (name, reading(4, ["s", width], DType::F32, &[&a, &b]))
+        };
+        let near = [0.9, 0.8, 0.1, 0.1];
+        let up = |row: [f64; 4]| row.map(|s| if s < 0.0 { s } else { s + 0.01 });
+        let first = [i32s("c", [&[0.0, 1.0], &[0.0, 2.0]]), f32s("y", "D", results)];
+        let own = || i32s("chosen", [&[0.0, 1.0], &[0.0, 1.0]]);
+        judged([
+            seen(first.into(), &[]),
+            seen(vec![own(), f32s("z", "E", [0.5, 0.5])], &[near, scores]),
+            seen(vec![own(), f32s("z", "E", [0.501, 0.501])], &[up(near), up(scores)]),
+        ])
+    }
+
+    #[test]
+    fn choices_are_turned_by_small_gaps_alone() {
+        let near = chosen([0.9, 0.52, 0.5, 0.1], [0.5, 0.9]);
+        assert!(near.beyond.is_none() && near.turned == 1, "its row is left out behind the choice");
+        let far = chosen([0.9, 0.62, 0.5, 0.1], [0.5, 0.5]);
+        let beyond = far.beyond.map(|b| (b.names[0].to_string(), b.position, b.numbers));
+        assert_eq!(beyond, Some(("c".into(), vec![1, 1], [2.0, 1.0])));
+        // What took no part was left by an earlier choice, by a gap of 0.25.
+        let shut = chosen([0.9, 0.52, -1.0, 0.1], [0.5, 0.5]);
+        assert!(shut.beyond.is_some_and(|b| b.error == 0.25));
+    }
+
+    #[test]
+    fn numbers_may_be_as_far_apart_as_rounding_moves_them() {
+        let near = chosen([0.9, 0.5, 0.5, 0.1], [0.504, 0.5]);
+        assert!(near.beyond.is_none() && 0.5 < near.worst && near.worst < 1.0, "{}", near.worst);
+        let far = chosen([0.9, 0.5, 0.5, 0.1], [0.51, 0.5]);
+        let beyond = far.beyond.map(|b| (b.names[1].to_string(), b.position, b.beyond, b.of));
+        assert_eq!(beyond, Some(("z".into(), vec![0, 0], 1, 4)));
+        let none = chosen([0.9, 0.5, 0.5, 0.1], [f64::NAN, 0.5]);
+        assert!(none.beyond.is_some_and(|b| b.error == f64::INFINITY));
+    }
+
+    #[test]
+    fn axes_are_taken_in_the_first_files_order() {
+        let shape = |indices: [&str; 3], dims: [u64; 3], numbers: Vec<f64>| Reading {
+            indices: indices.map(Name::from).to_vec(),
+            dims: dims.to_vec(),
+            numbers,
+            ..reading(0, ["s", "k"], DType::F32, &[&[0.0]])
+        };
+        let first = shape(["s", "h", "d"], [1, 2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let second = || shape(["s", "e", "g"], [1, 3, 2], vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        let indices = [("s", "s"), ("e", "d"), ("g", "h")];
+        let pair = Pair {
+            first: "x".into(),
+            second: "x".into(),
+            indices: indices.map(|(own, other)| (own.into(), other.into())).to_vec(),
+        };
+        let [first, second, moved] = [first, second(), second()].map(|r| seen(vec![("x", r)], &[]));
+        let three = Three { first: &first, second: &second, moved: &moved, pairs: &[pair] };
+        let judged = judge(three, &|_, _| 0.0);
+        assert_eq!((judged.values, judged.worst, judged.beyond.is_none()), (1, 0.0, true));
+    }
+}
