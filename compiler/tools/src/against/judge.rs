@@ -15,6 +15,10 @@ use std::collections::BTreeSet;
 /// How often the change by a rounding of the inputs may be met: inner values are rounded, too.
 const ROUNDINGS: f64 = 6.0;
 
+/// The part of a call's own rounding that any value of it may change by at least: of a few numbers,
+/// the one way in which inputs are moved may change each by chance hardly at all.
+const LEAST: f64 = 1.0 / 8.0;
+
 /// A call of both files, and of the second with its inputs moved.
 #[derive(Clone, Copy)]
 pub struct Three<'a> {
@@ -24,6 +28,8 @@ pub struct Three<'a> {
     pub second: &'a CallSeen,
     /// The second's with inputs moved.
     pub moved: &'a CallSeen,
+    /// By what part they are moved.
+    pub part: f64,
     /// What both have in common.
     pub pairs: &'a [Pair],
 }
@@ -72,6 +78,8 @@ struct Aligned<'a> {
     moved: Option<&'a Reading>,
     /// The least that a row's differences are parts of.
     least: f64,
+    /// The least change by a rounding of the inputs, as part of a row.
+    floor: f64,
 }
 
 /// Compares all values that a call of both files has. `rounding` says how coarsely the launch rounds
@@ -155,7 +163,8 @@ impl<'a> Aligned<'a> {
         let at = (0..first.numbers.len() as u64).map(at).collect();
         let moved = three.moved.values.get(&pair.second).filter(|r| r.dims == second.dims);
         let least = (SMALL * greatest(&second.numbers)).max(f64::from(f32::MIN_POSITIVE));
-        Some(Aligned { first, second, at, moved, least })
+        let floor = LEAST * three.part;
+        Some(Aligned { first, second, at, moved, least, floor })
     }
 
     /// Elements of a row.
@@ -203,7 +212,7 @@ impl<'a> Aligned<'a> {
     /// The worst element of the rows that are not turned, and how many are beyond.
     fn floats(&self, turned: &Turned, narrow: f64) -> Option<Beyond> {
         let stored = step(self.first.dtype).max(step(self.second.dtype));
-        let response = self.response(turned, narrow);
+        let response = self.response(turned, narrow).max(self.floor);
         let limit = REORDERED + FLIPS * narrow.max(stored) + ROUNDINGS * response;
         let width = self.width();
         let (mut worst, mut beyond) = (None::<(usize, f64)>, 0);
@@ -248,7 +257,7 @@ impl<'a> Aligned<'a> {
         turned: &mut Turned,
         [ranked, moved]: [Option<&Vec<Option<Ranked>>>; 2],
     ) -> Option<Beyond> {
-        let closes = ROUNDINGS * score_change(ranked, moved);
+        let closes = ROUNDINGS * score_change(ranked, moved, self.floor + REORDERED);
         if let Some(moved) = self.moved {
             let rows = self.second.numbers.chunks_exact(self.width());
             let pairs = rows.zip(moved.numbers.chunks_exact(self.width()));
@@ -288,13 +297,17 @@ fn gap(ranked: &Ranked, own: &[f64], other: &[f64]) -> f64 {
     apart.fold(0.0, f64::max)
 }
 
-/// What moving the inputs changes of what is ranked, at most; and what reordered sums may.
-fn score_change(ranked: Option<&Vec<Option<Ranked>>>, moved: Option<&Vec<Option<Ranked>>>) -> f64 {
+/// What moving the inputs changes of what is ranked, at most, and at least this part of it.
+fn score_change(
+    ranked: Option<&Vec<Option<Ranked>>>,
+    moved: Option<&Vec<Option<Ranked>>>,
+    floor: f64,
+) -> f64 {
     let rows = ranked.into_iter().flatten().zip(moved.into_iter().flatten());
     let change = rows.filter_map(|(a, b)| Some((a.as_ref()?, b.as_ref()?)));
     let change = change.flat_map(|(a, b)| a.scores.iter().zip(&b.scores));
     let change = change.filter_map(|(a, b)| Some(((*a)?, (*b)?)));
-    let change = change.map(|(a, b)| (a - b).abs() + REORDERED * a.abs());
+    let change = change.map(|(a, b)| (a - b).abs() + floor * a.abs());
     change.filter(|c| c.is_finite()).fold(0.0, f64::max)
 }
 
@@ -335,7 +348,8 @@ mod tests {
             pair("c", "chosen", [("s", "s"), ("k", "k")]),
             pair("y", "z", [("s", "s"), ("E", "D")]),
         ];
-        let three = Three { first: &first, second: &second, moved: &moved, pairs: &pairs };
+        let three =
+            Three { first: &first, second: &second, moved: &moved, part: 0.0, pairs: &pairs };
         judge(three, &|_, _| 0.0)
     }
 
@@ -400,7 +414,8 @@ mod tests {
             indices: indices.map(|(own, other)| (own.into(), other.into())).to_vec(),
         };
         let [first, second, moved] = [first, second(), second()].map(|r| seen(vec![("x", r)], &[]));
-        let three = Three { first: &first, second: &second, moved: &moved, pairs: &[pair] };
+        let three =
+            Three { first: &first, second: &second, moved: &moved, part: 0.0, pairs: &[pair] };
         let judged = judge(three, &|_, _| 0.0);
         assert_eq!((judged.values, judged.worst, judged.beyond.is_none()), (1, 0.0, true));
     }

@@ -149,10 +149,7 @@ impl Files<'_> {
     fn run(&mut self, at: usize) -> Result<Steps, ToolError> {
         let (first, _) = self.step(0, at, None, None)?;
         let sides = self.sides;
-        let part = |bucket: usize, call: usize| {
-            let coarser = precision(sides[0], first.bucket, call);
-            coarser.max(precision(sides[1], bucket, call)).max(FINEST)
-        };
+        let part = |bucket: usize, call: usize| part(sides, [first.bucket, bucket], call);
         // Rows that the second file keeps must be those of its last run, which moves nothing.
         let feed = Feed { from: &first, moved: Some(&part) };
         let (moved, _) = self.step(1, at, Some(feed), None)?;
@@ -195,6 +192,12 @@ impl Files<'_> {
     }
 }
 
+/// By what part the inputs of a call are moved: as much as the coarser file rounds in it.
+fn part(sides: [Side<'_>; 2], buckets: [usize; 2], call: usize) -> f64 {
+    let of = |file: usize| precision(sides[file], buckets[file], call);
+    of(0).max(of(1)).max(FINEST)
+}
+
 /// Compares all calls of a step; gives those that are beyond their tolerance.
 fn compare(
     same: &mut Same<'_>,
@@ -213,7 +216,8 @@ fn compare(
     let calls = first.calls.iter().zip(&second.calls).zip(&moved.calls);
     for (call, ((first, second), moved)) in calls.enumerate() {
         let pairs = same.pairs(buckets, call)?;
-        let judged = judge(Three { first, second, moved, pairs: &pairs }, &narrow);
+        let part = part(sides, buckets, call);
+        let judged = judge(Three { first, second, moved, part, pairs: &pairs }, &narrow);
         report.calls += 1;
         report.values += judged.values;
         report.turned += judged.turned;
