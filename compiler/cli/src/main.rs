@@ -41,7 +41,7 @@ enum Top {
     Compile(compile::CompileArgs),
     /// Say what rewriting decides for a model on a device, and why
     Explain(explain::ExplainArgs),
-    /// Compare compiled code with its kernels, with another file or with goldens; name what is off
+    /// Compare compiled code with its kernels, another file or goldens
     Diff(diff::DiffArgs),
     /// List the ops of the graph IR, or every diagnostic's code
     Ops(ops::OpsArgs),
