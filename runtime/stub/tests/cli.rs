@@ -52,7 +52,8 @@ fn a_file_that_is_no_artifact_is_the_inputs_fault() {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     let output = latent_run(&["--artifact", own, "inspect"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(error_of(&output).starts_with("E0401\n\n  x not an artifact"));
+    let said = format!("E0401\n\n  x {own}: not an artifact");
+    assert!(error_of(&output).starts_with(&said), "{}", error_of(&output));
     let output = latent_run(&["inspect", "--artifact", "/nowhere/model"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(error_of(&output).starts_with("E0501\n\n  x cannot open `/nowhere/model`"));
