@@ -1,8 +1,8 @@
 //! Whether a call of two files, given the same, computes the same.
 //!
-//! What may be apart is measured: the second file's call is run once more with its inputs moved by
-//! as much as the coarser of both files rounds, and what that changes of a value is what rounding
-//! may change of it. Rows that go to other experts for a reason as small are left out behind the
+//! What may be apart is measured: the second file's call is run once more with its inputs, and those
+//! that the rows of its context were made of, moved by as much as the coarser of both files rounds,
+//! and what that changes of a value is what rounding may change of it. Rows that go to other experts for a reason as small are left out behind the
 //! choice.
 
 use super::same::Pair;

@@ -44,9 +44,14 @@ pub struct Side<'a> {
 /// Both files on their way.
 struct Files<'a> {
     sides: [Side<'a>; 2],
-    sessions: [Session; 2],
+    /// Of the first file, of the second, and of that with inputs moved: what this keeps of a
+    /// sequence is moved, too.
+    sessions: [Session; 3],
     schedules: &'a [Schedule; 2],
 }
+
+/// The session of the second file that is given moved inputs.
+const MOVED: usize = 2;
 
 /// What a step did in the first file, in the second, and in that with inputs moved.
 struct Steps {
@@ -68,7 +73,7 @@ pub fn against(
     let mut same = Same::new(sides)?;
     let schedules = schedules(sides, sequences);
     let session = |i: usize| Session::new(Arc::clone(sides[i].model), schedules[i].pages());
-    let sessions = [session(0)?, session(1)?];
+    let sessions = [session(0)?, session(1)?, session(1)?];
     let mut files = Files { sides, sessions, schedules: &schedules };
     let mut report = Report::new(sides);
     let count = schedules[0].steps().len();
@@ -128,20 +133,21 @@ impl Side<'_> {
 }
 
 impl Files<'_> {
-    /// Runs a step of one file.
+    /// Runs a step of a session.
     fn step(
         &mut self,
-        file: usize,
+        session: usize,
         at: usize,
         feed: Option<Feed<'_>>,
         look: Option<Look>,
     ) -> Result<(Seen, Option<Look>), ToolError> {
+        let file = session.min(1);
         let steps = self.schedules[file].steps();
         let step: &StepOf<'_> = &steps[at];
         let mut watch = Watch::new(self.sides[file], feed);
         watch.look = look;
         let batch = Batch { sequences: &step.sequences() };
-        self.sessions[file].step_observed(&batch, &mut watch)?;
+        self.sessions[session].step_observed(&batch, &mut watch)?;
         watch.finish()
     }
 
@@ -150,9 +156,8 @@ impl Files<'_> {
         let (first, _) = self.step(0, at, None, None)?;
         let sides = self.sides;
         let part = |bucket: usize, call: usize| part(sides, [first.bucket, bucket], call);
-        // Rows that the second file keeps must be those of its last run, which moves nothing.
         let feed = Feed { from: &first, moved: Some(&part) };
-        let (moved, _) = self.step(1, at, Some(feed), None)?;
+        let (moved, _) = self.step(MOVED, at, Some(feed), None)?;
         let feed = Feed { from: &first, moved: None };
         let (second, _) = self.step(1, at, Some(feed), None)?;
         Ok(Steps { first, second, moved })
