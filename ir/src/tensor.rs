@@ -36,6 +36,24 @@ pub fn elements(dims: &[usize]) -> Result<usize, GraphError> {
     }
 }
 
+/// Of a row-major array with the axes of another, of extents `dims`, in the order `axes`: for each
+/// element in turn, its position in the other.
+pub fn transposed(dims: &[usize], axes: &[usize]) -> impl Iterator<Item = usize> {
+    let mut strides = vec![1; dims.len()];
+    for axis in (1..dims.len()).rev() {
+        strides[axis - 1] = strides[axis] * dims[axis];
+    }
+    let steps: Vec<(usize, usize)> = axes.iter().rev().map(|a| (dims[*a], strides[*a])).collect();
+    (0..dims.iter().product()).map(move |mut element| {
+        let mut at = 0;
+        for (extent, stride) in &steps {
+            at += element % extent * stride;
+            element /= extent;
+        }
+        at
+    })
+}
+
 impl<N: Number> Tensor<N> {
     /// Real numbers in row-major order.
     ///
@@ -278,6 +296,15 @@ mod tests {
 
     fn bytes(values: &[f32]) -> Vec<u8> {
         values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn transposed_elements_are_found() {
+        let at = |dims: &[usize], axes: &[usize]| transposed(dims, axes).collect::<Vec<_>>();
+        assert_eq!(at(&[2, 3], &[1, 0]), [0, 3, 1, 4, 2, 5]);
+        assert_eq!(at(&[2, 3], &[0, 1]), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(at(&[2, 1, 3], &[2, 0, 1]), [0, 3, 1, 4, 2, 5]);
+        assert_eq!(at(&[], &[]), [0]);
     }
 
     #[test]

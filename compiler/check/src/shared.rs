@@ -11,7 +11,7 @@ use ir::dim::{Sort, Symbol, Symbols};
 use ir::dtype::Class;
 use ir::graph::{Graph, ValueId};
 use ir::number::{Field, mix};
-use ir::tensor::{Data, Tensor};
+use ir::tensor::{Data, Tensor, transposed};
 use std::collections::HashMap;
 
 /// A value that two graphs have.
@@ -154,21 +154,12 @@ fn is_ordered(left: &Tensor<Field>, right: &Tensor<Field>, axes: &[usize]) -> bo
     if dims != right.dims() {
         return false;
     }
-    let mut strides = vec![1usize; dims.len()];
-    for axis in (1..dims.len()).rev() {
-        strides[axis - 1] = strides[axis] * left.dims()[axis];
-    }
-    let from = |mut position: usize| {
-        let mut at = 0;
-        for (axis, extent) in axes.iter().zip(&dims).rev() {
-            at += position % extent * strides[*axis];
-            position /= extent;
-        }
-        at
-    };
+    let mut from = transposed(left.dims(), axes);
     match (left.data(), right.data()) {
-        (Data::Float(l), Data::Float(r)) => r.iter().enumerate().all(|(i, x)| l[from(i)] == *x),
-        (Data::Int(l), Data::Int(r)) => r.iter().enumerate().all(|(i, x)| l[from(i)] == *x),
+        (Data::Float(l), Data::Float(r)) => {
+            r.iter().all(|x| from.next().is_some_and(|i| l[i] == *x))
+        }
+        (Data::Int(l), Data::Int(r)) => r.iter().all(|x| from.next().is_some_and(|i| l[i] == *x)),
         _ => false,
     }
 }

@@ -10,6 +10,7 @@ use super::watch::{CallSeen, Reading};
 use crate::diff::compare::{FLIPS, REORDERED, Ranked, SMALL, apart, greatest, step};
 use ir::dim::Name;
 use ir::dtype::Class;
+use ir::tensor::transposed;
 use std::collections::BTreeSet;
 
 /// How often the change by a rounding of the inputs may be met: inner values are rounded, too.
@@ -146,21 +147,11 @@ impl<'a> Aligned<'a> {
         {
             return None;
         }
-        let mut strides = vec![0u64; axes.len()];
-        let mut stride = 1;
-        for (axis, extent) in axes.iter().zip(&second.dims).rev() {
-            strides[*axis] = stride;
-            stride *= extent;
+        let dims: Vec<usize> = first.dims.iter().map(|d| *d as usize).collect();
+        let mut at = vec![0; first.numbers.len()];
+        for (second, first) in transposed(&dims, &axes).enumerate() {
+            at[first] = second;
         }
-        let at = |mut element: u64| {
-            let mut at = 0;
-            for (extent, stride) in first.dims.iter().zip(&strides).rev() {
-                at += element % extent * stride;
-                element /= extent;
-            }
-            at as usize
-        };
-        let at = (0..first.numbers.len() as u64).map(at).collect();
         let moved = three.moved.values.get(&pair.second).filter(|r| r.dims == second.dims);
         let least = (SMALL * greatest(&second.numbers)).max(f64::from(f32::MIN_POSITIVE));
         let floor = LEAST * three.part;
