@@ -1,6 +1,7 @@
 //! Graphs drawn at random from the list of ops: the graph interpreter, a kernel of the whole graph
 //! in the kernel interpreter, and the same kernel made native by every target agree.
-//! LATENTC_LONG_TESTS draws many more, LATENTC_GRAPHS=N as many as it says.
+//! LATENTC_LONG_TESTS draws many more, LATENTC_GRAPHS=N as many as it says. Of a graph on which they
+//! differ the smallest part that does is saved, to be kept in `tests/files/graphs`.
 #![allow(clippy::unwrap_used)]
 
 mod random_graph;
@@ -17,9 +18,13 @@ use ir::kernel::{Kernel, Role};
 use ir::target::{Support, Target};
 use ir::tensor::Tensor;
 use ir::tiles::{Env, Tile, Tiles};
-use random_graph::{Drawn, draw};
+use random_graph::{Drawn, draw, saved, shrink};
 use runtime::load::Image;
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tests::native::{Levels, levels, targets};
 
 /// Graphs of the default run.
@@ -100,9 +105,9 @@ struct Case {
 }
 
 impl Case {
-    fn new(seed: u64) -> Case {
-        let Drawn { graph, inputs } = draw(seed);
-        let (kernel, constants) = whole_graph(&format!("g{seed}"), &graph);
+    fn new(name: &str, drawn: &Drawn) -> Case {
+        let Drawn { graph, inputs } = drawn.clone();
+        let (kernel, constants) = whole_graph(name, &graph);
         let settings = Settings::default();
         let arguments: Vec<&Tensor<f32>> = inputs.iter().collect();
         let expected = evaluate(&graph, &arguments, &settings);
@@ -172,8 +177,38 @@ impl Case {
     }
 }
 
-fn natively(target: &dyn Target, isa: &str, cases: &[Case]) {
-    let how = format!("{isa}/{}", target.name());
+/// What runs a kernel and is compared with the graph interpreter.
+#[derive(Clone, Copy)]
+enum Rung<'t> {
+    Interpreter,
+    Native(&'t dyn Target, &'static str),
+}
+
+impl std::fmt::Display for Rung<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Rung::Interpreter => write!(f, "kernel interpreter"),
+            Rung::Native(target, isa) => write!(f, "{isa}/{}", target.name()),
+        }
+    }
+}
+
+impl Rung<'_> {
+    fn run(self, cases: &[Case]) {
+        match self {
+            Rung::Interpreter => cases.iter().for_each(Case::interpret),
+            Rung::Native(target, isa) => natively(&self.to_string(), target, isa, cases),
+        }
+    }
+
+    /// Whether a graph fails here, by itself.
+    fn fails(self, drawn: &Drawn) -> bool {
+        let alone = AssertUnwindSafe(|| self.run(&[Case::new("g", drawn)]));
+        catch_unwind(alone).is_err()
+    }
+}
+
+fn natively(how: &str, target: &dyn Target, isa: &str, cases: &[Case]) {
     for case in cases {
         let supported = target.supports(&case.kernel);
         assert!(supported == Support::Yes, "{how}: {supported:?}\n{}", case.kernel);
@@ -184,8 +219,52 @@ fn natively(target: &dyn Target, isa: &str, cases: &[Case]) {
     let image = Image::load(&image).unwrap();
     for case in cases {
         let own = object.kernels.iter().find(|k| *k.0 == *case.kernel.name);
-        case.execute(&how, &image, own.unwrap().1);
+        case.execute(how, &image, own.unwrap().1);
     }
+}
+
+/// Runs graphs on some rungs. Of the first that fails, the smallest part that does is written to a
+/// file.
+fn agree(drawn: &[Drawn], rungs: &[Rung]) {
+    let cases = || -> Vec<Case> {
+        let numbered = drawn.iter().enumerate();
+        numbered.map(|(i, drawn)| Case::new(&format!("g{i}"), drawn)).collect()
+    };
+    for rung in rungs {
+        let together = AssertUnwindSafe(|| rung.run(&cases()));
+        let Err(panic) = catch_unwind(together) else { continue };
+        let Some(broken) = drawn.iter().find(|drawn| rung.fails(drawn)) else {
+            // Only together, then.
+            resume_unwind(panic)
+        };
+        let small = saved::text(&shrink::shrink(broken, &|part| rung.fails(part)));
+        let name = format!("{:016x}.graph", small.bytes().fold(0, hashed));
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::write(&file, &small).unwrap();
+        let (kept, file) = (folder().display().to_string(), file.display());
+        panic!("{rung}: copy {file} to {kept} when it is mended\n{small}");
+    }
+}
+
+fn hashed(hash: u64, byte: u8) -> u64 {
+    (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+}
+
+/// Graphs that once failed.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("files/graphs")
+}
+
+/// A target's rungs, one for each level.
+fn native(target: &dyn Target) -> Vec<Rung<'_>> {
+    let levels = levels(target, Levels::All).into_iter();
+    levels.map(|isa| Rung::Native(target, isa)).collect()
+}
+
+/// All rungs: those of the interpreter, and of each target.
+fn rungs(targets: &[Box<dyn Target>]) -> Vec<Vec<Rung<'_>>> {
+    let native = targets.iter().map(|target| native(&**target));
+    [vec![Rung::Interpreter]].into_iter().chain(native).collect()
 }
 
 #[test]
@@ -193,25 +272,49 @@ fn graphs_mean_the_same_on_every_rung() {
     let long = std::env::var_os("LATENTC_LONG_TESTS").is_some();
     let asked = std::env::var("LATENTC_GRAPHS").ok().map(|n| n.parse().unwrap());
     let count = asked.unwrap_or(if long { LONG_SEEDS } else { SEEDS });
-    let seeds: Vec<u64> = (0..count).collect();
-    let mut drawn = BTreeSet::new();
-    for batch in seeds.chunks(BATCH) {
-        let cases: Vec<Case> = batch.iter().map(|s| Case::new(*s)).collect();
-        for case in &cases {
-            drawn.extend(case.graph.nodes.iter().map(|n| n.op.name()));
-            case.interpret();
-        }
-        for target in targets() {
-            for isa in levels(&*target, Levels::All) {
-                natively(&*target, isa, &cases);
+    let batches: Vec<Vec<u64>> =
+        (0..count).collect::<Vec<_>>().chunks(BATCH).map(<[u64]>::to_vec).collect();
+    let (next, ops) = (AtomicUsize::new(0), Mutex::new(BTreeSet::new()));
+    let work = || {
+        let targets = targets();
+        let rungs = rungs(&targets);
+        loop {
+            let at = next.fetch_add(1, Relaxed);
+            let Some(batch) = batches.get(at) else { break };
+            let drawn: Vec<Drawn> = batch.iter().map(|seed| draw(*seed)).collect();
+            let nodes = drawn.iter().flat_map(|d| &d.graph.nodes);
+            ops.lock().unwrap().extend(nodes.map(|n| n.op.name()));
+            for of in &rungs {
+                // Of very many graphs, each on one level of each target.
+                match at < LONG_SEEDS as usize / BATCH {
+                    true => agree(&drawn, of),
+                    false => agree(&drawn, &[of[at % of.len()]]),
+                }
             }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        (0..threads).for_each(|_| drop(scope.spawn(work)));
+    });
     // What keeps rows is no kernel of its own: a history becomes an append to a state.
+    let ops = ops.into_inner().unwrap();
     let missing: Vec<&str> = ir::ops::ALL
         .iter()
         .map(|op| op.schema().name)
-        .filter(|name| !["append", "history"].contains(name) && !drawn.contains(name))
+        .filter(|name| !["append", "history"].contains(name) && !ops.contains(name))
         .collect();
     assert!(missing.is_empty(), "never drawn: {missing:?}");
+}
+
+#[test]
+fn graphs_that_once_failed_do_not() {
+    let targets = targets();
+    let rungs = rungs(&targets).concat();
+    let Ok(files) = std::fs::read_dir(folder()) else { return };
+    for file in files {
+        let path = file.unwrap().path();
+        println!("{}", path.display());
+        agree(&[saved::read(&std::fs::read_to_string(&path).unwrap())], &rungs);
+    }
 }

@@ -1,5 +1,8 @@
 //! Draws small well-typed graphs.
 
+pub mod saved;
+pub mod shrink;
+
 use ir::dtype::{Class, DType};
 use ir::error::IrError;
 use ir::graph::builder::GraphBuilder;
@@ -8,6 +11,7 @@ use ir::tensor::Tensor;
 use tests::kernel::Noise;
 
 /// A graph and what it is given.
+#[derive(Clone)]
 pub struct Drawn {
     pub graph: Graph,
     pub inputs: Vec<Tensor<f32>>,
