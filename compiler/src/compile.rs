@@ -139,7 +139,9 @@ pub fn lower(
     options: &Options,
     device: &DeviceSpec,
 ) -> Result<Lowered, CompileError> {
-    Ok(lower_forms(forms(program, options, device)?, options, device)?)
+    let forms = forms(program, options, device)?;
+    let options = forms.decided(options);
+    Ok(lower_forms(forms, &options, device)?)
 }
 
 /// Code of all kernels for one instruction set level.

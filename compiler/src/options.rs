@@ -74,6 +74,9 @@ pub struct Options {
     /// By how many per cent some step must take longer without a form of the model for it to be
     /// compiled too.
     pub form_gain: u32,
+    /// Whether what is computed of a token must not depend, to the last bit, on how it came into a
+    /// step and what else is in it; `None`: where that costs little.
+    pub batch_invariant: Option<bool>,
     /// Rows of a page of state.
     pub page_tokens: u32,
     /// Instruction set levels to compile for; empty: the target's own choice.
@@ -96,6 +99,7 @@ impl Default for Options {
             exact: false,
             max_e_nodes: Limits::default().nodes,
             form_gain: 10,
+            batch_invariant: None,
             page_tokens: 64,
             isa: vec![],
             context: None,
@@ -108,6 +112,12 @@ impl Options {
     /// Dtype of the KV cache.
     pub fn kv_dtype(&self) -> DType {
         self.state.unwrap_or(self.compute.dtype())
+    }
+
+    /// Whether a token's bits must not depend on the step it is in; while that is not decided,
+    /// they may.
+    pub fn is_batch_invariant(&self) -> bool {
+        self.batch_invariant == Some(true)
     }
 }
 
@@ -215,6 +225,19 @@ pub const KEYS: &[Key] = &[
         "PERCENT",
         "compile a form of the model too where a step takes so much longer without it"
     ),
+    Key {
+        name: "batch-invariant",
+        values: "auto|false|true",
+        help: "same bits for a token in any step, alone or not (auto: where it costs under 3 %)",
+        get: |o| o.batch_invariant.map_or("auto".into(), |b| b.to_string()),
+        set: |o, v| {
+            o.batch_invariant = match v {
+                "auto" => None,
+                v => Some(v.parse().ok()?),
+            };
+            Some(())
+        },
+    },
     number!("page", page_tokens, 1..=1024, "N", "rows of a page of state, 1 to 1024"),
     Key {
         name: "isa",
@@ -333,7 +356,7 @@ impl Options {
     /// Takes one `key=value`.
     pub fn set(&mut self, text: &str) -> Result<(), OptionError> {
         // A flag alone is a flag that is set.
-        let flag = |k: &&Key| k.name == text && k.values == "false|true";
+        let flag = |k: &&Key| k.name == text && k.values.ends_with("false|true");
         let alone = KEYS.iter().find(flag).map(|k| (k.name, "true"));
         let pair = text.split_once('=').or(alone);
         let (key, value) = pair.ok_or_else(|| OptionError::Form(text.into()))?;

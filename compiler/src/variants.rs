@@ -14,6 +14,8 @@ use crate::rewrite::program::{Form, Limited, RewriteError, Rewriter};
 use check::Certificate;
 use ir::device::DeviceSpec;
 use ir::graph::program::Program;
+use serde::Serialize;
+use std::fmt;
 
 /// Least and greatest.
 type Range = (i64, i64);
@@ -34,6 +36,50 @@ pub struct ProgramForms {
     pub certificates: Vec<Certificate>,
     /// Blocks whose saturation met a limit.
     pub limited: Vec<Limited>,
+    /// Whether there is but one form, so that steps may be batch-invariant.
+    pub invariance: Invariance,
+}
+
+impl ProgramForms {
+    /// Choices with those made that were left to what the forms would cost.
+    pub fn decided(&self, options: &Options) -> Options {
+        Options { batch_invariant: Some(self.invariance.holds), ..options.clone() }
+    }
+}
+
+/// What one form for all steps would cost, and whether that was done.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Invariance {
+    /// Whether all steps have one form.
+    pub holds: bool,
+    /// How many times as long the step takes that loses most by it, by the cost model.
+    pub slower: f64,
+    /// That step.
+    pub at: Point,
+}
+
+impl Invariance {
+    /// Slower than this is nobody's default.
+    const FREE: f64 = 1.03;
+
+    fn of(slower: f64, at: Point, asked: Option<bool>) -> Invariance {
+        Invariance { holds: asked.unwrap_or(slower < Invariance::FREE), slower, at }
+    }
+}
+
+impl fmt::Display for Invariance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Invariance { holds, slower, at: Point { batch, tokens, context } } = *self;
+        let word = if holds { "yes" } else { "no" };
+        write!(f, "batch-invariant: {word}; of one form for all steps ")?;
+        match (slower - 1.0) * 100.0 {
+            more if more < 0.05 => write!(f, "none is slower"),
+            more => write!(
+                f,
+                "{batch} x {tokens} new tokens at context {context} are slowed most, by {more:.1} %"
+            ),
+        }
+    }
 }
 
 /// Some steps, and the form of the program in them.
@@ -71,7 +117,8 @@ pub fn forms(
     let plan = Plan::of(options, device);
     let mut rewriter = Rewriter::new(program, &plan);
     let mut variants: Vec<(Variant, Form)> = vec![];
-    for Steps { bucket, range, form, .. } in steps(&mut rewriter, program, &plan)? {
+    let (steps, invariance) = steps(&mut rewriter, program, &plan)?;
+    for Steps { bucket, range, form, .. } in steps {
         let same = |(v, of): &&mut (Variant, Form)| v.bucket == bucket && *of == form;
         match variants.iter_mut().find(same) {
             Some((known, _)) => known.steps.push(range),
@@ -88,21 +135,26 @@ pub fn forms(
     };
     let mut certificates = rewriter.certificates();
     certificates.retain(is_used);
-    Ok(ProgramForms { certificates, limited: rewriter.limited(), variants })
+    Ok(ProgramForms { certificates, limited: rewriter.limited(), invariance, variants })
 }
 
 /// The steps that a plan tells apart, with the form of the program in each: by rows, then by
-/// context, then by new tokens of a sequence. All steps are among them.
+/// context, then by new tokens of a sequence. All steps are among them. With them, what one form in
+/// all of them costs, and whether the plan has it so.
 ///
 /// Errors: E0283, E0284.
 pub fn steps(
     rewriter: &mut Rewriter,
     program: &Program,
     plan: &Plan,
-) -> Result<Vec<Steps>, RewriteError> {
+) -> Result<(Vec<Steps>, Invariance), RewriteError> {
     let longest = program.symbols.get("t").map_or(LONGEST, |t| t.hi.min(LONGEST));
     let lines: Vec<Line> = BUCKETS.into_iter().flat_map(|b| Line::of(b, longest)).collect();
-    let forms = worthwhile(rewriter, &lines, plan)?;
+    let mut forms = worthwhile(rewriter, &lines, plan)?;
+    let invariance = invariance(rewriter, &lines, &forms, plan);
+    if invariance.holds {
+        forms.truncate(1);
+    }
     let mut all = vec![];
     for line in &lines {
         for Run { first, last, at, form } in line.runs(rewriter, &forms) {
@@ -112,7 +164,20 @@ pub fn steps(
             all.push(Steps { bucket, range, point, form });
         }
     }
-    Ok(joined(all))
+    Ok((joined(all), invariance))
+}
+
+/// What it costs to have the first form in all steps.
+fn invariance(rewriter: &Rewriter, lines: &[Line], forms: &[Form], plan: &Plan) -> Invariance {
+    let slower = |point: &Point| {
+        let prices = || forms.iter().map(|form| rewriter.price_ns(form, *point));
+        let (first, best) = (prices().next(), prices().fold(f64::INFINITY, f64::min));
+        first.map_or(1.0, |first| first / best)
+    };
+    let all = lines.iter().flat_map(Line::points).map(|point| (slower(&point), point));
+    let worst = all.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let (slower, at) = worst.unwrap_or((1.0, plan.decode));
+    Invariance::of(slower, at, plan.batch_invariant)
 }
 
 /// Steps of the same rows and contexts, by new tokens of a sequence.

@@ -154,7 +154,7 @@ fn sweep(config: &str, form_gain: u32, devices: &[DeviceSpec], check: impl Fn(&m
     for device in devices {
         let plan = Plan::of(&options, device);
         let mut rewriter = Rewriter::new(&program, &plan);
-        let steps = steps(&mut rewriter, &program, &plan).expect("forms");
+        let (steps, _) = steps(&mut rewriter, &program, &plan).expect("forms");
         are_near_the_best(&mut rewriter, &steps, plan.gain);
         for name in if long() { &["dense", "expert"][..] } else { &["dense"] } {
             let at = program.blocks.iter().position(|b| &*b.name == *name).expect("such layers");

@@ -158,7 +158,11 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
     let forms = forms(&imported.program, &options, &device).map_err(CompileError::Rewrite)?;
     if !args.quiet {
         forms.limited.iter().for_each(|limited| output::note(&format!("warning: {limited}")));
+        if result.is_some() {
+            output::note(&forms.invariance.to_string());
+        }
     }
+    let options = forms.decided(&options);
     if args.stop_after == Some(Phase::Rewrite) {
         return show(args, &rewritten(&forms));
     }

@@ -149,6 +149,26 @@ fn long_prefill_shows_the_expanded_form_and_why() {
 }
 
 #[test]
+fn what_one_form_for_all_steps_costs_is_told() {
+    let device = ["--device", "h100", "--context", "4096"];
+    let of = |name: &str, choice: &str| {
+        let report = explained(&config(name), &[&device[..], &["-C", choice]].concat());
+        let told = &report["batch_invariant"];
+        (told["holds"].as_bool().unwrap(), told["slower"].as_f64().unwrap(), report.clone())
+    };
+    // Grouped queries have one form anyway; latent attention has another for long prompts.
+    let (holds, slower, _) = of("qwen2-1.5b", "batch-invariant=auto");
+    assert!(holds && slower < 1.03, "{slower}");
+    let (holds, slower, _) = of("v2-lite", "batch-invariant=auto");
+    assert!(!holds && slower > 1.03, "{slower}");
+    let (holds, same, report) = of("v2-lite", "batch-invariant");
+    assert!(holds && same == slower, "{same}");
+    for block in keeping(&report) {
+        assert!(rows(&block["buckets"]).iter().all(|b| b["same_as"] == 0), "{}", block["name"]);
+    }
+}
+
+#[test]
 fn states_are_counted_in_their_own_dtype() {
     let bytes = |more: &[&str]| bytes_per_token(keeping(&explained(&config("v2-lite"), more))[0]);
     assert_eq!(bytes(&["-C", "kv-dtype=f32"]), 2 * bytes(&["-C", "kv-dtype=bf16"]));

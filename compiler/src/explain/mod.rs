@@ -21,7 +21,7 @@ use crate::options::Options;
 use crate::rewrite::choose::{Block, Chosen, Plan};
 use crate::rewrite::cost::{Point, Work};
 use crate::rewrite::program::{RewriteError, Rewriter};
-use crate::variants::steps;
+use crate::variants::{Invariance, steps};
 use alternatives::{Alternative, Others, alternatives};
 use buckets::{BucketReport, buckets};
 use check::check;
@@ -49,6 +49,8 @@ pub struct Explanation {
     pub memory: Memory,
     /// By the cost model.
     pub predicted: Predicted,
+    /// What it would cost that a token has the same bits in every step.
+    pub batch_invariant: Invariance,
     /// Time by new tokens, of each block that keeps something of a sequence, where it is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub curve: Option<Vec<Curve>>,
@@ -197,7 +199,7 @@ pub fn explain(program: &Program, question: &Question) -> Result<Explanation, Co
     let Question { options, device, point, .. } = *question;
     let plan = Plan::of(options, device);
     let mut rewriter = Rewriter::new(program, &plan);
-    let steps = steps(&mut rewriter, program, &plan)?;
+    let (steps, batch_invariant) = steps(&mut rewriter, program, &plan)?;
     let decode = rewriter.program(&steps[0].form);
     let (mut blocks, mut curves) = (vec![], vec![]);
     let mut totals = Totals::default();
@@ -222,7 +224,8 @@ pub fn explain(program: &Program, question: &Question) -> Result<Explanation, Co
     let memory = memory(program, &decode, options, totals.arena)?;
     let predicted = totals.predicted(question);
     let curve = question.curve.then_some(curves);
-    Ok(Explanation { device: device.clone(), blocks, memory, predicted, curve })
+    let device = device.clone();
+    Ok(Explanation { device, blocks, memory, predicted, batch_invariant, curve })
 }
 
 fn calls(entry: &Entry, block: &str) -> usize {

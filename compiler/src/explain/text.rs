@@ -62,7 +62,8 @@ impl Explanation {
             out,
             "predicted: prefill {:.1} tokens/s, decode {:.1} tokens/s (waits for {})",
             p.prefill_tokens_per_s, p.decode_tokens_per_s, p.bound
-        )
+        )?;
+        writeln!(out, "{}", self.batch_invariant)
     }
 }
 

@@ -207,9 +207,14 @@ impl Block<'_> {
         (0..calls).map(of_call).collect()
     }
 
-    /// How activations enter the products of a node.
+    /// How activations enter the products of a node: the same way for any number of rows, where
+    /// rows must not depend on it.
     pub(super) fn operand(&self, node: NodeId) -> Operand {
-        self.partition.operands[&node].of_rows(self.bucket)
+        let operand = self.partition.operands[&node];
+        match self.options.is_batch_invariant() {
+            true => operand,
+            false => operand.of_rows(self.bucket),
+        }
     }
 
     /// Values that nodes compute.

@@ -148,9 +148,16 @@ pub struct BlockCode {
 #[derive(Clone, Debug, Default)]
 pub struct Kernels {
     list: Vec<Kernel>,
+    /// Whether what they compute of a row must not depend on how many there are.
+    batch_invariant: bool,
 }
 
 impl Kernels {
+    /// None yet.
+    pub fn new(batch_invariant: bool) -> Kernels {
+        Kernels { list: vec![], batch_invariant }
+    }
+
     /// All of them.
     pub fn all(&self) -> &[Kernel] {
         &self.list
@@ -165,6 +172,7 @@ impl Kernels {
             LowerError::Kernel { kernel: format!("k{}", self.list.len()), error: Box::new(error) }
         })?;
         kernel.name = Name::from("");
+        kernel.batch_invariant = self.batch_invariant;
         let same = |k: &Kernel| {
             let unnamed = Kernel { name: Name::from(""), ..k.clone() };
             unnamed == kernel

@@ -136,7 +136,7 @@ struct Blocks<'a> {
 impl<'a> Planner<'a> {
     fn new(program: &'a Program, options: &'a Options, device: &'a DeviceSpec) -> Self {
         let (packed, packed_bytes) = (vec![], vec![]);
-        let kernels = Kernels::default();
+        let kernels = Kernels::new(options.is_batch_invariant());
         Planner { program, options, device, kernels, packed, packed_bytes }
     }
 

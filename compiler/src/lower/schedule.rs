@@ -142,6 +142,16 @@ pub fn context_parts(bucket: RowBucket, instances: i64) -> u32 {
     if bucket.is_narrow() && parts >= FEW { parts as u32 } else { 1 }
 }
 
+/// How many parts the longest context has at most, and how many positions each, where parts are
+/// those of every context: as few as give all workers some of it.
+pub fn fixed_parts(longest: i64, page: u32) -> (u32, u32) {
+    const MOST: i64 = 64;
+    let (longest, page) = (longest.max(1), i64::from(page));
+    let positions = ((longest + MOST - 1) / MOST).max(PART_POSITIONS.into());
+    let positions = (positions + page - 1) / page * page;
+    (((longest + positions - 1) / positions) as u32, positions as u32)
+}
+
 /// The size, of at most `most`, of equal parts of an extent, as few as can be.
 pub fn even_part(extent: i64, most: u32) -> u32 {
     let extent = extent.max(1) as u64;

@@ -3,7 +3,7 @@
 //! Bytes are counted without padding, each once: what a kernel reads again, it should find in a
 //! cache.
 
-use crate::lower::attention::{Attention, Axis, Extent, Key, Memory, Value};
+use crate::lower::attention::{Attention, Axis, Division, Extent, Key, Memory, Value};
 use crate::lower::code::WeightUse;
 use crate::lower::context::ContextContraction;
 use crate::lower::contraction::Contraction;
@@ -120,7 +120,7 @@ pub fn attention(a: &Attention) -> [Work; 2] {
     };
     let each: i64 = a.keys.iter().map(depth).sum::<i64>() + a.values.iter().map(width).sum::<i64>();
     let flops_per_pair = 2 * heads * each;
-    let Some(_) = a.parts else {
+    let Division::Instances(_) = a.division else {
         let pass = Work { bytes: read.plus(&written), flops_per_pair, ..Work::default() };
         return [pass, Work::default()];
     };

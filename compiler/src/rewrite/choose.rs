@@ -41,6 +41,8 @@ pub struct Plan<'a> {
     pub kept: Kept,
     /// How many times as long as in a form some step must take in the others for it to be added.
     pub gain: f64,
+    /// Whether one form is taken for all steps; `None`: where that costs little.
+    pub batch_invariant: Option<bool>,
     /// Laws that are left out.
     pub without: BTreeSet<String>,
     /// Whether laws that change the order of sums are left out.
@@ -137,6 +139,7 @@ impl<'a> Plan<'a> {
             decode: Point { batch, tokens: 1, context },
             kept: options.kv,
             gain: 1.0 + f64::from(options.form_gain) / 100.0,
+            batch_invariant: options.batch_invariant,
             without: options.without.iter().cloned().collect(),
             exact: options.exact,
             limits: Limits { nodes: options.max_e_nodes, ..Limits::default() },

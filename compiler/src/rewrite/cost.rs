@@ -10,10 +10,11 @@ use egg::Id;
 use ir::device::DeviceSpec;
 use ir::dim::{Dim, Name, Symbols};
 use ir::dtype::{Class, DType, Encoding};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A step: how many sequences, new tokens of each, and tokens of each with the past.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Point {
     /// Sequences.
     pub batch: i64,

@@ -121,7 +121,9 @@ impl Expander<'_> {
         let acc = Strided { address, row: acc.axes[0].stride, col: acc.axes[1].stride };
         let right = right.form.clone();
         let left = left.form;
-        Mma { m, n, k, m_valid, n_valid, k_valid, acc, left, right, ahead: None }
+        let batch_invariant = self.kernel.batch_invariant;
+        let ahead = None;
+        Mma { m, n, k, m_valid, n_valid, k_valid, acc, left, right, ahead, batch_invariant }
     }
 
     /// A count of valid elements as an I32 within an extent.

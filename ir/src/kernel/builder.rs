@@ -141,6 +141,7 @@ impl KernelBuilder {
         let kernel = Kernel {
             name: name.into(),
             family: Family { name: family.into(), params: Vec::new() },
+            batch_invariant: false,
             symbols: Symbols::new(),
             params: Vec::new(),
             values: Vec::new(),

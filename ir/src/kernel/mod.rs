@@ -382,6 +382,10 @@ pub struct Kernel {
     pub name: Name,
     /// What it is one of.
     pub family: Family,
+    /// Whether what it computes of a row must not depend, to the last bit, on how many other rows
+    /// there are: every product then adds each element's terms in an order that the number of its
+    /// rows has no part in, whatever tile they are divided by.
+    pub batch_invariant: bool,
     /// Step symbols that dims speak of, with bounds. All are passed to the kernel, in this order.
     pub symbols: Symbols,
     /// Parameters, in order.

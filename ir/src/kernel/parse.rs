@@ -85,6 +85,7 @@ fn one(p: &mut Parser<'_>) -> Parse<(Kernel, Span)> {
         kernel: Kernel {
             name: "".into(),
             family: Family { name: "".into(), params: Vec::new() },
+            batch_invariant: false,
             symbols: Symbols::new(),
             params: Vec::new(),
             values: Vec::new(),
@@ -148,6 +149,7 @@ impl<'a> Reader<'_, 'a> {
                 Ok((key, family_value(p)?))
             })?;
         }
+        self.kernel.batch_invariant = self.p.eat("batch_invariant");
         self.param_list()?;
         if self.p.eat("where") {
             self.kernel.symbols = self.p.bounds()?;

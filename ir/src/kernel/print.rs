@@ -121,7 +121,8 @@ impl Printer<'_> {
 
     fn kernel(&mut self) {
         let k = self.kernel;
-        self.line(&format!("kernel @{} {} (", k.name, k.family));
+        let invariant = if k.batch_invariant { " batch_invariant" } else { "" };
+        self.line(&format!("kernel @{} {}{invariant} (", k.name, k.family));
         self.depth = 1;
         for (i, p) in k.params.iter().enumerate() {
             let comma = if i + 1 < k.params.len() { "," } else { "" };

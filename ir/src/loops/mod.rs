@@ -384,6 +384,8 @@ pub struct Mma {
     pub right: Right,
     /// What is read next; performance only.
     pub ahead: Option<Ahead>,
+    /// Whether an element must be the same, to the last bit, in a product of fewer or more rows.
+    pub batch_invariant: bool,
 }
 
 /// A statement.

@@ -118,6 +118,9 @@ impl fmt::Display for Mma {
         if let Some(Ahead { address, pitch, rows, bytes }) = self.ahead {
             write!(f, " ahead {rows} x {bytes} bytes [{address}; {pitch}]")?;
         }
+        if self.batch_invariant {
+            write!(f, " batch_invariant")?;
+        }
         Ok(())
     }
 }

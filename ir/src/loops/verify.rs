@@ -399,8 +399,20 @@ mod tests {
             let right = Right::Blocked { encoding, address, block_bytes, lanes, group, scales };
             let left = Left { encoding, at, scales: None };
             let (m_valid, n_valid, k_valid) = (None, None, None);
-            let (m, n, k, acc, ahead) = (1, 1, 1, at, None);
-            let mma = Mma { m, n, k, m_valid, n_valid, k_valid, acc, left, right, ahead };
+            let (m, n, k, acc, ahead, batch_invariant) = (1, 1, 1, at, None, false);
+            let mma = Mma {
+                m,
+                n,
+                k,
+                m_valid,
+                n_valid,
+                k_valid,
+                acc,
+                left,
+                right,
+                ahead,
+                batch_invariant,
+            };
             let mut stmts = lets(&[Inst::Begin, Inst::Int(0)]);
             stmts.push(Stmt::Mma(Box::new(mma)));
             check(&[I64, RegType { elem: Elem::I32, lanes: 1 }], stmts)

@@ -165,7 +165,7 @@ impl Walk {
 
 fn case(m: u32, n: u32, k: u32, left: DType, right: DType, group: u32) -> Case {
     let lie = Lie::Blocked { lanes: 16, group, scale: None };
-    Case { m, n, k, valid: [None; 3], left, right, lie, dense: true }
+    Case::of([m, n, k], [left, right], lie)
 }
 
 fn scaled(c: Case, rows: u32, cols: u32) -> Case {

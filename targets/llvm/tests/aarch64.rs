@@ -67,7 +67,7 @@ fn cases() -> Vec<Case> {
         (BF16, I4, blocked(16, 8, scale(F16, 1, 32))),
     ] {
         for (m, n, k) in [(1, 16, 64), (3, 33, 31), (13, 40, 66)] {
-            let case = Case { m, n, k, valid: [None; 3], left, right, lie, dense: true };
+            let case = Case::of([m, n, k], [left, right], lie);
             all.push(case);
             let some = |e: u32| Some(e as i32 * 2 / 3);
             all.push(Case { valid: [some(m), some(n), some(k)], dense: false, ..case });

@@ -31,7 +31,7 @@ fn products(lanes: u32) -> Vec<Program> {
         (BF16, I4, blocked(8, scale)),
     ] {
         for (m, valid) in [(1, [None; 3]), (17, [None; 3]), (9, [Some(5), Some(30), Some(50)])] {
-            cases.push(Case { m, n: 40, k: 64, valid, left, right, lie, dense: true });
+            cases.push(Case { valid, ..Case::of([m, 40, 64], [left, right], lie) });
         }
     }
     let name = |i| format!("p{i}");
@@ -175,16 +175,7 @@ fn faults_are_named() {
     assert_eq!(code(&[b.finish("a", 0)], "x86-64-v3"), "E0332");
 
     // Scratch of more than there are addresses, a product of nothing.
-    let whole = Case {
-        m: 1,
-        n: 16,
-        k: 2,
-        valid: [None; 3],
-        left: DType::F32,
-        right: DType::BF16,
-        lie: Lie::Rows,
-        dense: true,
-    };
+    let whole = Case::of([1, 16, 2], [DType::F32, DType::BF16], Lie::Rows);
     let mut p = program("a", 8, &whole);
     p.scratch_bytes = u64::MAX - 1;
     assert_eq!(code(&[p], "x86-64-v3"), "E0332");

@@ -4,8 +4,10 @@
 mod native;
 
 use ir::dtype::{DType, Scale};
-use native::lanes;
-use native::product::{Case, Lie, check};
+use native::data::Random;
+use native::product::{Case, Lie, Prepared, check, programs};
+use native::{Image, lanes};
+use target_llvm::Llvm;
 
 /// Extents: one, odd, around the sizes of registers and blocks, and beyond.
 const SIZES: [(u32, u32, u32); 8] = [
@@ -23,7 +25,7 @@ const SIZES: [(u32, u32, u32); 8] = [
 fn cases(left: DType, right: DType, lie: Lie) -> Vec<Case> {
     let mut all = Vec::new();
     for (i, (m, n, k)) in SIZES.into_iter().enumerate() {
-        let case = Case { m, n, k, valid: [None; 3], left, right, lie, dense: true };
+        let case = Case::of([m, n, k], [left, right], lie);
         all.push(case);
         let some = |e: u32| Some((e as i32 * 2).div_euclid(3).max(1));
         let valid = match i % 4 {
@@ -35,7 +37,7 @@ fn cases(left: DType, right: DType, lie: Lie) -> Vec<Case> {
         all.push(Case { valid, dense: i % 3 != 1, ..case });
     }
     let (m, n, k) = SIZES[6];
-    let case = Case { m, n, k, valid: [None; 3], left, right, lie, dense: true };
+    let case = Case::of([m, n, k], [left, right], lie);
     for axis in 0..3 {
         for none in [0, -5] {
             let mut valid = [None; 3];
@@ -98,16 +100,7 @@ fn few_rows_of_k() {
     for m in [1, 2, 3, 4, 5, 7, 8, 16] {
         for n in [1, 3, 4, 15, 16, 18] {
             for k in [200, 223, 224] {
-                let case = Case {
-                    m,
-                    n,
-                    k,
-                    valid: [None; 3],
-                    left: DType::BF16,
-                    right: DType::BF16,
-                    lie: Lie::Rows,
-                    dense: true,
-                };
+                let case = Case::of([m, n, k], [DType::BF16; 2], Lie::Rows);
                 all.push(case);
                 if n > 2 && m != 1 {
                     let valid = [Some(m as i32 - 1), Some(n as i32 - 2), Some(k as i32 - 33)];
@@ -155,16 +148,7 @@ fn integers_with_scales() {
 #[test]
 fn sizes_one_by_one() {
     for level in native::levels() {
-        let base = Case {
-            m: 1,
-            n: 1,
-            k: 1,
-            valid: [None; 3],
-            left: DType::BF16,
-            right: DType::BF16,
-            lie: blocked(16, 2),
-            dense: true,
-        };
+        let base = Case::of([1, 1, 1], [DType::BF16; 2], blocked(16, 2));
         let mut all = Vec::new();
         for s in 1..=67 {
             all.push(Case { m: s, n: 24, k: 36, valid: [Some(s as i32), None, None], ..base });
@@ -181,5 +165,51 @@ fn sizes_one_by_one() {
             })
             .collect();
         check(level, lanes(level), &all);
+    }
+}
+
+/// Batch-invariant products: a row's sums are the same, to the last bit, in tiles of fewer rows,
+/// and where fewer are valid.
+#[test]
+fn rows_do_not_depend_on_their_number() {
+    let forms = [
+        (DType::BF16, DType::BF16, blocked(16, 2)),
+        (DType::F32, DType::BF16, blocked(16, 2)),
+        (DType::F32, DType::F32, blocked(16, 1)),
+        (DType::BF16, DType::BF16, Lie::Rows),
+        (DType::BF16, DType::BF16, Lie::Columns { known: true }),
+        (DType::F32, DType::F16, Lie::Rows),
+        (DType::BF16, DType::F8E4M3, scaled(4, DType::F32, 128, 128)),
+        (DType::F32, DType::F8E4M3, scaled(4, DType::F32, 32, 16)),
+        (DType::BF16, DType::I8, scaled(4, DType::F32, 1, 1024)),
+        (DType::BF16, DType::I4, scaled(8, DType::F16, 1, 32)),
+    ];
+    for level in native::levels() {
+        for (left, right, lie) in forms {
+            let all = Case::of([67, 35, 583], [left, right], lie);
+            rows_alone(level, &Case { batch_invariant: true, ..all });
+        }
+    }
+}
+
+fn rows_alone(level: &str, all: &Case) {
+    let mut cases = vec![*all];
+    for m in [1, 3, 8, 13, 33] {
+        cases.push(Case { m, ..*all });
+        cases.push(Case { valid: [Some(m as i32), None, None], ..*all });
+    }
+    let (programs, of) = programs(lanes(level), &cases);
+    let object = Llvm::x86_64().compile_programs(&programs, level).expect("code");
+    let image = Image::load(&object.bytes);
+    let prepared = Prepared::new(all, &mut Random(7));
+    let row = (all.n as usize + 5) * 4;
+    let mut whole = None;
+    for (case, at) in cases.iter().zip(of) {
+        let (name, scratch) = &object.kernels[at];
+        let few = case.valid[0].map_or(case.m, |m| m as u32);
+        let found = prepared.accumulated(image.kernel(name), *scratch, few);
+        let whole = whole.get_or_insert_with(|| found.clone());
+        let end = found.len().min(few as usize * row);
+        assert!(whole[..end] == found[..end], "{level}: {case:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! From the attention that was found in a graph to what its kernels are made of.
 
-use crate::lower::attention::lists::{ContextParts, StepList};
-use crate::lower::attention::{Attention, Axis, Extent, Head, Key, Memory, Rows, Value};
+use crate::lower::attention::lists::{ContextParts, PartLength, StepList};
+use crate::lower::attention::{Attention, Axis, Division, Extent, Head, Key, Memory, Rows, Value};
 use crate::lower::attention::{join, kernel};
 use crate::lower::block::Block;
 use crate::lower::claims::source::Source;
@@ -56,9 +56,9 @@ impl Block<'_> {
         for (value, part) in a.values.iter().zip(&form.values) {
             outs.extend(value.outs.iter().map(|d| BlockArg::Value(part.result, *d)));
         }
-        let joined: Vec<BlockArg> = match a.parts {
-            None => outs.clone(),
-            Some(parts) => {
+        let joined: Vec<BlockArg> = match a.division {
+            Division::Whole | Division::Turns(_) => outs.clone(),
+            Division::Instances(parts) => {
                 let dims = join::partial_dims(&a, parts);
                 let bytes = |dims: &Vec<Dim>| dims.iter().fold(4.into(), |p: Dim, d| p.times(d));
                 let temps = dims.iter().map(bytes);
@@ -70,7 +70,7 @@ impl Block<'_> {
         let grid = BlockGrid::List { list, each: a.head_instances().into() };
         let [pass_work, join_work] = work::attention(&a);
         self.launch(group, 0, pass, args, grid, pass_work);
-        if let Some(parts) = a.parts {
+        if let Division::Instances(parts) = a.division {
             let list = BlockArg::List(StepList::Rows(parts.rows));
             let mut args = vec![list.clone()];
             args.extend(joined);
@@ -145,16 +145,34 @@ impl Shaper<'_, '_> {
             left: self.memories.iter().fold(left, |left, m| left.beside(m.dtype.into())),
             page: block.options.page_tokens,
             rows,
-            parts: None,
+            division: Division::Whole,
         };
-        let most = schedule::context_parts(block.bucket, a.head_instances());
-        a.parts = (most > 1).then_some(ContextParts {
-            rows,
-            most,
-            least: schedule::PART_POSITIONS,
-            page: a.page,
-        });
+        a.division = self.division(&a);
         Ok(a)
+    }
+
+    /// How the context is divided: where rows must not depend on each other, for every number of
+    /// rows at the same positions.
+    fn division(&self, a: &Attention) -> Division {
+        let (block, page) = (self.block, a.page);
+        let most = |bucket| schedule::context_parts(bucket, a.head_instances());
+        let parts = |most, length| ContextParts { rows: a.rows, most, length, page };
+        if !block.options.is_batch_invariant() {
+            let length = PartLength::Even(schedule::PART_POSITIONS);
+            return match most(block.bucket) {
+                1 => Division::Whole,
+                most => Division::Instances(parts(most, length)),
+            };
+        }
+        if schedule::BUCKETS.iter().all(|bucket| most(*bucket) == 1) {
+            return Division::Whole;
+        }
+        let longest = block.program.symbols.get("t").map_or(POSITIONS, |t| t.hi.min(POSITIONS));
+        let (most_parts, positions) = schedule::fixed_parts(longest, page);
+        match most(block.bucket) {
+            1 => Division::Turns(positions),
+            _ => Division::Instances(parts(most_parts, PartLength::Fixed(positions))),
+        }
     }
 
     fn error(&self, found: String, expected: &str) -> LowerError {

@@ -139,6 +139,40 @@ impl ResultAt<'_> {
     }
 }
 
+/// What no positions come to, for so many rows: the maximum, the sum of exponentials, the sums of
+/// each value.
+pub(super) fn nothing(
+    b: &mut KernelBuilder,
+    a: &Attention,
+    rows: u32,
+) -> Vec<(&'static str, ValueId)> {
+    let f32 = |shape: &[u32]| TileType::new(DType::F32, shape);
+    let most = b.splat(f64::from(f32::MIN), f32(&[rows]));
+    let total = b.splat(0.0, f32(&[rows]));
+    let mut all = vec![("most", most), ("total", total)];
+    for value in &a.values {
+        all.push(("sum", b.splat(0.0, f32(&[rows, a.width(value)]))));
+    }
+    all
+}
+
+/// What a part of a context comes to together with those before it.
+pub(super) fn joined_to(
+    b: &mut KernelBuilder,
+    before: &[ValueId],
+    here: &[ValueId],
+) -> Vec<ValueId> {
+    let most = b.map("max(a, b)", &[("a", before[0]), ("b", here[0])]);
+    let fade = b.map("exp2(a - b)", &[("a", before[0]), ("b", most)]);
+    let grow = b.map("exp2(a - b)", &[("a", here[0]), ("b", most)]);
+    let mut next = vec![most];
+    for (before, here) in before[1..].iter().zip(&here[1..]) {
+        let operands = [("a", *before), ("f", fade), ("x", *here), ("g", grow)];
+        next.push(b.map("a * f + x * g", &operands));
+    }
+    next
+}
+
 /// The kernel that joins parts of contexts. Parameters: the row blocks, what parts came to as
 /// [`partial_dims`] says, then the outputs of each value.
 pub fn kernel(a: &Attention, parts: ContextParts) -> KernelBuilder {
@@ -154,32 +188,20 @@ pub fn kernel(a: &Attention, parts: ContextParts) -> KernelBuilder {
     let fields = b.grid_list(list);
     let block = At::tile(fields[1], parts.rows).bound(fields[2]);
     let count = part_count(&mut b, parts, fields[3]);
-    let f32 = |shape: &[u32]| TileType::new(DType::F32, shape);
-    let most = b.splat(f64::from(f32::MIN), f32(&[parts.rows]));
-    let total = b.splat(0.0, f32(&[parts.rows]));
-    let mut carry = vec![("most", most), ("total", total)];
-    for value in &a.values {
-        carry.push(("sum", b.splat(0.0, f32(&[parts.rows, a.width(value)]))));
-    }
+    let carry = nothing(&mut b, a, parts.rows);
     let own: Vec<At> = head_axes(heads.heads).iter().map(|e| heads.at(&mut b, e)).collect();
     let hints = LoopHints::default();
     let ends = b.for_loop(0, count, 1, &carry, hints, |b, part, carried| {
         let coords = [&[block.clone(), At::one(part)], own.as_slice()].concat();
-        let here = b.load(partials[0][0].0, &coords);
-        let most = b.map("max(a, b)", &[("a", carried[0]), ("b", here)]);
-        let fade = b.map("exp2(a - b)", &[("a", carried[0]), ("b", most)]);
-        let grow = b.map("exp2(a - b)", &[("a", here), ("b", most)]);
-        let mut next = vec![most];
-        for (outs, so_far) in partials[1..].iter().zip(&carried[1..]) {
+        let mut here = vec![];
+        for (outs, so_far) in partials.iter().zip(carried) {
             let mut coords = coords.clone();
             if let [_, width] = b.ty(*so_far).shape[..] {
                 coords.push(At::tile(0, width));
             }
-            let here = b.load(outs[0].0, &coords);
-            let operands = [("a", *so_far), ("f", fade), ("x", here), ("g", grow)];
-            next.push(b.map("a * f + x * g", &operands));
+            here.push(b.load(outs[0].0, &coords));
         }
-        next
+        joined_to(b, carried, &here)
     });
     for (value, (sum, outs)) in a.values.iter().zip(ends[2..].iter().zip(&outs)) {
         let mean = b.map("a / b", &[("a", *sum), ("b", ends[1])]);

@@ -1,13 +1,15 @@
 //! One pass over a context, or over a part of it: scores, their exponentials over the running
 //! maximum, and sums, page by page.
 
-use crate::lower::attention::{Attention, Axis, Extent, Heads, Key, Place, Rows, columns};
+use crate::lower::attention::{
+    Attention, Axis, Division, Extent, Heads, Key, Place, Rows, columns,
+};
 use crate::lower::attention::{join, lists::StepList};
 use crate::lower::code::StepInput;
 use ir::dim::Dim;
 use ir::dtype::DType;
 use ir::kernel::builder::{At, KernelBuilder, tensor};
-use ir::kernel::{Fold, LoopHints, ParamId, Role, TileType, ValueId};
+use ir::kernel::{Bound, Fold, LoopHints, ParamId, Role, TileType, ValueId};
 
 /// Parameters in order: a query for each key, each memory, pages, pos, the list; then outputs.
 struct Params {
@@ -41,7 +43,10 @@ struct Loaded {
 
 /// The list that the kernel works through.
 pub fn list(a: &Attention) -> StepList {
-    a.parts.map_or(StepList::Rows(a.rows), StepList::Parts)
+    match a.division {
+        Division::Instances(parts) => StepList::Parts(parts),
+        Division::Whole | Division::Turns(_) => StepList::Rows(a.rows),
+    }
 }
 
 /// The kernel. Parameters: a query for each key, each memory, pages, pos, [`list`]; then the
@@ -50,9 +55,9 @@ pub fn kernel(a: &Attention) -> KernelBuilder {
     let mut b = KernelBuilder::new("attention", "attention");
     let n = a.symbols(&mut b);
     let params = params(&mut b, a, &n);
-    let outs = match a.parts {
-        None => join::results(&mut b, a, &n),
-        Some(parts) => join::partials(&mut b, a, parts, Role::Out),
+    let outs = match a.division {
+        Division::Instances(parts) => join::partials(&mut b, a, parts, Role::Out),
+        Division::Whole | Division::Turns(_) => join::results(&mut b, a, &n),
     };
     let heads = Heads { heads: &a.heads, begin: a.grid(&mut b) };
     let fields = b.grid_list(params.list);
@@ -74,7 +79,7 @@ pub fn kernel(a: &Attention) -> KernelBuilder {
         let query = instance.query(&mut b, i, key, &block);
         instance.queries.push(query);
     }
-    let ends = instance.pass(&mut b, from);
+    let ends = instance.ends(&mut b, from);
     let heads = &instance.heads;
     match part {
         None => {
@@ -174,30 +179,46 @@ impl Instance<'_> {
         self.a.left.enter(b, q)
     }
 
-    /// The running maximum, the sum of exponentials, and the sums of each value.
-    fn pass(&self, b: &mut KernelBuilder, from: Option<ValueId>) -> Vec<ValueId> {
-        let a = self.a;
-        let m = a.tile_rows();
-        let f32 = |shape: &[u32]| TileType::new(DType::F32, shape);
-        let most = b.splat(f64::from(f32::MIN), f32(&[m]));
-        let total = b.splat(0.0, f32(&[m]));
-        let mut carry = vec![("most", most), ("total", total)];
-        for value in &a.values {
-            carry.push(("sum", b.splat(0.0, f32(&[m, a.width(value)]))));
-        }
-        let hints = LoopHints { stages: 2, ..LoopHints::default() };
-        let from = from.map_or(ir::kernel::Bound::Dim(0.into()), ir::kernel::Bound::Value);
-        b.for_loop(from, self.to, a.page, &carry, hints, |b, t, carried| self.page(b, t, carried))
+    /// The maximum, the sum of exponentials and the sums of each value, over all positions of the
+    /// instance.
+    fn ends(&self, b: &mut KernelBuilder, from: Option<ValueId>) -> Vec<ValueId> {
+        let Division::Turns(positions) = self.a.division else {
+            let from = from.map_or(Bound::Dim(0.into()), Bound::Value);
+            return self.pass(b, from, self.to);
+        };
+        let carry = join::nothing(b, self.a, self.a.tile_rows());
+        let hints = LoopHints::default();
+        b.for_loop(0, self.to, positions, &carry, hints, |b, from, before| {
+            let text = format!("min(a + {positions}, b)");
+            let to = b.map(&text, &[("a", from), ("b", self.to)]);
+            let here = self.pass(b, Bound::Value(from), to);
+            join::joined_to(b, before, &here)
+        })
     }
 
-    /// One page's part: scores, new maximum, rescaled sums.
-    fn page(&self, b: &mut KernelBuilder, t: ValueId, carried: &[ValueId]) -> Vec<ValueId> {
+    /// One pass over the positions between two.
+    fn pass(&self, b: &mut KernelBuilder, from: Bound, to: ValueId) -> Vec<ValueId> {
+        let carry = join::nothing(b, self.a, self.a.tile_rows());
+        let hints = LoopHints { stages: 2, ..LoopHints::default() };
+        b.for_loop(from, to, self.a.page, &carry, hints, |b, t, carried| {
+            self.page(b, [t, to], carried)
+        })
+    }
+
+    /// One page's part, of the positions from `t` on that are below `to`: scores, new maximum,
+    /// rescaled sums.
+    fn page(
+        &self,
+        b: &mut KernelBuilder,
+        [t, to]: [ValueId; 2],
+        carried: &[ValueId],
+    ) -> Vec<ValueId> {
         let a = self.a;
         let mut loaded: Vec<Loaded> = vec![];
         let number = b.map(&format!("t / {}", a.page), &[("t", t)]);
         let page = b.load(self.params.pages, &[At::one(self.seq), At::one(number)]);
-        let left = b.map("a - b", &[("a", self.to), ("b", t)]);
-        let place = [page, t, left];
+        let left = b.map("a - b", &[("a", to), ("b", t)]);
+        let place = [page, t, to, left];
         let mut scores = self.none(b, a.page);
         let mut tiles = vec![];
         for rows in a.keys.iter().map(|k| &k.rows).chain(a.values.iter().map(|v| &v.rows)) {
@@ -249,7 +270,7 @@ impl Instance<'_> {
         &self,
         b: &mut KernelBuilder,
         rows: &Rows,
-        [page, t, left]: [ValueId; 3],
+        [page, t, to, left]: [ValueId; 4],
         loaded: &mut Vec<Loaded>,
     ) -> ValueId {
         let a = self.a;
@@ -257,7 +278,7 @@ impl Instance<'_> {
         let mut coords = match a.memories[rows.memory].place {
             Place::Pages => vec![At::one(page), positions(At::tile(0, a.page))],
             Place::Positions => {
-                vec![At::one(self.seq), At::tile(t, a.page).bound(self.to)]
+                vec![At::one(self.seq), At::tile(t, a.page).bound(to)]
             }
         };
         for extent in &rows.axes {

@@ -16,10 +16,20 @@ pub struct ContextParts {
     pub rows: u32,
     /// Most parts of a context.
     pub most: u32,
-    /// Positions of a part, if the context has more.
-    pub least: u32,
+    /// How long they are.
+    pub length: PartLength,
     /// Parts begin at multiples of it.
     pub page: u32,
+}
+
+/// How long the parts of a context are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PartLength {
+    /// Parts of about the same length each, as many as have at least so many positions.
+    Even(u32),
+    /// So many positions each, however long the context is: a part is the same for every row that
+    /// sees all of it.
+    Fixed(u32),
 }
 
 /// A list of a step's work.
@@ -171,7 +181,11 @@ fn row_blocks(
 
 /// Positions of each part of a context of `seen`, a scalar.
 fn part_length(b: &mut KernelBuilder, parts: ContextParts, seen: ValueId) -> ValueId {
-    let ContextParts { most, least, page, .. } = parts;
+    let ContextParts { most, length, page, .. } = parts;
+    let least = match length {
+        PartLength::Even(least) => least,
+        PartLength::Fixed(positions) => return b.int(positions as i32),
+    };
     // As many parts as have the least length, up to the most; then whole pages.
     let text = format!("max(min((t + {least} - 1) / {least}, {most}), 1)");
     let count = b.map(&text, &[("t", seen)]);

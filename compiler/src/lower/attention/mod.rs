@@ -131,8 +131,20 @@ pub struct Attention {
     pub page: u32,
     /// Rows of an instance.
     pub rows: u32,
-    /// How the context is divided among instances, if it is.
-    pub parts: Option<ContextParts>,
+    /// How the context is divided.
+    pub division: Division,
+}
+
+/// How a context is divided into parts, each with a maximum of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Division {
+    /// It is not: one pass over all of it.
+    Whole,
+    /// Each part is an instance's, and another kernel joins them.
+    Instances(ContextParts),
+    /// An instance takes parts of so many positions in turn, and joins each to those before, as
+    /// that kernel would.
+    Turns(u32),
 }
 
 impl Attention {

@@ -54,7 +54,9 @@ impl Product<'_> {
         let weights = self.weights();
         let plain = weights.encoding == DType::F32.into();
         let bytes = u64::from(self.mma.k) * u64::from(held * em.lanes) * 4;
-        (!plain && self.mma.m >= PANEL_ROWS).then(|| em.scratch.allocate(bytes))
+        // Weights that are scaled in a panel are others than sums that are scaled.
+        let same = !(self.mma.batch_invariant && weights.scales.is_some());
+        (!plain && same && self.mma.m >= PANEL_ROWS).then(|| em.scratch.allocate(bytes))
     }
 
     /// Decodes the weights of `held` vectors from column `j`; gives them as memory in which a

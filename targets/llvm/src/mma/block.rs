@@ -82,6 +82,9 @@ impl<'c> Lowering<'_, 'c> {
 
     /// Accumulators in turn for a block smaller than the plan's as well.
     fn split(&self, b: &Block<'c>) -> u32 {
+        if self.form.batch_invariant {
+            return 1;
+        }
         let wide = self.plan.lanes.div_ceil(self.c.isa.lanes);
         (8 / (b.rows * b.cols * wide)).max(1).next_power_of_two().min(8)
     }

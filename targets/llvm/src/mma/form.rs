@@ -28,6 +28,8 @@ pub(crate) struct Form {
     pub right: RightForm,
     /// Runs, and bytes of a run, of what is to be asked for.
     pub ahead: Option<[u32; 2]>,
+    /// Whether terms are added in an order that rows have no part in.
+    pub batch_invariant: bool,
 }
 
 /// A right operand but for addresses.
@@ -107,7 +109,14 @@ impl Form {
             left_dense: is_dense(m),
             right,
             ahead: m.ahead.map(|a| [a.rows, a.bytes]),
+            batch_invariant: m.batch_invariant,
         })
+    }
+
+    /// Rows that what is added to what, and in which order, may follow from: as good as any where
+    /// it must not.
+    pub fn deciding_rows(&self) -> u32 {
+        if self.batch_invariant { u32::MAX } else { self.m }
     }
 
     /// Whether the last step along k of `unit` k's may be partial.

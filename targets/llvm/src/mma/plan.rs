@@ -196,7 +196,9 @@ fn unit(f: &Form, isa: &Isa) -> Unit {
         RightForm::Blocked { code: DType::BF16, group, .. } => group == 2,
         RightForm::Blocked { code, group, .. } => {
             let in_registers = isa.dot_bf16 && Stored { code, group }.makes_pairs();
-            encoded && group.is_multiple_of(2) && (f.m > DECODED_FLOATS || in_registers)
+            encoded
+                && group.is_multiple_of(2)
+                && (f.deciding_rows() > DECODED_FLOATS || in_registers)
         }
     };
     if f.left != DType::BF16 || !pairs || lanes != 16 {
@@ -204,7 +206,7 @@ fn unit(f: &Form, isa: &Isa) -> Unit {
     }
     // Steps that a scale ends within are slow.
     let whole = f.scale().is_none_or(|s| s.cols.is_multiple_of(32));
-    if isa.tiles != Tiles::None && f.m >= TILE_ROWS && whole {
+    if isa.tiles != Tiles::None && f.deciding_rows() >= TILE_ROWS && whole {
         return Unit::Tile;
     }
     match isa.dot_bf16 {
@@ -218,7 +220,7 @@ fn unit(f: &Form, isa: &Isa) -> Unit {
 /// transposing the right one would be.
 fn lies_along(f: &Form) -> bool {
     let right = matches!(f.right, RightForm::Strided { step: Some(2), .. });
-    right && f.left_step == Some(2) && f.m.saturating_mul(ADDED) <= f.k
+    right && f.left_step == Some(2) && f.deciding_rows().saturating_mul(ADDED) <= f.k
 }
 
 fn stored(f: &Form, unit: Unit) -> Stored {
@@ -231,6 +233,8 @@ fn stored(f: &Form, unit: Unit) -> Stored {
             let here = Stored { code, group };
             let few = match unit {
                 Unit::Tile | Unit::Along => 0,
+                // Pairs made in registers are others than those of a copy.
+                Unit::Dot if here.makes_pairs() && f.batch_invariant => u32::MAX,
                 Unit::Dot if here.makes_pairs() => DECODED_PAIRS,
                 Unit::Dot => 0,
                 Unit::Fma => DECODED_FLOATS,

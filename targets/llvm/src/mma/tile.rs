@@ -99,7 +99,7 @@ impl<'c> Lowering<'_, 'c> {
     pub fn tile_block(&self, b: &Block<'c>) {
         let (c, Some(t)) = (self.c, self.tiles) else { return };
         let each = b.rows * b.cols;
-        let split = 4 / each;
+        let split = if self.form.batch_invariant { 1 } else { 4 / each };
         for i in 0..each * split {
             t.zero(c, self.state, i);
         }

@@ -33,6 +33,16 @@ pub struct Case {
     pub lie: Lie,
     /// Whether the left operand's k's are contiguous.
     pub dense: bool,
+    /// Whether its bits must not depend on the number of rows.
+    pub batch_invariant: bool,
+}
+
+impl Case {
+    /// A product of whole dense tiles: extents `[m, n, k]`, elements `[left, right]`.
+    pub fn of([m, n, k]: [u32; 3], [left, right]: [DType; 2], lie: Lie) -> Case {
+        let (valid, dense, batch_invariant) = ([None; 3], true, false);
+        Case { m, n, k, valid, left, right, lie, dense, batch_invariant }
+    }
 }
 
 /// The program: arguments are acc, left, right, scales, then distances and extents.
@@ -92,6 +102,7 @@ pub fn program(name: &str, lanes: u32, c: &Case) -> Program {
         },
         right,
         ahead: None,
+        batch_invariant: c.batch_invariant,
     };
     // Once for each instance, so that a loop stands around the product.
     let (lo, hi) = (b.set(Elem::I64, 1, Inst::Begin), b.set(Elem::I64, 1, Inst::End));
@@ -277,6 +288,18 @@ impl Prepared {
         assert!(scratch.intact(), "{level} {c:?} wrote behind its scratch");
         assert_eq!(before, read());
         self.compare(level, c, self.acc.bytes());
+    }
+
+    /// The accumulator after a kernel for this product, or for one of fewer rows of it.
+    pub fn accumulated(&self, kernel: Kernel, scratch: u64, rows: u32) -> Vec<u8> {
+        let acc = Fenced::new(self.acc.bytes());
+        let mut args = self.args.clone();
+        args[0] = acc.pointer() as u64;
+        args[12] = rows.into();
+        let mut scratch = Scratch::new(scratch);
+        // SAFETY: the arguments are what the program's body says.
+        unsafe { kernel(args.as_ptr(), 0, 1, scratch.pointer()) };
+        acc.bytes().to_vec()
     }
 
     /// Compares an accumulator with what it should be.

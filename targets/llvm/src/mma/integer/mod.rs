@@ -130,6 +130,8 @@ fn as_float(f: &Form) -> float::Form {
         left_dense: false,
         right: RightForm::Blocked { code: f.code, lanes: f.unit.lanes, group: 4, scale },
         ahead: f.ahead,
+        // Sums of codes are exact, and stretches are added one after the other.
+        batch_invariant: true,
     }
 }
 
