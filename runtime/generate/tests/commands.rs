@@ -239,6 +239,32 @@ fn a_turn_that_does_not_fit_is_forgotten() {
 }
 
 #[test]
+fn a_line_without_tokens_of_its_own_is_forgotten() {
+    let tokenizer = json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "Whitespace"},
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "?"},
+    });
+    let config = json!({"chat_template": "{{ messages[-1].content }}"});
+    let (tokenizer, config) = (tokenizer.to_string(), config.to_string());
+    let files = Files {
+        tokenizer: Some(tokenizer.as_bytes()),
+        tokenizer_config: Some(config.as_bytes()),
+        ..Files::default()
+    };
+    let material = Material::new(files, &[], &[], Recommended::default()).expect("sound files");
+    let Command::Chat { args, .. } = parse(&["chat", "--max-tokens", "3"]) else { panic!("chat") };
+    let (result, out, err) = with_streams("a what\na b\n", |streams| {
+        let engine = FakeEngine::new(2, 64, 4, 20);
+        chat::chat(engine, material, &args, &Interrupt::detached(), streams)
+    });
+    result.expect("it goes on");
+    assert!(err.starts_with("E0603\n") && err.contains("this line was forgotten"), "{err}");
+    assert_eq!(out.split_whitespace().count(), 3, "one answer: {out}");
+}
+
+#[test]
 fn logits_files_hold_every_position() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let prompts = vec![vec![5, 6, 7, 8, 9], vec![3], vec![1, 2]];

@@ -101,6 +101,7 @@ impl<E: Engine> Conversation<'_, E> {
             Err(
                 error @ (GenerateError::PromptTooLong { .. }
                 | GenerateError::TooFewPages { .. }
+                | GenerateError::Encode { .. }
                 | GenerateError::Template { .. }
                 | GenerateError::TemplateFuel { .. }),
             ) => {
