@@ -193,6 +193,12 @@ impl Chat {
         assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
     }
 
+    /// Waits until the first thread took so much time more, or said something.
+    pub fn busy(&mut self, time: Duration) -> Result<(), String> {
+        let before = self.times().0;
+        self.wait("work", |chat| Ok(!chat.err.bytes.is_empty() || chat.times().0 >= before + time))
+    }
+
     /// Stops the process where it is.
     fn hold(&mut self) -> Result<(), String> {
         self.signal(libc::SIGSTOP);

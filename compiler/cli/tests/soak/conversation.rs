@@ -277,3 +277,25 @@ fn a_conversation_goes_on() {
     talk.chat.end(seed.is_multiple_of(2)).unwrap_or_else(|e| panic!("seed {seed}, the end: {e}"));
     watch.check();
 }
+
+#[test]
+fn ctrl_c_before_an_answer_begins_ends_no_conversation() {
+    /// Encoded for far longer than it is read.
+    const WORDS: usize = 300_000;
+    let mut talk = Talk::begin(1);
+    let tokens = |count| talk.prompt(&"seven ".repeat(count)).len();
+    let (tokens, long) =
+        (tokens(1) + (tokens(2) - tokens(1)) * (WORDS - 1), "seven ".repeat(WORDS));
+    let mut press = || {
+        talk.chat.send(long.as_bytes())?;
+        talk.chat.busy(Duration::from_millis(50))?;
+        let pressed = talk.chat.press_ctrl_c(1)?;
+        talk.refusal(tokens)?;
+        Ok(pressed)
+    };
+    // Whoever comes too late tries again.
+    let pressed = (0..10).any(|_| press().unwrap_or_else(|e: String| panic!("{e}")));
+    assert!(pressed, "it is encoded too fast");
+    let turned = talk.turn(b"And the LORD said unto Moses,", &mut Dice::new(1, 0));
+    turned.and_then(|()| talk.chat.end(true)).unwrap_or_else(|e| panic!("{e}"));
+}

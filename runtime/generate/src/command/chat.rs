@@ -115,6 +115,8 @@ impl<E: Engine> Conversation<'_, E> {
     }
 
     fn answer(&mut self, streams: &mut Streams<'_>) -> Result<String> {
+        // From the first: a long line is rendered and encoded for a while.
+        let cancel = Some(self.interrupt.generating());
         let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
         let prompt = self.template.render(&self.messages, &options)?;
         self.generator.submit(Request {
@@ -122,7 +124,7 @@ impl<E: Engine> Conversation<'_, E> {
             max_tokens: self.max_tokens,
             sampling: self.sampling,
             stop: self.stop.clone(),
-            cancel: Some(self.interrupt.generating()),
+            cancel,
             retain: true,
         })?;
         let mut show = |streams: &mut Streams<'_>, _: Option<i32>, text: &str| streams.say(text);
