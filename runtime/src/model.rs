@@ -101,7 +101,7 @@ impl Model {
                 let path = std::env::current_exe().unwrap_or_else(|_| own.to_owned());
                 Model::from_file(&file, &path, options)
             }
-            Err(error) => match executed_path() {
+            Err(error) => match own_path() {
                 Some(path) => Model::open(&path, options),
                 None => Err(failed("open", own, error)),
             },
@@ -395,7 +395,12 @@ fn no_recipe() -> RuntimeError {
     }
 }
 
-/// The path this program was executed by, for systems without `/proc`.
+/// Where this program's executable lies, links followed; without `/proc`, as it was executed.
+pub fn own_path() -> Option<PathBuf> {
+    std::env::current_exe().ok().or_else(|| executed_path()?.canonicalize().ok())
+}
+
+/// The path this program was executed by.
 fn executed_path() -> Option<PathBuf> {
     // SAFETY: reads the auxiliary vector.
     let text = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const libc::c_char;

@@ -86,7 +86,7 @@ pub const STUB: &str = "latent-run";
 /// The executable that a model is appended to: the one given, or that beside `latentc`.
 pub fn read_stub(given: Option<&Path>) -> Result<Vec<u8>, Failure> {
     const HELP: &str = "name it with --stub (`./x setup` builds one), or use --emit artifact";
-    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name(STUB));
+    let beside = runtime::model::own_path().map(|exe| exe.with_file_name(STUB));
     let path = given.map(Path::to_path_buf).or(beside).unwrap_or_else(|| STUB.into());
     let bytes = std::fs::read(&path).map_err(|e| {
         Failure::usage(format!("cannot read the runtime {}: {e}", path.display()), HELP)
