@@ -149,6 +149,26 @@ macro_rules! one_of {
     };
 }
 
+/// A key whose values are the words of a table, or `auto`.
+macro_rules! or_auto {
+    ($name:literal, $field:ident, $words:ident, $values:literal, $help:literal) => {
+        Key {
+            name: $name,
+            values: $values,
+            help: $help,
+            get: |o| {
+                let word = |value| $words.iter().find(|w| w.1 == value).map_or("", |w| w.0);
+                o.$field.map_or("auto", word).into()
+            },
+            set: |o, v| {
+                let word = || $words.iter().find(|w| w.0 == v).map(|w| w.1);
+                o.$field = if v == "auto" { None } else { Some(word()?) };
+                Some(())
+            },
+        }
+    };
+}
+
 /// A key whose values are the numbers of a range.
 macro_rules! number {
     ($name:literal, $($field:tt).+, $range:expr, $values:literal, $help:literal) => {
@@ -180,22 +200,13 @@ pub const KEYS: &[Key] = &[
         "auto|latent|expanded",
         "what is kept of a sequence (auto: what costs least at the decode point)"
     ),
-    Key {
-        name: "kv-dtype",
-        values: "auto|bf16|f16|f32",
-        help: "dtype of the KV cache (auto: that of compute; f16 where bf16x2 is above a choice)",
-        get: |o| o.state.map_or("auto".into(), |d| d.to_string()),
-        set: |o, v| {
-            o.state = match v {
-                "auto" => None,
-                "bf16" => Some(DType::BF16),
-                "f16" => Some(DType::F16),
-                "f32" => Some(DType::F32),
-                _ => return None,
-            };
-            Some(())
-        },
-    },
+    or_auto!(
+        "kv-dtype",
+        state,
+        DTYPES,
+        "auto|bf16|f16|f32",
+        "dtype of the KV cache (auto: that of compute; f16 where bf16x2 is above a choice)"
+    ),
     number!("state.context", decode.0, 1.., "N", "context of the decode point, in tokens"),
     number!("state.batch", decode.1, 1.., "N", "sequences of the decode point"),
     Key {
@@ -225,19 +236,13 @@ pub const KEYS: &[Key] = &[
         "PERCENT",
         "compile a form of the model too where a step takes so much longer without it"
     ),
-    Key {
-        name: "batch-invariant",
-        values: "auto|false|true",
-        help: "same bits for a token in any step, alone or not (auto: where it costs under 3 %)",
-        get: |o| o.batch_invariant.map_or("auto".into(), |b| b.to_string()),
-        set: |o, v| {
-            o.batch_invariant = match v {
-                "auto" => None,
-                v => Some(v.parse().ok()?),
-            };
-            Some(())
-        },
-    },
+    or_auto!(
+        "batch-invariant",
+        batch_invariant,
+        FLAG,
+        "auto|false|true",
+        "same bits for a token in any step, alone or not (auto: where it costs under 3 %)"
+    ),
     number!("page", page_tokens, 1..=1024, "N", "rows of a page of state, 1 to 1024"),
     Key {
         name: "isa",
@@ -274,6 +279,9 @@ const COMPUTE: [(&str, Compute); 2] = [("bf16", Compute::Bf16), ("f32", Compute:
 
 const KEPT: [(&str, Kept); 3] =
     [("auto", Kept::Auto), ("latent", Kept::Latent), ("expanded", Kept::Expanded)];
+
+const DTYPES: [(&str, DType); 3] =
+    [("bf16", DType::BF16), ("f16", DType::F16), ("f32", DType::F32)];
 
 const FLAG: [(&str, bool); 2] = [("false", false), ("true", true)];
 

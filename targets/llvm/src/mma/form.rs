@@ -113,8 +113,8 @@ impl Form {
         })
     }
 
-    /// Rows that what is added to what, and in which order, may follow from: as good as any where
-    /// it must not.
+    /// Rows by which it may be decided how terms are added: where rows must have no part in that, as
+    /// if there were very many.
     pub fn deciding_rows(&self) -> u32 {
         if self.batch_invariant { u32::MAX } else { self.m }
     }
