@@ -2,8 +2,8 @@
 //!
 //! What may be apart is measured: the second file's call is run once more with its inputs, and those
 //! that the rows of its context were made of, moved by as much as the coarser of both files rounds,
-//! and what that changes of a value is what rounding may change of it. Rows that go to other experts for a reason as small are left out behind the
-//! choice.
+//! and what that changes of a value is what rounding may change of it. Rows that go to other experts
+//! for a reason as small are left out behind the choice.
 
 use super::same::Pair;
 use super::watch::{CallSeen, Reading};
