@@ -30,7 +30,7 @@ pub(crate) enum Product {
 /// optimisation level beyond these find next to nothing here, and cost more than all of them.
 const PASSES: &str = concat!(
     "function(sroa,early-cse<memssa>,instcombine<no-verify-fixpoint>,simplifycfg,",
-    "loop-mssa(loop-rotate,licm),loop(indvars,loop-unroll-full),",
+    "loop-mssa(loop-rotate,licm),loop(loop-unroll-full),",
     "early-cse<memssa>,instcombine<no-verify-fixpoint>,gvn,simplifycfg)"
 );
 
