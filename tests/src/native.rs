@@ -33,6 +33,8 @@ pub fn targets() -> Vec<Box<dyn Target>> {
 pub enum Levels {
     /// The best of each target.
     Best,
+    /// One of each target: that whose turn it is.
+    Turn(usize),
     /// All of each target.
     All,
 }
@@ -45,6 +47,7 @@ pub fn levels(target: &dyn Target, which: Levels) -> Vec<&'static str> {
     assert!(!all.is_empty(), "{} has a level for this machine", target.name());
     match which {
         Levels::Best => all[all.len() - 1..].to_vec(),
+        Levels::Turn(turn) => vec![all[turn % all.len()]],
         Levels::All => all,
     }
 }
