@@ -1,6 +1,6 @@
 //! Graphs drawn at random from the list of ops: the graph interpreter, a kernel of the whole graph
 //! in the kernel interpreter, and the same kernel made native by every target agree.
-//! LATENTC_LONG_TESTS draws many more, LATENTC_GRAPHS=N as many as it says. Of a graph on which they
+//! LATENTC_LONG_TESTS draws many more, LATENTC_GRAPHS=N or FROM..TO those that it says. Of a graph on which they
 //! differ the smallest part that does is saved, to be kept in `tests/files/graphs`.
 #![allow(clippy::unwrap_used)]
 
@@ -271,10 +271,13 @@ fn native(target: &dyn Target) -> Vec<Rung<'_>> {
 #[test]
 fn graphs_mean_the_same_on_every_rung() {
     let long = std::env::var_os("LATENTC_LONG_TESTS").is_some();
-    let asked = std::env::var("LATENTC_GRAPHS").ok().map(|n| n.parse().unwrap());
-    let count = asked.unwrap_or(if long { LONG_SEEDS } else { SEEDS });
+    let asked = std::env::var("LATENTC_GRAPHS").ok().map(|text| match text.split_once("..") {
+        None => 0..text.parse().unwrap(),
+        Some((from, to)) => from.parse().unwrap()..to.parse().unwrap(),
+    });
+    let seeds = asked.clone().unwrap_or(0..if long { LONG_SEEDS } else { SEEDS });
     let batches: Vec<Vec<u64>> =
-        (0..count).collect::<Vec<_>>().chunks(BATCH).map(<[u64]>::to_vec).collect();
+        seeds.collect::<Vec<_>>().chunks(BATCH).map(<[u64]>::to_vec).collect();
     let (next, ops) = (AtomicUsize::new(0), Mutex::new(BTreeSet::new()));
     let work = || {
         let targets = targets();
@@ -282,11 +285,14 @@ fn graphs_mean_the_same_on_every_rung() {
         loop {
             let at = next.fetch_add(1, Relaxed);
             let Some(batch) = batches.get(at) else { break };
+            if asked.is_some() {
+                eprintln!("graphs from {} on", batch[0]);
+            }
             let drawn: Vec<Drawn> = batch.iter().map(|seed| draw(*seed)).collect();
             let nodes = drawn.iter().flat_map(|d| &d.graph.nodes);
             ops.lock().unwrap().extend(nodes.map(|n| n.op.name()));
             agree(&drawn, &[Rung::Interpreter]);
-            match at < LONG_SEEDS as usize / BATCH {
+            match batch[0] < LONG_SEEDS {
                 true => native.iter().for_each(|levels| agree(&drawn, levels)),
                 // Of very many graphs, each on one target at one level.
                 false => {

@@ -18,7 +18,7 @@ pub const LANES: u32 = 4;
 pub struct Emit<'p, 'b> {
     pub program: &'p Program,
     pub b: FunctionBuilder<'b>,
-    pub fma: bool,
+    pub isa: &'p Isa,
     values: Vec<Option<Value>>,
     /// How registers were defined: integer constants, and scalars that were splat.
     pub origins: Vec<Origin>,
@@ -71,7 +71,7 @@ pub fn emit(program: &Program, isa: &Isa) -> Result<Function, CraneliftError> {
     let params = [params[0], params[1], params[2], params[3]];
     let (values, origins) =
         (vec![None; program.regs.len()], vec![Origin::Other; program.regs.len()]);
-    let mut emit = Emit { program, b, fma: isa.fma, values, origins, params };
+    let mut emit = Emit { program, b, isa, values, origins, params };
     emit.block(&program.body)?;
     emit.b.ins().return_(&[]);
     emit.b.finalize(isa.target.frontend_config());

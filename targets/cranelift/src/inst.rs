@@ -29,7 +29,7 @@ impl Emit<'_, '_> {
             Inst::Arith(op, a, b) => self.arith(result, *op, *a, *b),
             Inst::Fma(a, b, c) => {
                 let (a, b, c) = (self.get(*a)?, self.get(*b)?, self.get(*c)?);
-                if self.fma {
+                if self.isa.fma {
                     return Ok(self.b.ins().fma(a, b, c));
                 }
                 let product = self.b.ins().fmul(a, b);

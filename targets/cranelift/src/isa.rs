@@ -44,6 +44,9 @@ pub struct Isa {
     pub target: OwnedTargetIsa,
     /// Whether a product and sum rounded once are one instruction.
     pub fma: bool,
+    /// Whether what a comparison of float vectors reads must lie in registers: without AVX, in memory
+    /// it would have to be aligned, and Cranelift does not see to that.
+    pub compares_registers: bool,
 }
 
 /// The instruction set of a level.
@@ -71,6 +74,11 @@ pub fn isa(name: &str) -> Result<Isa, CraneliftError> {
         builder.enable(feature).map_err(|e| refused(format!("{feature}: {e}")))?;
     }
     let target = builder.finish(settings::Flags::new(flags)).map_err(|e| refused(e.to_string()))?;
-    let fma = level.triple.starts_with("aarch64") || level.features.contains(&"has_fma");
-    Ok(Isa { target, fma })
+    let has = |feature| level.features.contains(&feature);
+    let is_x86 = level.triple.starts_with("x86_64");
+    Ok(Isa {
+        target,
+        fma: !is_x86 || has("has_fma"),
+        compares_registers: is_x86 && !has("has_avx"),
+    })
 }

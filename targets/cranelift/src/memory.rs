@@ -35,6 +35,11 @@ impl Emit<'_, '_> {
         let b = &mut self.b;
         Ok(match (elem, wide) {
             (MemElem::F32, false) => b.ins().load(F32, flags(), p, at),
+            // A load of floats might be made part of a comparison.
+            (MemElem::F32, true) if self.isa.compares_registers => {
+                let bits = b.ins().load(I32X4, flags(), p, at);
+                self.as_type(bits, F32X4)
+            }
             (MemElem::F32, true) => b.ins().load(F32X4, flags(), p, at),
             (MemElem::I32, false) => b.ins().load(I32, flags(), p, at),
             (MemElem::I32, true) => b.ins().load(I32X4, flags(), p, at),
