@@ -2,6 +2,7 @@
 //! renderer of Hugging Face transformers offers.
 
 use crate::error::{GenerateError, Result};
+use crate::tags::{Tag, Token, tags};
 use crate::tokenize::TokenName;
 use crate::{namespaces, pyjson};
 use minijinja::syntax::SyntaxConfig;
@@ -10,8 +11,15 @@ use minijinja::{Environment, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
-/// Operations that a rendering may take: hundreds for each message of a long conversation.
-const FUEL: u64 = 20_000_000;
+/// Operations that a rendering may take: a hundred for each of ten thousand messages.
+const FUEL: u64 = 1_000_000;
+/// Bytes of stack for a rendering, used as far as it needs them: each operation may put a value into
+/// another, and the engine calls itself for what a value holds where it prints or frees it.
+const STACK: usize = 1 << 29;
+/// Words and signs of a tag, and branches of conditions: for each the engine calls itself once more
+/// where it reads the template.
+const LONGEST_TAG: usize = 1000;
+const MOST_BRANCHES: usize = 200;
 /// Bytes of JSON that a template may ask for at once: more than any context takes.
 const LONGEST_JSON: usize = 1 << 23;
 /// Name of the template inside the engine; without a suffix, so that nothing is HTML-escaped.
@@ -167,11 +175,20 @@ impl ChatTemplate {
         context.insert("messages".into(), Value::from(Serde(messages)));
         context.insert("add_generation_prompt".into(), Value::from(options.add_generation_prompt));
         context.insert("tools".into(), Value::from(Serde(&options.tools)));
-        self.environment
-            .get_template(NAME)
-            .and_then(|t| t.render(Value::from(context)))
-            .map_err(|e| template_error(&e, self.fuel))
+        let context = Value::from(context);
+        let render = || self.environment.get_template(NAME)?.render(&context);
+        on_a_stack(&render).map_err(|e| template_error(&e, self.fuel))
     }
+}
+
+/// Does it with much stack, where the system gives so much.
+fn on_a_stack<T: Send>(work: &(impl Fn() -> T + Sync)) -> T {
+    std::thread::scope(|scope| {
+        match std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work) {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => work(),
+        }
+    })
 }
 
 /// Refuses what the engine takes and does not come back from.
@@ -181,7 +198,15 @@ fn check(source: &str) -> Result<()> {
     if let Some(at) = source.lines().position(|line| line.len() >= usize::from(u16::MAX)) {
         return refused(at + 1, "a line of 65535 bytes or more, expected fewer");
     }
-    match namespaces::held(source) {
+    let tags = tags(source);
+    if let Some(tag) = tags.iter().find(|tag| tag.tokens.len() > LONGEST_TAG) {
+        return refused(tag.line, "a tag of more than 1000 words and signs, expected fewer");
+    }
+    let branch = |tag: &&Tag<'_>| tag.tokens.first() == Some(&Token::Word("elif"));
+    if let Some(tag) = tags.iter().filter(branch).nth(MOST_BRANCHES) {
+        return refused(tag.line, "more than 200 times `elif`, expected fewer");
+    }
+    match namespaces::held(&tags) {
         Some(line) => refused(line, "a namespace in an attribute of one, expected a plain value"),
         None => Ok(()),
     }
@@ -314,6 +339,36 @@ mod tests {
         assert_eq!(ascii.expect("sound"), r#""\u00e9<b>""#);
         let deep = render("{{ messages[0].z | tojson(indent=2) }}", &messages).expect("sound");
         assert_eq!(deep, "{\n  \"b\": [\n    1,\n    2.5\n  ],\n  \"a\": null\n}");
+    }
+
+    #[test]
+    fn expressions_without_end_are_refused() {
+        let many = |begin: &str, again: &str, end: &str| {
+            format!("one\n{begin}{}{end}", again.repeat(100_000))
+        };
+        for source in [
+            many("{{ ", "-\n", "1 }}"),
+            many("{{ ", "not\n", "1 }}"),
+            many("{{ 1", "\n+ 1", " }}"),
+            many("{{ a", "\n.b", " }}"),
+            many("{{ a", "\n()", " }}"),
+            many("{{ a", "\n|upper", " }}"),
+            many("{{ {'x': {}} ~ 1", "\n~ 1", " }}"),
+            many("{% set a = {'x': {}}", "\nand 1", " %}"),
+            many("{% if a %}", "\n{% elif b %}", "{% endif %}"),
+        ] {
+            let error = render(&source, &[]).expect_err("too long");
+            assert_eq!(error.code(), "E0606", "{error}");
+        }
+        let fits = format!("{{{{ 1{} }}}}", " + 1".repeat(400));
+        assert_eq!(render(&fits, &[]).expect("short enough"), "401");
+    }
+
+    #[test]
+    fn values_in_values_in_values_are_printed_and_freed() {
+        let source = "{% set ns = namespace(a=[]) %}{% for i in range(20000) %}\
+                      {% set ns.a = [ns.a] %}{% endfor %}{{ ns.a }}{{ ns.a | tojson }}";
+        assert_eq!(render(source, &[]).expect("it ends").len(), 4 * 20_001);
     }
 
     #[test]

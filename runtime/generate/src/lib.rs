@@ -21,6 +21,7 @@ mod pyjson;
 pub mod sample;
 pub mod schedule;
 pub mod sequence;
+mod tags;
 pub mod tokenize;
 
 pub use error::{GenerateError, Result};

@@ -4,23 +4,11 @@
 //! come back. The template engine does not notice, so such templates are found by their text: a
 //! name that may stand for a namespace must not stand alone in what an attribute is set to.
 
+use crate::tags::{Tag, Token};
 use std::collections::BTreeSet;
 
 /// What makes a namespace.
 const MAKER: &str = "namespace";
-
-/// A word or sign of a tag; texts in quotes are left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token<'a> {
-    Word(&'a str),
-    Sign(char),
-}
-
-/// A tag, `{% .. %}` or `{{ .. }}`, and the line it begins on.
-struct Tag<'a> {
-    line: usize,
-    tokens: Vec<Token<'a>>,
-}
 
 /// Names that may stand for namespaces.
 #[derive(Default)]
@@ -32,12 +20,11 @@ struct Names<'a> {
 }
 
 /// The line on which a namespace is set to hold one, if there is one.
-pub(crate) fn held(source: &str) -> Option<usize> {
-    let tags = tags(source);
+pub(crate) fn held(tags: &[Tag<'_>]) -> Option<usize> {
     let mut names = Names::default();
     loop {
         let known = names.made.len() + names.holding.len();
-        tags.iter().for_each(|tag| names.learn(&tag.tokens, &tags));
+        tags.iter().for_each(|tag| names.learn(&tag.tokens, tags));
         if names.made.len() + names.holding.len() == known {
             break;
         }
@@ -108,70 +95,13 @@ impl<'a> Names<'a> {
     }
 }
 
-/// All tags of a template, also of those that a comment hides.
-fn tags(source: &str) -> Vec<Tag<'_>> {
-    let mut all = vec![];
-    let mut at = 0;
-    while let Some(open) = source[at..].find('{').map(|found| at + found) {
-        at = open + 1;
-        if !source[at..].starts_with(['%', '{']) {
-            continue;
-        }
-        let (tokens, end) = tokens(source, at + 1);
-        let line = source[..open].matches('\n').count() + 1;
-        all.push(Tag { line, tokens });
-        at = end;
-    }
-    all
-}
-
-/// The tokens from `at` on to the tag's end, and where that is.
-fn tokens(source: &str, mut at: usize) -> (Vec<Token<'_>>, usize) {
-    let mut found = vec![];
-    while let Some(c) = source[at..].chars().next() {
-        let rest = &source[at..];
-        if rest.starts_with("%}") || rest.starts_with("}}") {
-            break;
-        }
-        let length = match c {
-            '"' | '\'' => quoted(rest, c),
-            c if is_word(c) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
-            c => c.len_utf8(),
-        };
-        match c {
-            '"' | '\'' => {}
-            c if is_word(c) => found.push(Token::Word(&rest[..length])),
-            c if c.is_whitespace() => {}
-            // Marks of white space at the tag's ends.
-            '-' | '+' if found.is_empty() => {}
-            c => found.push(Token::Sign(c)),
-        }
-        at += length;
-    }
-    (found, at)
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// Bytes of a text in quotes, which may hold escaped ones.
-fn quoted(rest: &str, quote: char) -> usize {
-    let mut escaped = false;
-    for (at, c) in rest.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            c if c == quote => return at + c.len_utf8(),
-            _ => {}
-        }
-    }
-    rest.len()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::tags::tags;
+
+    fn held(source: &str) -> Option<usize> {
+        super::held(&tags(source))
+    }
 
     #[test]
     fn namespaces_that_may_hold_themselves_are_found() {

@@ -49,6 +49,7 @@ pub fn chat(input: &[u8]) -> Outcome {
     render(template)
 }
 
+/// On another thread than the parser's: of what it takes, only whether it ends is watched.
 fn render(template: ChatTemplate) -> Outcome {
     let template = template.with_fuel(FUEL);
     let messages = [
