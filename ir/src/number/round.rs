@@ -53,9 +53,9 @@ pub fn largest_code(code: DType) -> f64 {
 }
 
 /// The scale of a block with this greatest magnitude: the least one under which nothing is
-/// clipped, as its type can have it. 1 for a block of zeros.
+/// clipped, in f32, then as its type can have it. 1 for a block of zeros.
 pub fn block_scale(magnitude: f64, to: Encoding) -> f64 {
-    let scale = magnitude / largest_code(to.code);
+    let scale = quotient(magnitude, largest_code(to.code));
     let dtype = to.scale.map_or(DType::F32, |s| s.dtype);
     match to_dtype(scale, dtype) {
         0.0 => 1.0,
@@ -63,8 +63,15 @@ pub fn block_scale(magnitude: f64, to: Encoding) -> f64 {
     }
 }
 
-/// A code's value for an element already divided by its scale.
-pub fn to_code(v: f64, code: DType) -> f64 {
+/// A quotient in f32, as reference implementations and native code have it: what it is rounded to
+/// may lie between two codes.
+fn quotient(v: f64, by: f64) -> f64 {
+    to_dtype(v / by, DType::F32)
+}
+
+/// The value of an element's code under a scale.
+pub fn to_code(v: f64, scale: f64, code: DType) -> f64 {
+    let v = quotient(v, scale);
     match code {
         DType::I8 | DType::I4 => {
             let max = largest_code(code);
@@ -79,7 +86,7 @@ pub fn block(elements: &mut [f64], to: Encoding) {
     let magnitude = elements.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
     let scale = block_scale(magnitude, to);
     for v in elements {
-        *v = to_code(*v / scale, to.code) * scale;
+        *v = to_code(*v, scale, to.code) * scale;
     }
 }
 
@@ -126,6 +133,17 @@ mod tests {
         assert_eq!(to_dtype(3.0, DType::E8M0), 4.0);
         assert_eq!(to_dtype(4.0, DType::E8M0), 4.0);
         assert_eq!(to_dtype(0.0, DType::E8M0), 2f64.powi(-127));
+    }
+
+    #[test]
+    fn elements_between_two_codes_go_to_the_even_one() {
+        let to: Encoding = "i8<f32 1x4>".parse().expect("an encoding");
+        let mut x = [-1.4f32, 0.6, -1.9, 2.8].map(f64::from);
+        let scale = f64::from(2.8f32 / 127.0);
+        // Of these numbers in f64, -63.4999991.
+        assert_eq!(-1.4f32 / (2.8f32 / 127.0), -63.5);
+        block(&mut x, to);
+        assert_eq!(x[0], -64.0 * scale);
     }
 
     #[test]

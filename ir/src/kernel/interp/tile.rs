@@ -68,7 +68,7 @@ impl Coded {
                 let magnitude = elements().fold(0.0f64, |m, i| m.max(values[i].abs()));
                 let scale = round::block_scale(magnitude, encoding);
                 elements().for_each(|i| {
-                    coded.codes[i] = round::to_code(values[i] / scale, encoding.code);
+                    coded.codes[i] = round::to_code(values[i], scale, encoding.code);
                 });
                 (first..last).for_each(|r| coded.scales[r * blocks + b] = scale);
             }
