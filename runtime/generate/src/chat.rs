@@ -200,11 +200,13 @@ fn check(source: &str) -> Result<()> {
     }
     let tags = tags(source);
     if let Some(tag) = tags.iter().find(|tag| tag.tokens.len() > LONGEST_TAG) {
-        return refused(tag.line, "a tag of more than 1000 words and signs, expected fewer");
+        let found = format!("a tag of more than {LONGEST_TAG} words and signs, expected fewer");
+        return refused(tag.line, &found);
     }
     let branch = |tag: &&Tag<'_>| tag.tokens.first() == Some(&Token::Word("elif"));
     if let Some(tag) = tags.iter().filter(branch).nth(MOST_BRANCHES) {
-        return refused(tag.line, "more than 200 times `elif`, expected fewer");
+        let found = format!("more than {MOST_BRANCHES} times `elif`, expected fewer");
+        return refused(tag.line, &found);
     }
     match namespaces::held(&tags) {
         Some(line) => refused(line, "a namespace in an attribute of one, expected a plain value"),
