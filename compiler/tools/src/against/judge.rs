@@ -276,16 +276,32 @@ impl<'a> Aligned<'a> {
     }
 }
 
-/// How far apart what two choices took was ranked: the most of all places.
+/// How much what is ranked must move for two choices of a row to be the same.
 fn gap(ranked: &Ranked, own: &[f64], other: &[f64]) -> f64 {
-    let score = |at: &f64| ranked.scores.get(*at as usize).copied().flatten();
-    let pairs = own.iter().zip(other).filter(|(a, b)| a != b);
-    let apart = pairs.map(|(a, b)| match (score(a), score(b)) {
-        (Some(a), Some(b)) => (a - b).abs(),
-        // One of them took no part: an earlier choice went the other way.
-        _ => ranked.margin,
+    // Behind what is chosen may stand what every row takes.
+    let chosen = |at: f64| (at as usize) < ranked.scores.len();
+    if own.iter().zip(other).any(|(a, b)| a != b && !(chosen(*a) && chosen(*b))) {
+        return f64::INFINITY;
+    }
+    misranked(ranked, own).max(misranked(ranked, other))
+}
+
+/// How much a choice differs from the ranking: the most by which anything ranks above what was taken
+/// before it or in its place.
+fn misranked(ranked: &Ranked, taken: &[f64]) -> f64 {
+    let score = |at: usize| ranked.scores.get(at).copied().flatten();
+    let taken: Vec<usize> = taken.iter().map(|at| *at as usize).collect();
+    let taken: Vec<usize> = taken.into_iter().filter(|at| *at < ranked.scores.len()).collect();
+    // Where it took what took no part, an earlier choice went the other way, and what takes part here
+    // may not have there.
+    let apart = taken.iter().any(|at| score(*at).is_none());
+    let left = (0..ranked.scores.len()).filter(|at| !apart && !taken.contains(at));
+    let left: Vec<usize> = left.collect();
+    let above = taken.iter().enumerate().filter_map(|(place, at)| {
+        let behind = taken[place + 1..].iter().chain(&left).filter_map(|at| score(*at));
+        Some(behind.fold(f64::NEG_INFINITY, f64::max) - score(*at)?)
     });
-    apart.fold(0.0, f64::max)
+    above.fold(if apart { ranked.margin } else { 0.0 }, f64::max)
 }
 
 /// What moving the inputs changes of what is ranked, at most, and at least this part of it.
@@ -375,6 +391,21 @@ mod tests {
         // What took no part was left by an earlier choice, by a gap of 0.25.
         let shut = chosen([0.9, 0.52, -1.0, 0.1], [0.5, 0.5]);
         assert!(shut.beyond.is_some_and(|b| b.error == 0.25));
+    }
+
+    #[test]
+    fn what_one_choice_moves_to_another_place_is_not_misranked() {
+        let scores = [0.9, -1.0, 0.5, 0.52, 0.2, 0.1].map(|s| (s >= 0.0).then_some(s)).to_vec();
+        let ranked = Ranked { scores, margin: 0.01 };
+        let gap = |own: [f64; 4], other: [f64; 4]| (100.0 * gap(&ranked, &own, &other)).round();
+        let second = [0.0, 3.0, 2.0, 7.0];
+        assert_eq!(gap([0.0, 2.0, 3.0, 7.0], second), 2.0, "two that are near change places");
+        assert_eq!(gap([0.0, 1.0, 3.0, 7.0], second), 1.0, "of a group that was as near");
+        assert_eq!(gap([1.0, 4.0, 5.0, 7.0], second), 1.0, "and all others of another");
+        assert_eq!(gap([1.0, 5.0, 4.0, 7.0], second), 10.0, "in their order");
+        assert_eq!(gap([0.0, 3.0, 5.0, 7.0], second), 40.0, "one that is left is far above");
+        assert_eq!(gap(second, [0.0, 3.0, 5.0, 7.0]), 40.0, "whoever took the other");
+        assert_eq!(gap([0.0, 3.0, 2.0, 8.0], second), f64::INFINITY, "none was to choose");
     }
 
     #[test]
