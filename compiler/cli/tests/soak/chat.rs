@@ -160,15 +160,20 @@ impl Chat {
         if silent { Ok(()) } else { Err(format!("unasked: {}", self.heard())) }
     }
 
-    /// Processor time of the first thread, and that of those that compute for it.
+    /// Processor time of the first thread, and that of the workers that compute for it. Threads that
+    /// render a template come and go.
     fn times(&self) -> (Duration, Duration) {
         let first = self.pid().to_string();
         let mut times = (Duration::ZERO, Duration::ZERO);
         for thread in fs::read_dir(format!("/proc/{first}/task")).unwrap().map(|t| t.unwrap()) {
-            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap();
+            let read = |file| fs::read_to_string(thread.path().join(file));
+            let (Ok(name), Ok(text)) = (read("comm"), read("schedstat")) else { continue };
             let time = Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap());
-            let of = if thread.file_name() == *first { &mut times.0 } else { &mut times.1 };
-            *of += time;
+            if thread.file_name() == *first {
+                times.0 += time;
+            } else if name.starts_with("worker-") {
+                times.1 += time;
+            }
         }
         times
     }
