@@ -1,6 +1,7 @@
 //! Chat templates, as checkpoints publish them: Jinja with the functions that the reference
 //! renderer of Hugging Face transformers offers.
 
+use crate::confined::{self, Beyond, Limits};
 use crate::error::{GenerateError, Result};
 use crate::tags::{Tag, Token, tags};
 use crate::tokenize::TokenName;
@@ -10,18 +11,18 @@ use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Operations that a rendering may take: a hundred for each of ten thousand messages.
 const FUEL: u64 = 1_000_000;
-/// Bytes of stack for a rendering, used as far as it needs them: each operation may put a value into
-/// another, and the engine calls itself for what a value holds where it prints or frees it.
-const STACK: usize = 1 << 29;
+/// What the operations of a rendering may use together: each may put a value into another, and the
+/// engine calls itself for what a value holds where it prints or frees it; or double a value.
+const LIMITS: Limits = Limits { stack: 1 << 29, memory: 1 << 28, time: Duration::from_secs(20) };
 /// Words and signs of a tag, and branches of conditions: for each the engine calls itself once more
 /// where it reads the template.
 const LONGEST_TAG: usize = 1000;
 const MOST_BRANCHES: usize = 200;
-/// Bytes of JSON that a template may ask for at once: more than any context takes.
-const LONGEST_JSON: usize = 1 << 23;
 /// Name of the template inside the engine; without a suffix, so that nothing is HTML-escaped.
 const NAME: &str = "chat_template";
 
@@ -58,7 +59,7 @@ pub struct ChatOptions {
 
 /// A parsed template with the special tokens it may name.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     tokens: Vec<(&'static str, String)>,
     fuel: u64,
 }
@@ -148,12 +149,12 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|e| template_error(&e, FUEL))?;
-        Ok(ChatTemplate { environment, tokens, fuel: FUEL })
+        Ok(ChatTemplate { environment: Arc::new(environment), tokens, fuel: FUEL })
     }
 
     /// Bounds the operations of a rendering to `fuel`.
     pub fn with_fuel(mut self, fuel: u64) -> Self {
-        self.environment.set_fuel(Some(fuel));
+        Arc::make_mut(&mut self.environment).set_fuel(Some(fuel));
         self.fuel = fuel;
         self
     }
@@ -163,7 +164,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`GenerateError::Template`] if rendering fails or the template itself raises an exception,
-    /// [`GenerateError::TemplateFuel`] if it does not come to an end.
+    /// [`GenerateError::EndlessTemplate`] if it does not come to an end.
     pub fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String> {
         let mut context = std::collections::BTreeMap::new();
         for (key, text) in &self.tokens {
@@ -175,20 +176,17 @@ impl ChatTemplate {
         context.insert("messages".into(), Value::from(Serde(messages)));
         context.insert("add_generation_prompt".into(), Value::from(options.add_generation_prompt));
         context.insert("tools".into(), Value::from(Serde(&options.tools)));
-        let context = Value::from(context);
-        let render = || self.environment.get_template(NAME)?.render(&context);
-        on_a_stack(&render).map_err(|e| template_error(&e, self.fuel))
+        let (context, environment) = (Value::from(context), Arc::clone(&self.environment));
+        let render = move || environment.get_template(NAME)?.render(&context);
+        let rendered = confined::run(LIMITS, render).map_err(|beyond| {
+            let limit = match beyond {
+                Beyond::Memory => format!("{} MiB of memory", LIMITS.memory >> 20),
+                Beyond::Time => format!("{} s", LIMITS.time.as_secs()),
+            };
+            GenerateError::EndlessTemplate { line: None, limit }
+        })?;
+        rendered.map_err(|e| template_error(&e, self.fuel))
     }
-}
-
-/// Does it with much stack, where the system gives so much.
-fn on_a_stack<T: Send>(work: &(impl Fn() -> T + Sync)) -> T {
-    std::thread::scope(|scope| {
-        match std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work) {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            Err(_) => work(),
-        }
-    })
 }
 
 /// Refuses what the engine takes and does not come back from.
@@ -236,11 +234,12 @@ fn without_generation_tags(source: &str) -> String {
     out
 }
 
-fn template_error(error: &Error, limit: u64) -> GenerateError {
-    let line = error.line().unwrap_or(0);
+fn template_error(error: &Error, fuel: u64) -> GenerateError {
     if error.kind() == ErrorKind::OutOfFuel {
-        return GenerateError::TemplateFuel { line, limit };
+        let limit = format!("{fuel} operations");
+        return GenerateError::EndlessTemplate { line: error.line(), limit };
     }
+    let line = error.line().unwrap_or(0);
     let detail = match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
@@ -283,13 +282,7 @@ fn to_json(
     kwargs.assert_all_used()?;
     let json = serde_json::to_value(value)
         .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}")))?;
-    let text = pyjson::dumps(&json, &style);
-    // A text in quotes is longer than the text: filters in a row double it each time.
-    if text.len() > LONGEST_JSON {
-        let detail = format!("tojson: {} bytes, expected at most {LONGEST_JSON}", text.len());
-        return Err(Error::new(ErrorKind::InvalidOperation, detail));
-    }
-    Ok(Value::from(text))
+    Ok(Value::from(pyjson::dumps(&json, &style)))
 }
 
 #[cfg(test)]
@@ -393,7 +386,18 @@ mod tests {
                       {% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
         let template = ChatTemplate::new(source, vec![]).expect("it parses").with_fuel(100_000);
         let error = template.render(&[], &ChatOptions::default()).expect_err("it loops");
-        assert!(matches!(error, GenerateError::TemplateFuel { limit: 100_000, line: 1..=3 }));
+        let GenerateError::EndlessTemplate { line: Some(1..=3), limit } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(limit, "100000 operations");
+    }
+
+    #[test]
+    fn a_template_that_doubles_a_value_is_stopped() {
+        let source = "{% set ns = namespace(a='ab') %}{% for i in range(60) %}\
+                      {% set ns.a = ns.a ~ ns.a %}{% endfor %}{{ ns.a | length }}";
+        let error = render(source, &[]).expect_err("2^61 bytes").to_string();
+        assert_eq!(error, "chat template: stopped after 256 MiB of memory");
     }
 
     #[test]
@@ -410,7 +414,7 @@ mod tests {
     fn json_of_json_does_not_take_all_memory() {
         let source = format!("{{{{ '\"' {}}}}}", "| tojson ".repeat(60));
         let error = render(&source, &[]).expect_err("2^60 bytes").to_string();
-        assert!(error.contains(&format!("expected at most {LONGEST_JSON}")), "{error}");
+        assert!(error.ends_with("MiB of memory"), "{error}");
     }
 
     #[test]

@@ -52,12 +52,12 @@ pub enum GenerateError {
         detail: String,
     },
     /// The chat template did not come to an end.
-    #[error("chat template, line {line}: stopped after {limit} operations")]
-    TemplateFuel {
-        /// Line of the template at which it was stopped, from 1.
-        line: usize,
-        /// Number of operations it was given.
-        limit: u64,
+    #[error("chat template{}: stopped after {limit}", on_line(*.line))]
+    EndlessTemplate {
+        /// Line of the template at which it was stopped, from 1, where the engine knows it.
+        line: Option<usize>,
+        /// What it was given, e.g. `20 s`.
+        limit: String,
     },
     /// The model computed something that is not a number.
     #[error("logit of token {id} at position {position} is {value}, expected a finite number")]
@@ -179,6 +179,10 @@ pub enum GenerateError {
     },
 }
 
+fn on_line(line: Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!(", line {line}"))
+}
+
 impl GenerateError {
     /// Every code with what it stands for.
     pub const CODES: &[(&str, &str)] = &[
@@ -215,7 +219,7 @@ impl GenerateError {
             Self::TokenOutOfRange { .. } => "E0604",
             Self::NoChatTemplate => "E0605",
             Self::Template { .. } => "E0606",
-            Self::TemplateFuel { .. } => "E0607",
+            Self::EndlessTemplate { .. } => "E0607",
             Self::BadLogit { .. } => "E0608",
             Self::NoCandidate { .. } => "E0609",
             Self::BadOption { .. } => "E0610",
@@ -251,7 +255,7 @@ impl GenerateError {
                 format!("ids run from 0 to {}", vocab.saturating_sub(1))
             }
             Self::NoChatTemplate => "use `run --prompt`, which takes the text as it is".to_owned(),
-            Self::Template { .. } | Self::TemplateFuel { .. } => {
+            Self::Template { .. } | Self::EndlessTemplate { .. } => {
                 "the template lies in tokenizer_config.json (or chat_template.jinja) of the \
                  checkpoint; `run --prompt` works without it"
                     .to_owned()

@@ -11,6 +11,7 @@
 
 pub mod chat;
 pub mod command;
+mod confined;
 pub mod engine;
 pub mod error;
 pub mod generator;

@@ -1,12 +1,13 @@
 //! An allocator that counts, so that an input that asks for absurd amounts is noticed.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use generate::command::limits::Allocator;
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 
 /// Bytes that a thread may hold; beyond, the process ends before the machine does.
 const CEILING: isize = 6 << 30;
 
-/// The system's allocator, with a count for each thread.
+/// The allocator of the commands, with a count for each thread.
 pub struct Counting;
 
 thread_local! {
@@ -27,30 +28,30 @@ fn note(bytes: isize) {
     }
 }
 
-// SAFETY: every call goes to the system's allocator as it is.
+// SAFETY: every call goes to the other allocator as it is.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size() as isize);
-        // SAFETY: the caller's promises are the system's.
-        unsafe { System.alloc(layout) }
+        // SAFETY: the caller's promises are that one's.
+        unsafe { Allocator.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         note(layout.size() as isize);
-        // SAFETY: the caller's promises are the system's.
-        unsafe { System.alloc_zeroed(layout) }
+        // SAFETY: the caller's promises are that one's.
+        unsafe { Allocator.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         note(-(layout.size() as isize));
-        // SAFETY: the caller's promises are the system's.
-        unsafe { System.dealloc(at, layout) }
+        // SAFETY: the caller's promises are that one's.
+        unsafe { Allocator.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         note(size as isize - layout.size() as isize);
-        // SAFETY: the caller's promises are the system's.
-        unsafe { System.realloc(at, layout, size) }
+        // SAFETY: the caller's promises are that one's.
+        unsafe { Allocator.realloc(at, layout, size) }
     }
 }
 

@@ -103,7 +103,7 @@ impl<E: Engine> Conversation<'_, E> {
                 | GenerateError::TooFewPages { .. }
                 | GenerateError::Encode { .. }
                 | GenerateError::Template { .. }
-                | GenerateError::TemplateFuel { .. }),
+                | GenerateError::EndlessTemplate { .. }),
             ) => {
                 self.messages.truncate(before);
                 streams.report(&error);

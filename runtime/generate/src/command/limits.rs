@@ -2,6 +2,7 @@
 //! signal.
 
 use super::interrupt;
+use crate::confined::count;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +25,8 @@ pub fn is_limit(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// The system's allocator. Where it has no memory, the process removes what it has begun to write
-/// and ends with a diagnostic.
+/// The system's allocator. It counts what confined work takes. Where the system has no memory, the
+/// process removes what it has begun to write and ends with a diagnostic.
 #[derive(Debug)]
 pub struct Allocator;
 
@@ -33,24 +34,33 @@ pub struct Allocator;
 // return.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(signed(layout.size()));
         // SAFETY: the caller's promises are those that the system's allocator asks for.
         had(unsafe { System.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(signed(layout.size()));
         // SAFETY: as above.
         had(unsafe { System.alloc_zeroed(layout) }, layout.size())
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count(signed(bytes) - signed(layout.size()));
         // SAFETY: as above.
         had(unsafe { System.realloc(memory, layout, bytes) }, bytes)
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        count(-signed(layout.size()));
         // SAFETY: as above.
         unsafe { System.dealloc(memory, layout) }
     }
+}
+
+/// Sizes of layouts fit.
+fn signed(bytes: usize) -> isize {
+    bytes.cast_signed()
 }
 
 fn had(memory: *mut u8, bytes: usize) -> *mut u8 {
