@@ -11,7 +11,7 @@ use crate::diff::compare::{FLIPS, REORDERED, Ranked, SMALL, apart, greatest, ste
 use ir::dim::Name;
 use ir::dtype::Class;
 use ir::tensor::transposed;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How often the change by a rounding of the inputs may be met: inner values are rounded, too.
 const ROUNDINGS: f64 = 6.0;
@@ -79,8 +79,8 @@ struct Aligned<'a> {
     moved: Option<&'a Reading>,
     /// The least that a row's differences are parts of.
     least: f64,
-    /// The least change by a rounding of the inputs, as part of a row.
-    floor: f64,
+    /// By what part inputs are moved.
+    part: f64,
 }
 
 /// Compares all values that a call of both files has. `rounding` says how coarsely the launch rounds
@@ -91,7 +91,7 @@ pub fn judge(three: Three<'_>, rounding: &dyn Fn(usize, usize) -> f64) -> Judged
     values.retain(|(_, r)| r.given.is_none());
     // Choices before what their launch computes by them.
     values.sort_by_key(|(_, r)| (r.launch, r.dtype.class() == Class::Float));
-    let mut turned = Turned::default();
+    let mut turned = three.turned();
     for (name, first) in values {
         let shared = three.pairs.iter().filter(|p| p.first == *name);
         let Some((pair, aligned)) =
@@ -103,7 +103,7 @@ pub fn judge(three: Three<'_>, rounding: &dyn Fn(usize, usize) -> f64) -> Judged
         let narrow = [(0, first.launch), (1, aligned.second.launch)];
         let narrow = narrow.map(|(file, launch)| rounding(file, launch));
         let found = match first.dtype.class() {
-            Class::Float => aligned.floats(&turned, narrow[0].max(narrow[1])),
+            Class::Float => aligned.floats(&mut turned, narrow[0].max(narrow[1])),
             _ => {
                 let ranked = [three.second, three.moved].map(|c| c.ranked.get(&pair.second));
                 aligned.choices(&mut turned, ranked)
@@ -127,6 +127,34 @@ struct Turned {
     rows: BTreeSet<u64>,
     /// By the second file and by it with its inputs moved.
     moved: BTreeSet<u64>,
+    /// That may be sent elsewhere by a choice that only the second file can be asked about, and its
+    /// launch there.
+    near: BTreeMap<u64, usize>,
+}
+
+impl Three<'_> {
+    /// Of choices that the files do not both have in memory: the rows that moving the inputs turns,
+    /// and those so near to another choice that rounding may turn them.
+    fn turned(&self) -> Turned {
+        let launch = |name: &Name| Some(self.second.values.get(name)?.launch);
+        let both = self.pairs.iter().filter(|p| self.first.values.contains_key(&p.first));
+        let chosen = both.filter_map(|p| self.second.values.get(&p.second));
+        let chosen = chosen.filter(|r| r.dtype.class() == Class::Int);
+        let compared: BTreeSet<usize> = chosen.map(|r| r.launch).collect();
+        let mut turned = Turned::default();
+        for (name, ranked) in &self.second.ranked {
+            let Some(launch) = launch(name).filter(|l| !compared.contains(l)) else { continue };
+            let moved = self.moved.ranked.get(name);
+            let closes = ROUNDINGS * score_change(Some(ranked), moved, self.part);
+            let rows = || (0..).zip(ranked).filter_map(|(row, of)| Some((row, of.as_ref()?)));
+            let close = rows().filter(|(_, of)| of.cut.min(of.margin) <= closes);
+            turned.near.extend(close.map(|(row, _)| (row, launch)));
+            let takes = |row: u64| moved?.get(row as usize)?.as_ref().map(|of| &of.taken);
+            let others = rows().filter(|(row, of)| takes(*row).is_some_and(|t| *t != of.taken));
+            turned.moved.extend(others.map(|(row, _)| row));
+        }
+        turned
+    }
 }
 
 impl<'a> Aligned<'a> {
@@ -154,8 +182,7 @@ impl<'a> Aligned<'a> {
         }
         let moved = three.moved.values.get(&pair.second).filter(|r| r.dims == second.dims);
         let least = (SMALL * greatest(&second.numbers)).max(f64::from(f32::MIN_POSITIVE));
-        let floor = LEAST * three.part;
-        Some(Aligned { first, second, at, moved, least, floor })
+        Some(Aligned { first, second, at, moved, least, part: three.part })
     }
 
     /// Elements of a row.
@@ -201,9 +228,9 @@ impl<'a> Aligned<'a> {
     }
 
     /// The worst element of the rows that are not turned, and how many are beyond.
-    fn floats(&self, turned: &Turned, narrow: f64) -> Option<Beyond> {
+    fn floats(&self, turned: &mut Turned, narrow: f64) -> Option<Beyond> {
         let stored = step(self.first.dtype).max(step(self.second.dtype));
-        let response = self.response(turned, narrow).max(self.floor);
+        let response = self.response(turned, narrow).max(LEAST * self.part);
         let limit = REORDERED + FLIPS * narrow.max(stored) + ROUNDINGS * response;
         let width = self.width();
         let (mut worst, mut beyond) = (None::<(usize, f64)>, 0);
@@ -212,8 +239,14 @@ impl<'a> Aligned<'a> {
                 continue;
             }
             let scale = self.scale(&second);
-            for (at, (a, b)) in first.iter().zip(&second).enumerate() {
-                let error = apart(*a, *b, scale);
+            let errors = first.iter().zip(&second).map(|(a, b)| apart(*a, *b, scale));
+            let errors: Vec<f64> = errors.collect();
+            let may_turn = turned.near.get(&row).is_some_and(|at| *at <= self.second.launch);
+            if may_turn && errors.iter().any(|error| *error > limit) {
+                turned.rows.insert(row);
+                continue;
+            }
+            for (at, error) in errors.into_iter().enumerate() {
                 beyond += u64::from(error > limit);
                 if worst.is_none_or(|(_, most)| error > most) {
                     worst = Some((row as usize * width + at, error));
@@ -224,9 +257,11 @@ impl<'a> Aligned<'a> {
         Some(self.beyond(element, error, limit, beyond))
     }
 
-    /// What moving the inputs changes, as part of a row: the most of all rows that go the same way.
+    /// What moving the inputs changes, as part of a row: the most of all rows that go the same way;
+    /// where none does, as much as they are moved.
     fn response(&self, turned: &Turned, narrow: f64) -> f64 {
-        let Some(moved) = self.moved else { return narrow };
+        let unknown = narrow.max(self.part);
+        let Some(moved) = self.moved else { return unknown };
         let width = self.width();
         let mut most = None::<f64>;
         for (row, _, second) in self.rows() {
@@ -239,7 +274,7 @@ impl<'a> Aligned<'a> {
             let row = apart.filter(|a| a.is_finite()).fold(0.0, f64::max);
             most = Some(most.unwrap_or(0.0).max(row));
         }
-        most.unwrap_or(narrow)
+        most.unwrap_or(unknown)
     }
 
     /// Rows that choose otherwise: a reason as small as rounding turns them, any other is an error.
@@ -248,7 +283,7 @@ impl<'a> Aligned<'a> {
         turned: &mut Turned,
         [ranked, moved]: [Option<&Vec<Option<Ranked>>>; 2],
     ) -> Option<Beyond> {
-        let closes = ROUNDINGS * score_change(ranked, moved, self.floor + REORDERED);
+        let closes = ROUNDINGS * score_change(ranked, moved, self.part);
         if let Some(moved) = self.moved {
             let rows = self.second.numbers.chunks_exact(self.width());
             let pairs = rows.zip(moved.numbers.chunks_exact(self.width()));
@@ -304,17 +339,17 @@ fn misranked(ranked: &Ranked, taken: &[f64]) -> f64 {
     above.fold(if apart { ranked.margin } else { 0.0 }, f64::max)
 }
 
-/// What moving the inputs changes of what is ranked, at most, and at least this part of it.
+/// What moving the inputs by this part changes of what is ranked, at most, and at least.
 fn score_change(
     ranked: Option<&Vec<Option<Ranked>>>,
     moved: Option<&Vec<Option<Ranked>>>,
-    floor: f64,
+    part: f64,
 ) -> f64 {
     let rows = ranked.into_iter().flatten().zip(moved.into_iter().flatten());
     let change = rows.filter_map(|(a, b)| Some((a.as_ref()?, b.as_ref()?)));
     let change = change.flat_map(|(a, b)| a.scores.iter().zip(&b.scores));
     let change = change.filter_map(|(a, b)| Some(((*a)?, (*b)?)));
-    let change = change.map(|(a, b)| (a - b).abs() + floor * a.abs());
+    let change = change.map(|(a, b)| (a - b).abs() + (LEAST * part + REORDERED) * a.abs());
     change.filter(|c| c.is_finite()).fold(0.0, f64::max)
 }
 
@@ -342,27 +377,35 @@ mod tests {
 
     fn seen(values: Vec<(&str, Reading)>, scores: &[[f64; 4]]) -> CallSeen {
         let ranked = |row: &[f64; 4]| {
+            let mut order = [0, 1, 2, 3];
+            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+            let [last, left] = [order[1], order[2]].map(|at| row[at]);
+            let taken = order[..2].iter().map(|at| *at as i32).collect();
             let scores = row.iter().map(|s| (*s >= 0.0).then_some(*s)).collect();
-            Some(Ranked { scores, margin: 0.25 })
+            Some(Ranked { scores, margin: 0.25, cut: last - left, taken })
         };
         let ranked = [("chosen".into(), scores.iter().map(ranked).collect())].into();
         let values = values.into_iter().map(|(name, r)| (name.into(), r)).collect();
         CallSeen { values, ranked }
     }
 
-    fn judged([first, second, moved]: [CallSeen; 3]) -> Judged {
-        let pairs = [
-            pair("c", "chosen", [("s", "s"), ("k", "k")]),
-            pair("y", "z", [("s", "s"), ("E", "D")]),
-        ];
-        let three =
-            Three { first: &first, second: &second, moved: &moved, part: 0.0, pairs: &pairs };
-        judge(three, &|_, _| 0.0)
+    fn judged([first, second, moved]: &[CallSeen; 3], pairs: &[Pair]) -> Judged {
+        judge(Three { first, second, moved, part: 0.0, pairs }, &|_, _| 0.0)
+    }
+
+    /// The choice and what comes of it.
+    fn both() -> [Pair; 2] {
+        let choice = pair("c", "chosen", [("s", "s"), ("k", "k")]);
+        [choice, pair("y", "z", [("s", "s"), ("E", "D")])]
     }
 
     /// Two rows that choose two of four, and what comes of it: the first file's row 1 chooses 2, the
     /// second's 1. Moving the inputs moves scores by 0.01 and results by 0.001.
     fn chosen(scores: [f64; 4], results: [f64; 2]) -> Judged {
+        judged(&choosing(scores, results), &both())
+    }
+
+    fn choosing(scores: [f64; 4], results: [f64; 2]) -> [CallSeen; 3] {
         let i32s = |name: &'static str, rows: [&[f64]; 2]| {
             (name, reading(3, ["s", "k"], DType::I32, &rows))
         };
@@ -374,11 +417,11 @@ mod tests {
         let up = |row: [f64; 4]| row.map(|s| if s < 0.0 { s } else { s + 0.01 });
         let first = [i32s("c", [&[0.0, 1.0], &[0.0, 2.0]]), f32s("y", "D", results)];
         let own = || i32s("chosen", [&[0.0, 1.0], &[0.0, 1.0]]);
-        judged([
+        [
             seen(first.into(), &[]),
             seen(vec![own(), f32s("z", "E", [0.5, 0.5])], &[near, scores]),
             seen(vec![own(), f32s("z", "E", [0.501, 0.501])], &[up(near), up(scores)]),
-        ])
+        ]
     }
 
     #[test]
@@ -396,7 +439,7 @@ mod tests {
     #[test]
     fn what_one_choice_moves_to_another_place_is_not_misranked() {
         let scores = [0.9, -1.0, 0.5, 0.52, 0.2, 0.1].map(|s| (s >= 0.0).then_some(s)).to_vec();
-        let ranked = Ranked { scores, margin: 0.01 };
+        let ranked = Ranked { scores, margin: 0.01, cut: 0.3, taken: vec![0, 3, 2] };
         let gap = |own: [f64; 4], other: [f64; 4]| (100.0 * gap(&ranked, &own, &other)).round();
         let second = [0.0, 3.0, 2.0, 7.0];
         assert_eq!(gap([0.0, 2.0, 3.0, 7.0], second), 2.0, "two that are near change places");
@@ -406,6 +449,22 @@ mod tests {
         assert_eq!(gap([0.0, 3.0, 5.0, 7.0], second), 40.0, "one that is left is far above");
         assert_eq!(gap(second, [0.0, 3.0, 5.0, 7.0]), 40.0, "whoever took the other");
         assert_eq!(gap([0.0, 3.0, 2.0, 8.0], second), f64::INFINITY, "none was to choose");
+    }
+
+    #[test]
+    fn rows_near_to_a_choice_that_one_file_keeps_to_itself_may_turn() {
+        let (close, clear) = ([0.9, 0.52, 0.5, 0.1], [0.9, 0.62, 0.5, 0.1]);
+        let results = |scores, results| judged(&choosing(scores, results), &both()[1..]);
+        let near = results(close, [0.5, 0.9]);
+        assert!(near.beyond.is_none() && near.turned == 1);
+        let same = results(close, [0.5, 0.5]);
+        assert!(same.beyond.is_none() && same.turned == 0, "what is not apart is no turn");
+        let position = |judged: Judged| judged.beyond.map(|b| b.position);
+        assert_eq!(position(results(clear, [0.5, 0.9])), Some(vec![1, 0]));
+        assert_eq!(position(results(close, [0.9, 0.9])), Some(vec![0, 0]), "another row");
+        let mut early = choosing(close, [0.5, 0.9]);
+        early[1].values.get_mut("z").unwrap().launch = 2;
+        assert_eq!(position(judged(&early, &both()[1..])), Some(vec![1, 0]), "before it chose");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct Reading {
 pub struct CallSeen {
     /// Its block's values, in the widest dtype that each was seen in.
     pub values: BTreeMap<Name, Reading>,
-    /// Of integers that it chose: what each row was chosen by.
+    /// Of what launches wrote that choose: what each row was chosen by.
     pub ranked: BTreeMap<Name, Vec<Option<Ranked>>>,
 }
 
@@ -187,10 +187,9 @@ impl<'a> Watch<'a> {
                 continue;
             }
             let Some(reading) = self.read(launched, held, param) else { continue };
-            let chosen = reading.dtype.class() == Class::Int && chooses(&kernel.body);
             let width: u64 = reading.dims[1..].iter().product();
             self.keep(call, &held.name, reading);
-            if chosen && self.feed.is_some() {
+            if self.feed.is_some() && chooses(&kernel.body) {
                 let ranked = self.launches().choices(launch, launched, (param, width))?;
                 self.seen.calls[call].ranked.insert(held.name.clone(), ranked);
             }

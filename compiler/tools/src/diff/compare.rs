@@ -51,6 +51,10 @@ pub struct Ranked {
     /// Least distance between the last that an earlier choice of the row took and the first that it
     /// left: which take part follows from those.
     pub margin: f64,
+    /// The same distance of the last choice.
+    pub cut: f64,
+    /// What that took.
+    pub taken: Vec<i32>,
 }
 
 impl Ranked {
@@ -64,15 +68,18 @@ impl Ranked {
             let takes = |at: usize| c.takes_part.get(at).copied().unwrap_or(true);
             Some(scores.map(|(s, at)| takes(at).then_some(*s)).collect())
         };
-        let margin = |c: &&Choice| {
+        let margin = |c: &Choice| {
             let mut ranked: Vec<f64> = scores(c)?.into_iter().flatten().collect();
             ranked.sort_by(|a, b| b.total_cmp(a));
             let taken = c.chosen.len() / rows(c);
             Some(ranked.get(taken.checked_sub(1)?)? - ranked.get(taken)?)
         };
-        let deciding = earlier.iter().filter(|c| rows(c) == rows(last)).filter_map(margin);
-        let margin = deciding.fold(f64::INFINITY, f64::min);
-        Some(Ranked { scores: scores(last)?, margin })
+        let deciding = earlier.iter().filter(|c| rows(c) == rows(last)).filter_map(|c| margin(c));
+        let earlier = deciding.fold(f64::INFINITY, f64::min);
+        let cut = margin(last).unwrap_or(f64::INFINITY);
+        let count = last.chosen.len() / rows(last);
+        let taken = last.chosen.get(row * count..(row + 1) * count)?.to_vec();
+        Some(Ranked { scores: scores(last)?, margin: earlier, cut, taken })
     }
 }
 
