@@ -30,6 +30,12 @@ pub enum GenerateError {
         /// What the tokenizer said.
         detail: String,
     },
+    /// The tokenizer cannot tell the text of tokens.
+    #[error("the tokenizer cannot decode the tokens: {detail}")]
+    Decode {
+        /// What the tokenizer said.
+        detail: String,
+    },
     /// A token id lies outside the vocabulary.
     #[error("token id {id} at position {position} is outside the vocabulary of {vocab}")]
     TokenOutOfRange {
@@ -208,6 +214,7 @@ impl GenerateError {
         ("E0620", "an executable without a model"),
         ("E0621", "the model's results are too far from the goldens in the median"),
         ("E0622", "a wrong use of the executable's command line"),
+        ("E0623", "the tokenizer cannot tell the text of tokens"),
     ];
 
     /// The diagnostic's code.
@@ -236,6 +243,7 @@ impl GenerateError {
             Self::GoldensDiffer { .. } => "E0619",
             Self::GoldensMedian { .. } => "E0621",
             Self::Usage { .. } => "E0622",
+            Self::Decode { .. } => "E0623",
         }
     }
 
@@ -247,7 +255,7 @@ impl GenerateError {
                  has tokenizer.json"
                     .to_owned()
             }
-            Self::BadTokenizer { .. } => {
+            Self::BadTokenizer { .. } | Self::Decode { .. } => {
                 "compile again from a checkpoint whose tokenizer files are whole".to_owned()
             }
             Self::Encode { .. } => "give token ids with --prompt-ids 1,2,3".to_owned(),

@@ -37,7 +37,7 @@ pub enum EventKind {
         /// What it took.
         stats: Stats,
     },
-    /// The sequence ended because no token could be chosen.
+    /// The sequence ended because no token could be chosen, or a chosen one has no text.
     Failed(GenerateError),
 }
 
@@ -81,7 +81,12 @@ impl<E: Engine> Generator<E> {
         let mut progress = Vec::new();
         let stepped = self.scheduler.step(&mut progress);
         for (sequence, what) in progress {
-            let kind = self.kind(sequence, what);
+            // None is left of a sequence whose tokens could not be told.
+            let Some(stream) = self.streams.remove(&sequence) else { continue };
+            let kind = self.kind(sequence, stream, what).unwrap_or_else(|error| {
+                self.scheduler.remove(sequence);
+                EventKind::Failed(error)
+            });
             self.ready.push_back(Event { sequence, kind });
         }
         if stepped.is_err() {
@@ -91,27 +96,26 @@ impl<E: Engine> Generator<E> {
         stepped
     }
 
-    fn kind(&mut self, sequence: SequenceId, progress: Progress) -> EventKind {
-        match progress {
+    /// What is told of progress. The sequence's stream of text goes on where the sequence does.
+    fn kind(
+        &mut self,
+        sequence: SequenceId,
+        mut stream: TextStream,
+        progress: Progress,
+    ) -> Result<EventKind> {
+        let tokenizer = self.tokenizer.as_deref();
+        Ok(match progress {
             Progress::Token(id) => {
-                let text = match (&self.tokenizer, self.streams.get_mut(&sequence)) {
-                    (Some(tokenizer), Some(stream)) => stream.push(tokenizer, id),
-                    _ => String::new(),
-                };
+                let text = tokenizer.map(|t| stream.push(t, id)).transpose()?.unwrap_or_default();
+                self.streams.insert(sequence, stream);
                 EventKind::Token { id, text }
             }
             Progress::Finished(reason, stats) => {
-                let text = match (&self.tokenizer, self.streams.remove(&sequence)) {
-                    (Some(tokenizer), Some(mut stream)) => stream.finish(tokenizer),
-                    _ => String::new(),
-                };
+                let text = tokenizer.map(|t| stream.finish(t)).transpose()?.unwrap_or_default();
                 EventKind::Finished { reason, text, stats }
             }
-            Progress::Failed(error) => {
-                self.streams.remove(&sequence);
-                EventKind::Failed(error)
-            }
-        }
+            Progress::Failed(error) => EventKind::Failed(error),
+        })
     }
 }
 

@@ -108,6 +108,14 @@ impl<E: Engine> Scheduler<E> {
         Ok(id)
     }
 
+    /// Drops sequence `id` where it waits or runs: nothing more comes of it.
+    pub fn remove(&mut self, id: SequenceId) {
+        self.waiting.retain(|s| s.id != id);
+        for mut sequence in self.running.extract_if(.., |s| s.id == id) {
+            self.pool.shrink(&mut sequence.pages, 0);
+        }
+    }
+
     /// Runs one step and adds what came of it to `events`; without a sequence nothing happens.
     ///
     /// # Errors

@@ -5,8 +5,10 @@
 use crate::error::{GenerateError, Result};
 use serde::Deserialize;
 use serde_json::Value;
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
 use tokenizers::DecoderWrapper;
 
 /// Whether a prompt begins with what the tokenizer puts before a document (BOS, mostly).
@@ -141,14 +143,17 @@ impl Tokenizer {
 
     /// The text of `ids`; bytes that are not UTF-8 become U+FFFD. Ids that the tokenizer does not
     /// define have no text.
-    pub fn decode(&self, ids: &[i32], specials: Specials) -> String {
+    ///
+    /// # Errors
+    /// [`GenerateError::Decode`] if the tokenizer refuses the tokens.
+    pub fn decode(&self, ids: &[i32], specials: Specials) -> Result<String> {
         let mut stream = TextStream::new(specials);
         let mut text = String::new();
         for &id in ids {
-            text.push_str(&stream.push(self, id));
+            text.push_str(&stream.push(self, id)?);
         }
-        text.push_str(&stream.finish(self));
-        text
+        text.push_str(&stream.finish(self)?);
+        Ok(text)
     }
 
     /// Id of the token written `token`.
@@ -191,9 +196,23 @@ impl Tokenizer {
     }
 }
 
-/// Runs code of the tokenizer library, which panics on some files that it should refuse.
+/// Runs code of the tokenizer library, which panics on some files that it should refuse. Its panics
+/// are told as errors, and not by the process' hook as well.
 fn guarded<T>(work: impl FnOnce() -> T) -> std::result::Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+    thread_local!(static GUARDED: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let tell = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                tell(panic);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(false);
+    done.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
         format!("the tokenizer library gave up: {}", text.unwrap_or_default())
@@ -280,8 +299,11 @@ impl TextStream {
 
     /// The text that became certain with token `id`, possibly none. Bytes that can no longer
     /// become a code point come out as U+FFFD.
-    pub fn push(&mut self, tokenizer: &Tokenizer, id: i32) -> String {
-        let Ok(id) = u32::try_from(id) else { return String::new() };
+    ///
+    /// # Errors
+    /// [`GenerateError::Decode`] if the tokenizer refuses the token beside its neighbours.
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: i32) -> Result<String> {
+        let Ok(id) = u32::try_from(id) else { return Ok(String::new()) };
         let special = tokenizer.added.get(&id).is_some_and(|t| t.special);
         if special && self.specials == Specials::Skip {
             return self.finish(tokenizer);
@@ -289,45 +311,49 @@ impl TextStream {
         match tokenizer.token_bytes(id) {
             Some(bytes) => {
                 self.pending.extend_from_slice(&bytes);
-                take_valid(&mut self.pending)
+                Ok(take_valid(&mut self.pending))
             }
             None => self.push_window(tokenizer, id),
         }
     }
 
-    fn push_window(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
+    fn push_window(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
         // A code point has at most four bytes, so four byte tokens in a row that still end in
         // U+FFFD are invalid for good.
         const LONGEST: usize = 4;
         self.window.push(id);
-        let text = self.window_text(tokenizer);
+        let text = self.window_text(tokenizer)?;
         if text.ends_with('\u{FFFD}') && self.window.len() - self.shown < LONGEST {
-            return String::new();
+            return Ok(String::new());
         }
         self.window.drain(..self.shown);
         self.shown = self.window.len();
-        text
+        Ok(text)
     }
 
     /// Text of the window beyond what is shown already.
-    fn window_text(&self, tokenizer: &Tokenizer) -> String {
+    fn window_text(&self, tokenizer: &Tokenizer) -> Result<String> {
+        let refused = |detail| GenerateError::Decode { detail };
         let decode = |ids: &[u32]| {
-            let text = guarded(|| tokenizer.inner.decode(ids, false));
-            text.ok().and_then(|text| text.ok()).unwrap_or_default()
+            let text = guarded(|| tokenizer.inner.decode(ids, false)).map_err(refused)?;
+            text.map_err(|e| refused(e.to_string()))
         };
-        let (before, all) = (decode(&self.window[..self.shown]), decode(&self.window));
-        all.get(before.len()..).unwrap_or_default().to_owned()
+        let (before, all) = (decode(&self.window[..self.shown])?, decode(&self.window)?);
+        Ok(all.get(before.len()..).unwrap_or_default().to_owned())
     }
 
     /// What was held back, as it stands: an unfinished code point becomes U+FFFD.
-    pub fn finish(&mut self, tokenizer: &Tokenizer) -> String {
+    ///
+    /// # Errors
+    /// As [`TextStream::push`].
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String> {
         let mut text = String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned();
         if self.shown < self.window.len() {
-            text.push_str(&self.window_text(tokenizer));
+            text.push_str(&self.window_text(tokenizer)?);
         }
         self.window.clear();
         self.shown = 0;
-        text
+        Ok(text)
     }
 }
 

@@ -98,7 +98,8 @@ fn run_streams_text_and_says_how_fast() {
     result.expect("it runs");
     let tokenizer = material(true).tokenizer().expect("it has one").clone();
     let prompt = tokenizer.encode("And the LORD", generate::tokenize::Bos::Add).expect("text");
-    let text = tokenizer.decode(&greedy(&prompt, 8), generate::tokenize::Specials::Skip);
+    let text =
+        tokenizer.decode(&greedy(&prompt, 8), generate::tokenize::Specials::Skip).expect("text");
     assert_eq!(out, format!("{text}\n"));
     assert!(
         err.starts_with(&format!("prompt {} tokens, ", prompt.len()))
@@ -204,7 +205,7 @@ fn answer(messages: &[Message], count: usize) -> String {
     let text = template.render(messages, &options).expect("it renders");
     let tokenizer = material(true).tokenizer().expect("it has one").clone();
     let ids = tokenizer.encode(&text, generate::tokenize::Bos::AsWritten).expect("text");
-    tokenizer.decode(&greedy(&ids, count), generate::tokenize::Specials::Skip)
+    tokenizer.decode(&greedy(&ids, count), generate::tokenize::Specials::Skip).expect("text")
 }
 
 #[test]

@@ -68,8 +68,8 @@ fn reference_texts_encode_to_reference_ids() {
     for p in &prompts {
         let ids = tokenizer.encode(&p.prompt_text, Bos::AsWritten).expect("plain text");
         assert_eq!(ids, p.input_ids);
-        assert_eq!(tokenizer.decode(&ids, Specials::Keep), p.prompt_text);
-        assert_eq!(tokenizer.decode(&p.greedy_ids, Specials::Keep), p.greedy_text);
+        assert_eq!(tokenizer.decode(&ids, Specials::Keep).expect("text"), p.prompt_text);
+        assert_eq!(tokenizer.decode(&p.greedy_ids, Specials::Keep).expect("text"), p.greedy_text);
     }
 }
 
@@ -122,9 +122,10 @@ fn text_round_trips_and_streams_in_whole_code_points() {
     let text = "Naïve 中文かな 😀👩‍👩‍👧 \u{10FFFF}\0 tabs\tand\r\n\nlines  12345 <｜User｜> $#@ é";
     let ids = tokenizer.encode(text, Bos::AsWritten).expect("plain text");
     let mut stream = TextStream::new(Specials::Keep);
-    let mut pieces: Vec<String> = ids.iter().map(|&id| stream.push(&tokenizer, id)).collect();
+    let mut pieces: Vec<String> =
+        ids.iter().map(|&id| stream.push(&tokenizer, id).expect("text")).collect();
     assert!(pieces.iter().any(String::is_empty), "no code point was split: {pieces:?}");
-    pieces.push(stream.finish(&tokenizer));
+    pieces.push(stream.finish(&tokenizer).expect("text"));
     assert_eq!(pieces.concat(), text);
     assert!(!pieces.concat().contains('\u{FFFD}'));
 }
@@ -135,10 +136,10 @@ fn an_unfinished_code_point_is_replaced_at_the_end() {
     let ids = tokenizer.encode("a😀", Bos::AsWritten).expect("plain text");
     let cut = &ids[..ids.len() - 1];
     let mut stream = TextStream::new(Specials::Skip);
-    let shown: String = cut.iter().map(|&id| stream.push(&tokenizer, id)).collect();
+    let shown: String = cut.iter().map(|&id| stream.push(&tokenizer, id).expect("text")).collect();
     assert_eq!(shown, "a");
-    assert_eq!(stream.finish(&tokenizer), "\u{FFFD}");
-    assert_eq!(tokenizer.decode(&[0, ids[0], 1], Specials::Skip), "a");
+    assert_eq!(stream.finish(&tokenizer).expect("text"), "\u{FFFD}");
+    assert_eq!(tokenizer.decode(&[0, ids[0], 1], Specials::Skip).expect("text"), "a");
 }
 
 #[test]
@@ -154,9 +155,10 @@ fn other_vocabularies_stream_too() {
     let tokenizer = Tokenizer::from_json(json.as_bytes(), None).expect("it is sound");
     let ids = [0, 1, 5, 2, 3, 4, 5, 2, 3];
     let mut stream = TextStream::new(Specials::Skip);
-    let pieces: Vec<String> = ids.iter().map(|&id| stream.push(&tokenizer, id)).collect();
+    let pieces: Vec<String> =
+        ids.iter().map(|&id| stream.push(&tokenizer, id).expect("text")).collect();
     assert_eq!(pieces, ["a", "b", " c", "", "", "€", " c", "", ""]);
-    let rest = stream.finish(&tokenizer);
+    let rest = stream.finish(&tokenizer).expect("text");
     assert!(!rest.is_empty() && rest.chars().all(|c| c == '\u{FFFD}'), "{rest:?}");
 }
 

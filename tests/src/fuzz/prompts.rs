@@ -31,7 +31,7 @@ pub fn tokenizer(input: &[u8]) -> Outcome {
     let mut ids = tokenizer.encode(text, Bos::Add).map_err(refused)?;
     ids.extend([-1, 0, 1, 2, 3, i32::MAX]);
     for specials in [Specials::Skip, Specials::Keep] {
-        tokenizer.decode(&ids, specials);
+        tokenizer.decode(&ids, specials).map_err(refused)?;
     }
     assert_eq!(tokenizer.defined(100).len(), 100);
     Ok(())

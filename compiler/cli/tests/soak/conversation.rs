@@ -134,7 +134,8 @@ impl Talk {
         let ids = object["ids"].as_array().unwrap().iter();
         let ids: Vec<i32> = ids.map(|id| id.as_i64().unwrap() as i32).collect();
         let mut stream = TextStream::new(Specials::Skip);
-        let sizes = ids[..ids.len() - 1].iter().map(|id| stream.push(&self.tokenizer, *id).len());
+        let before_last = ids[..ids.len() - 1].iter();
+        let sizes = before_last.map(|id| stream.push(&self.tokenizer, *id).unwrap().len());
         Ok(Fresh {
             before_last: sizes.sum(),
             text: object["text"].as_str().unwrap().to_string(),
