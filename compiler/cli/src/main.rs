@@ -65,6 +65,7 @@ struct Source {
 
 fn main() -> ExitCode {
     limits::meet();
+    targets::meet_limits();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are no mistakes: they go to standard output.

@@ -2,6 +2,7 @@
 
 use compiler::compile::levels;
 use compiler::options::{Backend, Options};
+use generate::command::limits;
 use ir::target::Target;
 
 /// Targets for the CPU that the options ask for; none where this build lacks them. They compile
@@ -28,6 +29,12 @@ fn all(threads: usize) -> Vec<Box<dyn Target>> {
 #[cfg(not(feature = "llvm"))]
 fn all(_threads: usize) -> Vec<Box<dyn Target>> {
     vec![Box::new(target_cranelift::Cranelift)]
+}
+
+/// Has targets that are no Rust end as all else does where the system has no memory.
+pub fn meet_limits() {
+    #[cfg(feature = "llvm")]
+    target_llvm::memory::on_out_of_memory(|| limits::end(None));
 }
 
 /// Codes of the targets' diagnostics with what they stand for.

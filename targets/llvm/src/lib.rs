@@ -2,6 +2,7 @@
 //!
 //! - [`isa`]: levels of the instruction sets
 //! - [`target`]: [`Llvm`], which compiles
+//! - [`memory`]: what happens where there is none
 //! - [`error`]: E0330 to E0338
 //!
 //! On the way: `emit` writes a program's function, `mma` the functions of its tile products,
@@ -14,6 +15,7 @@ mod emit;
 pub mod error;
 pub mod isa;
 mod join;
+pub mod memory;
 mod mma;
 mod module;
 pub mod target;

@@ -8,6 +8,7 @@ mod case;
 mod command;
 mod damage;
 mod kill;
+mod memory;
 mod tensors;
 
 use case::Case;

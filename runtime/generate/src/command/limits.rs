@@ -65,22 +65,27 @@ fn signed(bytes: usize) -> isize {
 
 fn had(memory: *mut u8, bytes: usize) -> *mut u8 {
     if memory.is_null() {
-        end(bytes);
+        end(Some(bytes));
     }
     memory
 }
 
-/// Says that there is no memory, in the form of every diagnostic, and ends the process.
+/// Says that there is no memory, in the form of every diagnostic, and ends the process. `bytes` is
+/// what was asked for, where that is known.
 #[cold]
-fn end(bytes: usize) -> ! {
+pub fn end(bytes: Option<usize>) -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);
     // Whoever lacks memory for this, too, ends at once.
     if !ENDING.swap(true, Ordering::SeqCst) {
         let mut text = [0; 256];
         let mut rest = &mut text[..];
+        let _ = match bytes {
+            Some(bytes) => write!(rest, "E0507\n\n  x cannot have {bytes} bytes of memory"),
+            None => write!(rest, "E0507\n\n  x cannot have more memory"),
+        };
         let _ = write!(
             rest,
-            "E0507\n\n  x cannot have {bytes} bytes of memory: the system or a limit refuses it\n  \
+            ": the system or a limit refuses it\n  \
              help: end other programs, raise the limit (`ulimit -v`), or use fewer --threads\n"
         );
         let left = rest.len();
