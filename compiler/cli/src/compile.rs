@@ -16,7 +16,9 @@ use compiler::lower::Lowered;
 use compiler::lower::variant::{StepRange, Variant};
 use compiler::options::{Options, help};
 use compiler::variants::{ProgramForms, forms};
+use generate::GenerateError;
 use generate::command::interrupt;
+use generate::command::material::{Files, Material, Recommended};
 use ir::device::DeviceSpec;
 use ir::error::Span;
 use ir::graph::parse::parse_program;
@@ -148,8 +150,10 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
         let sound = program.and_then(|program| program.verify().map(|()| program));
         imported.program = sound.map_err(|errors| Failure::text(&name, &text, errors))?;
     }
+    let spoken = if result.is_some() { check_texts(&imported)? } else { None };
     if !args.quiet {
-        warn(&imported, &options, result.is_some());
+        warn(&imported, &options);
+        spoken.into_iter().for_each(|warning| output::note(&format!("warning: {warning}")));
     }
     if args.emit == Emit::Graph || args.stop_after == Some(Phase::Import) {
         return show(args, &imported.program.to_string());
@@ -195,8 +199,30 @@ pub fn options(choices: &[String]) -> Result<Options, Failure> {
     Ok(options)
 }
 
-/// Says what is odd. Of a model that is to run, also what it cannot do.
-fn warn(imported: &Imported, options: &Options, runs: bool) {
+/// Reads the tokenizer's files as a model that runs does. Says what it will not be able to do.
+fn check_texts(imported: &Imported) -> Result<Option<String>, Failure> {
+    let file = |name: &str| {
+        let file = imported.companions.iter().find(|c| c.name == name);
+        file.map(|c| c.bytes.as_slice())
+    };
+    let files = Files {
+        tokenizer: file("tokenizer.json"),
+        tokenizer_config: file("tokenizer_config.json"),
+        chat_template: file("chat_template.jinja"),
+    };
+    let material = Material::new(files, &[], &[], Recommended::default())?;
+    if files.tokenizer.is_none() {
+        let lost = "`run --prompt` and `chat` will not work, `run --prompt-ids` will";
+        return Ok(Some(format!("no tokenizer.json: {lost}")));
+    }
+    Ok(match material.template() {
+        Ok(_) | Err(GenerateError::NoChatTemplate) => None,
+        Err(error) => Some(format!("{error}: `chat` will not work, `run` will")),
+    })
+}
+
+/// Says what is odd.
+fn warn(imported: &Imported, options: &Options) {
     for warning in &imported.warnings {
         output::note(&format!("warning: {warning}"));
     }
@@ -204,12 +230,6 @@ fn warn(imported: &Imported, options: &Options, runs: bool) {
         let has = imported.info.context;
         let more = format!("context={asked} is more than the model has; it stays {has}");
         output::note(&format!("warning: {more}"));
-    }
-    if runs && !imported.companions.iter().any(|c| c.name == "tokenizer.json") {
-        output::note(
-            "warning: no tokenizer.json: `run --prompt` and `chat` will not work, \
-             `run --prompt-ids` will",
-        );
     }
 }
 
