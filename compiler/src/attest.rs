@@ -10,12 +10,12 @@ use artifact::Manifest;
 use artifact::chunks::on_threads;
 use artifact::error::ArtifactError;
 use artifact::format::hex;
+use artifact::regular;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -293,7 +293,7 @@ fn shards(files: &[(&Path, &[u8])], threads: usize, progress: &mut dyn Progress)
 /// Errors: [`ArtifactError::Io`].
 pub fn digest(path: &Path) -> Result<String, ArtifactError> {
     let failed = |source| ArtifactError::Io { action: "read", path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
+    let mut file = regular::open(path).map_err(failed)?;
     let (mut hasher, mut piece) = (Sha256::new(), vec![0; PIECE]);
     loop {
         match file.read(&mut piece).map_err(failed)? {

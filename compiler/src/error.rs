@@ -1,13 +1,10 @@
 //! Diagnostics of the compiler, E02xx. Import has E0200 to E0249.
 
+use artifact::limit::{self, Limit};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
-
-/// The system's numbers for too many open files, of this process and of all.
-const EMFILE: i32 = 24;
-const ENFILE: i32 = 23;
 
 /// One thing wrong with a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -20,8 +17,8 @@ pub enum ImportError {
         path: PathBuf,
         /// The system's reason.
         why: String,
-        /// Whether that is a limit of the machine.
-        limit: bool,
+        /// The machine's limit that it tells of.
+        limit: Option<Limit>,
     },
     /// Something is there, but not what a checkpoint has there.
     #[error("{}: found {found}, expected {expected}", path.display())]
@@ -182,15 +179,13 @@ pub enum ImportError {
 impl ImportError {
     /// A path that the system refuses.
     pub fn unreadable(path: &Path, error: &io::Error) -> ImportError {
-        // Too many open files have no kind of their own.
-        let limit = error.kind() == io::ErrorKind::OutOfMemory
-            || matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
+        let limit = Limit::of(error);
         ImportError::Unreadable { path: path.into(), why: error.to_string(), limit }
     }
 
     /// Whether a limit of the machine is the cause, not the input.
     pub fn is_limit(&self) -> bool {
-        matches!(self, ImportError::Unreadable { limit: true, .. })
+        matches!(self, ImportError::Unreadable { limit: Some(_), .. })
     }
 
     /// Every code with what it stands for.
@@ -240,10 +235,7 @@ impl ImportError {
     /// What to do next.
     pub fn help(&self) -> &'static str {
         match self {
-            ImportError::Unreadable { limit: true, .. } => {
-                "raise the limits of this process (`ulimit -a` lists them)"
-            }
-            ImportError::Unreadable { .. } => "check the path and its permissions",
+            ImportError::Unreadable { limit, .. } => limit::help(*limit),
             ImportError::NotACheckpoint { .. } => {
                 "give a Hugging Face checkpoint directory: config.json beside model.safetensors, \
                  or shards with model.safetensors.index.json; for a lone config.json add \

@@ -10,6 +10,7 @@ use artifact::format::{Hash, hex};
 use artifact::pack::gather::Tensors;
 use artifact::plan::Weight;
 use artifact::recipe::{CheckpointFile, Making, Packed};
+use artifact::regular;
 use artifact::{ArtifactError, Recipe};
 use memmap2::Mmap;
 use std::convert::Infallible;
@@ -195,7 +196,7 @@ impl File {
         let differs = |what: &str, found: String, expected: String| {
             refused(&path, what.to_string(), found, expected)
         };
-        let opened = std::fs::File::open(&path)
+        let opened = regular::open(&path)
             .map_err(|error| differs("opening", error.to_string(), "a file".into()))?;
         // SAFETY: the mapping is read-only. Whoever changes a checkpoint while a model of it runs
         // breaks that model, as with any executable.

@@ -1,6 +1,7 @@
 //! Everything that can go wrong between opening a file and reading logits.
 
 use artifact::ArtifactError;
+use artifact::limit::{self, Limit};
 use std::path::PathBuf;
 
 /// Why a model could not be opened or a step could not be run.
@@ -287,7 +288,7 @@ impl RuntimeError {
     pub fn help(&self) -> &'static str {
         match self {
             RuntimeError::Artifact { error, .. } => error.help(),
-            RuntimeError::Io { .. } => "check the path and its permissions",
+            RuntimeError::Io { source, .. } => limit::help(Limit::of(source)),
             RuntimeError::NoCode { .. } => "compile with a lower instruction set level as well",
             RuntimeError::Isa { .. } | RuntimeError::Lacking { .. } => {
                 "leave the level out, and the best one is chosen"

@@ -10,6 +10,7 @@ use crate::pool::MOST_WORKERS;
 use crate::step::{FORWARD, Shape};
 use artifact::format::{STUB, WEIGHTS};
 use artifact::reader::{Code, Weights};
+use artifact::regular;
 use artifact::{Location, Manifest, Plan, Reader, Recipe, Section};
 use memmap2::Mmap;
 use std::fs::File;
@@ -85,7 +86,7 @@ impl Model {
     /// [`RuntimeError`]: the file is damaged, has no code for this machine, or needs what this
     /// runtime does not do.
     pub fn open(path: &Path, options: &LoadOptions) -> Result<Model, RuntimeError> {
-        let file = File::open(path).map_err(|error| failed("open", path, error))?;
+        let file = regular::open(path).map_err(|error| failed("open", path, error))?;
         Model::from_file(&file, path, options)
     }
 
@@ -334,10 +335,6 @@ fn refused(path: &Path, error: artifact::ArtifactError) -> RuntimeError {
 }
 
 fn map(file: &File, path: &Path) -> Result<Mmap, RuntimeError> {
-    let metadata = file.metadata().map_err(|error| failed("open", path, error))?;
-    if metadata.is_dir() {
-        return Err(failed("open", path, std::io::ErrorKind::IsADirectory.into()));
-    }
     // SAFETY: the mapping is read-only. Whoever changes the file while it is in use breaks the
     // model, as with any executable: the writer of artifacts renames, never overwrites.
     unsafe { Mmap::map(file) }.map_err(|error| failed("map", path, error))
@@ -358,7 +355,7 @@ fn map_weights(
         }
         Weights::External(name) => {
             let path = path.with_file_name(name);
-            let file = File::open(&path).map_err(|error| failed("open", &path, error))?;
+            let file = regular::open(&path).map_err(|error| failed("open", &path, error))?;
             let file = map(&file, &path)?;
             reader.external_weights(&file).map_err(|error| refused(&path, error))?;
             Ok(MappedWeights::External(file))

@@ -1,5 +1,6 @@
 //! What can go wrong on the command line, and whose fault it is.
 
+use artifact::limit::{self, Limit};
 use compiler::attest::AttestError;
 use compiler::certificate::CertificateError;
 use compiler::compile::CompileError;
@@ -9,7 +10,6 @@ use compiler::options::OptionError;
 use generate::GenerateError;
 use generate::command::args::usage;
 use generate::command::diagnostic::{Diagnostic, Text, report};
-use generate::command::limits::is_limit;
 use ir::device::DeviceError;
 use ir::error::{IrError, IrErrorKind, Span};
 use std::collections::BTreeMap;
@@ -68,9 +68,9 @@ impl Failure {
         let message = format!("cannot {action} {}: {error}", path.display());
         let help = match error.kind() {
             std::io::ErrorKind::InvalidData => "give the text as `--emit` or `logits` takes it",
-            _ => "check the path, its permissions and the free space",
+            _ => limit::help(Limit::of(error)),
         };
-        let exit = if is_limit(error) { LIMIT } else { INPUT };
+        let exit = if Limit::of(error).is_some() { LIMIT } else { INPUT };
         Failure::one(FILE_CODE, message, Some(help.into()), exit)
     }
 

@@ -1,6 +1,7 @@
 //! JSON files of bounded size, in which no key stands twice.
 
 use crate::error::ImportError;
+use artifact::regular;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use std::fmt;
 use std::io::Read;
@@ -13,7 +14,7 @@ use std::path::Path;
 /// [`ImportError::Unreadable`], or [`ImportError::NotACheckpoint`] where it is larger.
 pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ImportError> {
     let unreadable = |e: std::io::Error| ImportError::unreadable(path, &e);
-    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let file = regular::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > limit {

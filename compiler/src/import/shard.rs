@@ -5,9 +5,9 @@ use super::json::{self, Entries};
 use super::source::TensorInfo;
 use crate::error::ImportError;
 use artifact::manifest::Input;
+use artifact::regular;
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo as HeaderEntry};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// The format's own limit on a header.
@@ -43,12 +43,8 @@ impl Shard {
     /// [`ImportError::Entry`], [`ImportError::Duplicate`], [`ImportError::Json`].
     pub fn open(path: &Path) -> Result<(Shard, Vec<(String, Slot)>), ImportError> {
         let unreadable = |e: std::io::Error| ImportError::unreadable(path, &e);
-        let file = File::open(path).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(header(path, "not a regular file", "a safetensors file"));
-        }
-        if metadata.len() == 0 {
+        let file = regular::open(path).map_err(unreadable)?;
+        if file.metadata().map_err(unreadable)?.len() == 0 {
             return Err(too_short(path, 0));
         }
         // SAFETY: the map is read-only and private to this process's view of a checkpoint, which

@@ -13,11 +13,11 @@ use artifact::pack::gather::Gather;
 use artifact::pack::panel::Panel;
 use artifact::plan::Weight;
 use artifact::recipe::{self, CheckpointFile, Digest, Making, RECIPE_VERSION, Recipe, Tensor};
+use artifact::regular;
 use ir::dim::Name;
 use ir::graph::program::Program;
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 /// Weights that the artifact holds begin at a multiple of this: a cache line.
@@ -96,7 +96,7 @@ pub fn hash(
         tensors.iter().filter_map(|(path, of)| Some((path.file_name()?, of))).collect();
     for file in &mut recipe.files {
         let path = folder.join(&file.name);
-        let opened = File::open(&path);
+        let opened = regular::open(&path);
         let opened = opened.map_err(|source| {
             let path = path.clone();
             ArtifactError::Io { action: "open", path, source }
@@ -132,7 +132,7 @@ pub fn folder_from(path: &Path, folder: &str) -> Result<String, ImportError> {
 
 fn no_text(path: &Path) -> ImportError {
     let why = "its path is no utf-8 text".into();
-    ImportError::Unreadable { path: path.into(), why, limit: false }
+    ImportError::Unreadable { path: path.into(), why, limit: None }
 }
 
 fn empty() -> Recipe {

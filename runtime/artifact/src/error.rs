@@ -1,5 +1,6 @@
 //! Everything that can be wrong with an artifact.
 
+use crate::limit::{self, Limit};
 use std::path::PathBuf;
 
 /// Why a file could not be written or was refused.
@@ -189,11 +190,9 @@ impl ArtifactError {
         }
     }
 
-    /// Whether a limit of the machine is the cause: a full disk, a quota, a limit on files.
+    /// Whether a limit of the machine is the cause.
     pub fn is_limit(&self) -> bool {
-        use std::io::ErrorKind::{FileTooLarge, OutOfMemory, QuotaExceeded, StorageFull};
-        let is = |kind| matches!(kind, StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory);
-        matches!(self, ArtifactError::Io { source, .. } if is(source.kind()))
+        matches!(self, ArtifactError::Io { source, .. } if Limit::of(source).is_some())
     }
 
     /// What the reader of the message can do next.
@@ -226,7 +225,7 @@ impl ArtifactError {
                 "name the checkpoint's folder with --checkpoint DIR, or compile it again"
             }
             ArtifactError::Order { .. } => "this is a defect of the program that writes the file",
-            ArtifactError::Io { .. } => "check the path, its permissions and the free space",
+            ArtifactError::Io { source, .. } => limit::help(Limit::of(source)),
         }
     }
 }

@@ -6,18 +6,21 @@
 //! - [`mod@format`]: the bytes of header, section table and footer
 //! - [`recipe`]: weights that stay in the checkpoint; [`pack`]: stored elements into the order of
 //!   kernels
-//! - [`chunks`]: hashes of the pieces of large files
+//! - [`chunks`]: hashes of the pieces of large files; [`regular`]: files that have all of them;
+//!   [`limit`]: the machine's, that files meet
 //! - [`writer`] and [`reader`]: files out and in; [`unfinished`]: names of files on their way out
 
 pub mod check;
 pub mod chunks;
 pub mod error;
 pub mod format;
+pub mod limit;
 pub mod manifest;
 pub mod pack;
 pub mod plan;
 pub mod reader;
 pub mod recipe;
+pub mod regular;
 pub mod size;
 pub mod unfinished;
 pub mod writer;

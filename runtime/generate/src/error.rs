@@ -1,7 +1,7 @@
 //! What can go wrong between a prompt and its text.
 
-use crate::command::limits::is_limit;
 use runtime::RuntimeError;
+use runtime::limit::{self, Limit};
 use thiserror::Error;
 
 /// Result of anything in this crate.
@@ -288,7 +288,7 @@ impl GenerateError {
             Self::LogitsShape { .. } => {
                 "the artifact and this runtime disagree: compile the model again".to_owned()
             }
-            Self::Io { .. } => "check the path, its permissions and the free space".to_owned(),
+            Self::Io { source, .. } => limit::help(Limit::of(source)).to_owned(),
             Self::OutputClosed => return None,
             Self::Usage { .. } => {
                 "--help lists the commands, and COMMAND --help what each takes".to_owned()
@@ -320,7 +320,11 @@ impl GenerateError {
             | Self::NoPayload
             | Self::Runtime(R::Isa { .. } | R::ThreadCount { .. }) => 2,
             Self::TooFewPages { .. } => 3,
-            Self::Io { source, .. } | Self::Runtime(R::Io { source, .. }) if is_limit(source) => 3,
+            Self::Io { source, .. } | Self::Runtime(R::Io { source, .. })
+                if Limit::of(source).is_some() =>
+            {
+                3
+            }
             Self::Runtime(R::Artifact { error, .. }) if error.is_limit() => 3,
             Self::Runtime(R::OutOfMemory { .. } | R::Thread { .. }) => 3,
             Self::Runtime(R::NoCode { .. } | R::Lacking { .. }) => 3,

@@ -5,7 +5,9 @@ use artifact::Reader;
 use artifact::format::{STUB, WEIGHTS};
 use artifact::writer::{WeightsPlace, Writer};
 use serde_json::Value;
+use std::ffi::CString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -18,6 +20,7 @@ pub fn apply(scene: &Path, words: &[&str], text: &str) -> Done {
         ["write", name] => save(&file(name), text.as_bytes()),
         ["folder", name] => fs::create_dir(file(name)).map_err(said),
         ["link", name, to] => std::os::unix::fs::symlink(to, file(name)).map_err(said),
+        ["pipe", name] => pipe(&file(name)),
         ["mode", octal, name] => {
             let mode = u32::from_str_radix(octal, 8).map_err(said)?;
             fs::set_permissions(file(name), fs::Permissions::from_mode(mode)).map_err(said)
@@ -39,6 +42,15 @@ pub fn apply(scene: &Path, words: &[&str], text: &str) -> Done {
             save(&path, &changed(verb, bytes, rest)?)
         }
         _ => Err("no such damage".into()),
+    }
+}
+
+fn pipe(path: &Path) -> Done {
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(said)?;
+    // SAFETY: the name is a C string.
+    match unsafe { libc::mkfifo(name.as_ptr(), 0o600) } {
+        0 => Ok(()),
+        _ => Err(said(std::io::Error::last_os_error())),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::interrupt;
 use crate::confined::count;
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::io::{self, ErrorKind, Write};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Exit code of a process that met a limit of the machine.
@@ -15,14 +15,6 @@ const LIMIT: i32 = 3;
 pub fn meet() {
     // SAFETY: to ignore a signal needs no handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-}
-
-/// Whether an error of the system is a limit of the machine: a full disk, a quota, a limit on
-/// files or on memory.
-pub fn is_limit(error: &io::Error) -> bool {
-    use ErrorKind::{FileTooLarge, OutOfMemory, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory)
-        || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// The system's allocator. It counts what confined work takes. Where the system has no memory, the
