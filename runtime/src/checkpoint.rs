@@ -103,7 +103,7 @@ impl Checkpoint {
         // A sum beyond all memory is refused as such.
         let size = |(weight, _): (&Weight, _)| weight.bytes.div_ceil(ALIGN).saturating_mul(ALIGN);
         let bytes = held.map(size).fold(0, u64::saturating_add);
-        let mut region = Region::new(bytes, "packed weights")?;
+        let mut region = Region::filled(bytes, "packed weights")?;
         let (base, mut rest) = (region.as_ptr() as u64, region.bytes_mut());
         let (mut addresses, mut at) = (vec![], 0);
         for (weight, making) in rows() {

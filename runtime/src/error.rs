@@ -295,7 +295,8 @@ impl RuntimeError {
             }
             RuntimeError::Unsupported { .. } => "run the file with the release that wrote it",
             RuntimeError::OutOfMemory { .. } => {
-                "use fewer pages or shorter prompts, or a machine with more memory"
+                "shorten prompts, feed them in smaller steps (--chunk), raise the limit on memory, or \
+                 use a machine with more"
             }
             RuntimeError::ThreadCount { .. } | RuntimeError::Thread { .. } => "use fewer threads",
             RuntimeError::Poisoned { .. } => "open a new session; please report the message",

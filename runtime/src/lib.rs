@@ -3,7 +3,7 @@
 //! - [`model`]: opens an artifact or executable, picks the code for this machine, maps weights
 //! - [`session`]: states, arena and threads; runs steps. [`step`]: what a step is given
 //! - [`state`]: pages of state rows
-//! - [`isa`]: what this machine can run. [`load`]: code images into memory
+//! - [`isa`]: what this machine can run. [`ram`]: its memory. [`load`]: code images into memory
 //! - [`probe`]: this machine's limits. [`profile`]: time per kernel. [`observe`]: a look at each launch
 //! - [`unfinished`]: names of files on their way out
 //!
@@ -36,6 +36,7 @@ mod pool;
 pub mod probe;
 pub mod profile;
 mod program;
+pub mod ram;
 pub mod session;
 pub mod state;
 pub mod step;

@@ -1,16 +1,31 @@
 //! Memory from the system: zeroed, page-aligned, given back when dropped.
 
 use crate::error::RuntimeError;
+use crate::ram;
 use std::ptr::NonNull;
 
 /// Size of a huge page on x86-64, and of the common one on aarch64.
-const HUGE: usize = 2 << 20;
+pub(crate) const HUGE: usize = 2 << 20;
 
 /// Bytes of a page of this machine.
 pub(crate) fn page_bytes() -> usize {
     // SAFETY: sysconf reads a constant of the system.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(bytes).unwrap_or(4096)
+}
+
+/// What a process takes beside its regions: stacks, page tables, tokens, text.
+const BESIDE: u64 = 8 << 20;
+
+/// Bytes of memory that regions can still take, where the system says.
+pub(crate) fn available() -> Option<u64> {
+    ram::available().map(|free| free.saturating_sub(BESIDE))
+}
+
+/// That `bytes` of memory are needed where `free` can be had.
+pub(crate) fn lacking(bytes: u64, what: &'static str, free: u64) -> RuntimeError {
+    let source = std::io::Error::other(format!("{free} are available"));
+    RuntimeError::OutOfMemory { what, bytes, source }
 }
 
 /// Anonymous memory, readable and writable. Pages are taken when first touched.
@@ -58,6 +73,15 @@ impl Region {
         }
         // `mapped` is at least `bytes`, which therefore fits.
         Ok(Region { base, bytes: bytes as usize, mapped })
+    }
+
+    /// [`Region::new`], for what will be filled whole. The system would give more than it has, and
+    /// end the process when that is touched.
+    pub(crate) fn filled(bytes: u64, what: &'static str) -> Result<Region, RuntimeError> {
+        match available().filter(|free| *free < bytes) {
+            Some(free) => Err(lacking(bytes, what, free)),
+            None => Region::new(bytes, what),
+        }
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {

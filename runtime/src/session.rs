@@ -1,7 +1,7 @@
 //! A session: one user of a model's compute, with its states, arena and threads.
 
 use crate::error::RuntimeError;
-use crate::memory::Region;
+use crate::memory::{Region, available};
 use crate::model::Model;
 use crate::observe::{self, Observer};
 use crate::pool::Pool;
@@ -152,6 +152,8 @@ impl Session {
             page_tokens: self.states.page_tokens(),
         };
         let shape = self.feeds.fill(batch, &bounds)?;
+        let pages = batch.sequences.iter().flat_map(|sequence| sequence.pages);
+        self.states.touch(pages.copied().max(), &available)?;
         let symbols = shape.symbols(&model.plan().symbols)?;
         let entry = forward(&model)?;
         self.fill_inputs(entry, &symbols)?;
@@ -300,9 +302,9 @@ fn grow(region: &mut Region, bytes: u64, what: &'static str) -> Result<(), Runti
     let now = region.len() as u64;
     if bytes > now {
         *region = Region::new(0, what)?;
-        *region = match Region::new(bytes.max(now + now / 2), what) {
+        *region = match Region::filled(bytes.max(now + now / 2), what) {
             Ok(region) => region,
-            Err(_) => Region::new(bytes, what)?,
+            Err(_) => Region::filled(bytes, what)?,
         };
     }
     Ok(())

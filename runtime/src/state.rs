@@ -4,7 +4,7 @@
 //! `page * page_tokens + position % page_tokens`.
 
 use crate::error::RuntimeError;
-use crate::memory::Region;
+use crate::memory::{HUGE, Region, lacking};
 use artifact::plan::{State, StateKind};
 
 /// Page size of a model without states.
@@ -19,6 +19,10 @@ pub struct StatePool {
     taken: Vec<bool>,
     /// Free pages, the next one last.
     free: Vec<u32>,
+    /// Pages from the first on that have memory.
+    touched: u64,
+    /// Bytes that could be had beside theirs when that was last asked.
+    spare: u64,
 }
 
 /// One state's rows: layer after layer.
@@ -26,6 +30,8 @@ pub struct StatePool {
 struct Table {
     region: Region,
     layer_bytes: usize,
+    /// Bytes of a layer's part of a page.
+    page_bytes: u64,
 }
 
 impl StatePool {
@@ -48,6 +54,8 @@ impl StatePool {
             tables: tables.collect::<Result<_, _>>()?,
             taken: vec![false; capacity],
             free: (0..capacity as u32).rev().collect(),
+            touched: 0,
+            spare: 0,
         })
     }
 
@@ -97,6 +105,31 @@ impl StatePool {
         }
     }
 
+    /// Makes sure that pages up to `last` can have memory when they are written, of what
+    /// `available` says. The system is asked seldom: half of what it has counts as had.
+    pub(crate) fn touch(
+        &mut self,
+        last: Option<u32>,
+        available: &dyn Fn() -> Option<u64>,
+    ) -> Result<(), RuntimeError> {
+        let pages = last.map_or(0, |page| u64::from(page) + 1);
+        if pages <= self.touched {
+            return Ok(());
+        }
+        let held = |pages| self.tables.iter().map(|table| table.held(pages)).sum::<u64>();
+        let bytes = held(pages) - held(self.touched);
+        if bytes > self.spare {
+            let free = available().unwrap_or(u64::MAX);
+            if bytes > free {
+                return Err(lacking(bytes, "states", free));
+            }
+            self.spare = bytes.max(free / 2);
+        }
+        self.spare -= bytes;
+        self.touched = pages;
+        Ok(())
+    }
+
     /// Address and size of a layer's rows of a state; both numbers come from a checked plan.
     pub(crate) fn rows(&self, state: u32, layer: u32) -> (*mut u8, u64) {
         let table = &self.tables[state as usize];
@@ -115,8 +148,17 @@ impl Table {
         let layer = rows.and_then(|bytes| bytes.checked_next_multiple_of(64));
         let total = layer.and_then(|layer| layer.checked_mul(state.layers.into()));
         let region = Region::new(total.unwrap_or(u64::MAX), "states")?;
+        let page_bytes = u64::from(state.page_tokens) * state.bytes_per_token;
         // Fits: the region is at least as long.
-        Ok(Table { region, layer_bytes: layer.unwrap_or(0) as usize })
+        Ok(Table { region, layer_bytes: layer.unwrap_or(0) as usize, page_bytes })
+    }
+
+    /// Bytes of memory of so many pages from the first on: the system gives whole ones of its own,
+    /// huge ones at best.
+    fn held(&self, pages: u64) -> u64 {
+        let layers = self.region.len() / self.layer_bytes.max(1);
+        let layer = (pages * self.page_bytes).next_multiple_of(HUGE as u64);
+        layer.min(self.layer_bytes as u64) * layers as u64 * u64::from(pages > 0)
     }
 }
 
@@ -166,6 +208,29 @@ mod tests {
         assert_eq!(pool.free_page(1).map_err(|e| e.code()), Err("E0512"));
         assert_eq!(pool.free_page(3).map_err(|e| e.code()), Err("E0512"));
         assert_eq!((pool.free_pages(), pool.alloc_page().ok()), (1, Some(1)));
+    }
+
+    #[test]
+    fn pages_beyond_the_memory_that_there_is_are_refused() {
+        let mut pool = StatePool::new(&[state("k", 3, 1 << 16)], 100).expect("memory");
+        let asked = std::cell::Cell::new(0);
+        let mut touch = |last, free| {
+            let touched = pool.touch(last, &|| {
+                asked.set(asked.get() + 1);
+                Some(free)
+            });
+            (touched.map_err(|e| e.to_string()), asked.replace(0))
+        };
+        let megabytes = |n: u64| n << 20;
+        // A page has 1 MiB in each of three layers, and comes with its neighbour.
+        assert_eq!(touch(None, 0), (Ok(()), 0));
+        assert_eq!(touch(Some(0), megabytes(24)), (Ok(()), 1));
+        assert_eq!(touch(Some(1), 0), (Ok(()), 0), "its neighbour came with it");
+        assert_eq!(touch(Some(3), 0), (Ok(()), 0), "half of what there was is spare");
+        let refused = "cannot have 6291456 bytes of memory for states: 6291455 are available";
+        assert_eq!(touch(Some(4), megabytes(6) - 1), (Err(refused.into()), 1));
+        assert_eq!(touch(Some(4), megabytes(6)), (Ok(()), 1));
+        assert_eq!(touch(Some(2), 0), (Ok(()), 0), "it was touched");
     }
 
     #[test]

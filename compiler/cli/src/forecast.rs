@@ -11,6 +11,7 @@ use compiler::lower::Lowered;
 use compiler::lower::plan::SYMBOLS;
 use compiler::pack::BATCH_BYTES;
 use compiler::pack::recipe::{Shares, shares};
+use runtime::ram;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -170,7 +171,7 @@ impl Forecast {
 
     /// Stops where this machine has less than is needed.
     pub fn check(&self, folder: &Path) -> Result<(), Failure> {
-        self.check_against(folder, machine::free_disk(folder), machine::available_memory())
+        self.check_against(folder, machine::free_disk(folder), ram::available())
     }
 
     fn check_against(

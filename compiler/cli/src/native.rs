@@ -11,7 +11,7 @@ use generate::engine::Model;
 use ir::device::DeviceSpec;
 use ir::dtype::DType;
 use ir::target::Target;
-use runtime::{Limits, LoadOptions, Session};
+use runtime::{Limits, LoadOptions, Session, ram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub fn measured(options: &Options) -> Result<DeviceSpec, Failure> {
         fp8_flops_per_s: None,
         int8_ops_per_s: None,
         read_bytes_per_s: bf16.read_bytes_per_s.max(f32.read_bytes_per_s),
-        memory_bytes: machine::total_memory(),
+        memory_bytes: ram::total(),
         ..known
     })
 }
