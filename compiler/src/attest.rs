@@ -125,9 +125,7 @@ pub struct Times {
 /// What the caller knows of a compilation that is to be attested.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// Flags by their long names, with their values.
-    pub flags: BTreeMap<String, String>,
-    /// Files beside those of the model.
+    /// Files beside those that the manifest names.
     pub files: Vec<Resource>,
     /// Time to state, if any.
     pub time: Option<Timestamp>,
@@ -250,7 +248,7 @@ pub fn statement(
                 build_type: BUILD.into(),
                 external_parameters: Parameters {
                     model: manifest.model.name.clone(),
-                    flags: asked.flags.clone(),
+                    flags: manifest.flags.clone(),
                     options: manifest.options.clone(),
                 },
                 resolved_dependencies: dependencies,
@@ -264,6 +262,17 @@ pub fn statement(
             },
         },
     }
+}
+
+/// The first key whose values differ, with both of them.
+fn first_difference(
+    ours: &BTreeMap<String, String>,
+    theirs: &BTreeMap<String, String>,
+) -> Option<(String, String, String)> {
+    let key = ours.keys().chain(theirs.keys()).find(|key| ours.get(*key) != theirs.get(*key))?;
+    let value =
+        |of: &BTreeMap<String, String>| of.get(key).map_or("nothing", String::as_str).into();
+    Some((key.clone(), value(ours), value(theirs)))
 }
 
 fn name_of(path: &Path) -> Cow<'_, str> {
@@ -373,7 +382,7 @@ impl Statement {
     }
 
     /// Checks that the statement, read from the file `name`, says what the manifest does: the same
-    /// model, choices, compiler and inputs.
+    /// model, flags, choices, compiler and inputs.
     ///
     /// Errors: E0282.
     pub fn check_build(&self, name: &str, manifest: &Manifest) -> Result<(), AttestError> {
@@ -384,7 +393,7 @@ impl Statement {
             expected,
         };
         let definition = &self.predicate.build_definition;
-        let Parameters { model, options, .. } = &definition.external_parameters;
+        let Parameters { model, flags, options } = &definition.external_parameters;
         let said = [
             ("model", model, &manifest.model.name),
             ("version of latentc", &self.version().to_string(), &manifest.compiler_version),
@@ -394,11 +403,12 @@ impl Statement {
                 return Err(differs(what, format!("{found:?}"), format!("{expected:?}")));
             }
         }
-        for key in options.keys().chain(manifest.options.keys()) {
-            let value = |of: &BTreeMap<String, String>| of.get(key).cloned().unwrap_or_default();
-            let (found, expected) = (value(options), value(&manifest.options));
-            if found != expected {
-                return Err(differs(&format!("-C {key}"), found, expected));
+        // Files that an earlier release wrote know no flags.
+        let flags = if manifest.flags.is_empty() { &manifest.flags } else { flags };
+        let maps = [("--", flags, &manifest.flags), ("-C ", options, &manifest.options)];
+        for (sign, stated, own) in maps {
+            if let Some((key, found, expected)) = first_difference(stated, own) {
+                return Err(differs(&format!("{sign}{key}"), found, expected));
             }
         }
         for input in &manifest.inputs {

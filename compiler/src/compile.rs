@@ -245,6 +245,8 @@ pub struct Output<'a> {
     /// How weights are made of the checkpoint while loading; the artifact then holds those alone
     /// that the recipe says it does. None for all of them.
     pub recipe: Option<Recipe>,
+    /// Flags for the manifest: [`Manifest::flags`].
+    pub flags: BTreeMap<String, String>,
     /// Threads that pack.
     pub threads: usize,
     /// What a statement of provenance says beside what is known here; none for no statement.
@@ -310,7 +312,7 @@ pub fn write(
 ) -> Result<Summary, CompileError> {
     set_scratch(&mut lowered, code);
     let mut writer = Writer::create(output.path, output.stub, output.weights)?;
-    let manifest = manifest(imported, &lowered, code, options);
+    let manifest = manifest(imported, &lowered, code, options, &output.flags);
     writer.manifest(&manifest)?;
     writer.plan(&lowered.plan)?;
     if !lowered.certificates.is_empty() {
@@ -379,7 +381,13 @@ fn write_weights(
     Ok(writer.end_section()?)
 }
 
-fn manifest(imported: &Imported, lowered: &Lowered, code: &[Code], options: &Options) -> Manifest {
+fn manifest(
+    imported: &Imported,
+    lowered: &Lowered,
+    code: &[Code],
+    options: &Options,
+    flags: &BTreeMap<String, String>,
+) -> Manifest {
     let info = &imported.info;
     let mut isa_levels: Vec<String> = vec![];
     for c in code {
@@ -400,6 +408,7 @@ fn manifest(imported: &Imported, lowered: &Lowered, code: &[Code], options: &Opt
         model: model(imported, info, lowered),
         targets: vec![TargetInfo { name: "cpu".into(), isa_levels }],
         options: options.values().into_iter().collect(),
+        flags: flags.clone(),
         inputs: imported.inputs.clone(),
         generation,
         warnings: imported.warnings.iter().map(ToString::to_string).collect(),

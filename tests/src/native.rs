@@ -124,8 +124,9 @@ pub fn build_lowered(
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.lat");
     let weights = artifact::writer::WeightsPlace::Inline;
+    let flags = Default::default();
     let output =
-        Output { path: &path, stub: None, weights, recipe: None, threads: 1, attest: None };
+        Output { path: &path, stub: None, weights, recipe: None, flags, threads: 1, attest: None };
     let written = write(imported, lowered, &code, options, &output, &mut Silent);
     written.unwrap_or_else(|e| panic!("{}: {e}", e.code()));
     Built { _dir: dir, path, ways }

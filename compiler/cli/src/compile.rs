@@ -25,7 +25,8 @@ use ir::graph::parse::parse_program;
 use ir::kernel::Kernel;
 use ir::target::{Listing, Target};
 use jiff::Timestamp;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// What to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -145,7 +146,7 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
     check_levels(&targets, &options)?;
     let result = if args.is_text() { None } else { Some(Destination::check(args)?) };
     let mut imported = import(model, &import_options(args, &options))?;
-    if let Some((name, text)) = read_text(args, "graph")? {
+    if let Some((name, text)) = read_text(args, "graph", &mut imported)? {
         let program = parse_program(&text);
         let sound = program.and_then(|program| program.verify().map(|()| program));
         imported.program = sound.map_err(|errors| Failure::text(&name, &text, errors))?;
@@ -171,7 +172,7 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
         return show(args, &rewritten(&forms));
     }
     let mut lowered = lower_forms(forms, &options, &device)?;
-    if let Some((name, text)) = read_text(args, "kernel")? {
+    if let Some((name, text)) = read_text(args, "kernel", &mut imported)? {
         replace_kernels(&mut lowered, &name, &text)?;
     }
     // What stops after a phase has kernels at most.
@@ -241,8 +242,12 @@ fn import_options(args: &CompileArgs, options: &Options) -> ImportOptions {
     }
 }
 
-/// The text given by `--from`, if it is of this kind.
-fn read_text(args: &CompileArgs, kind: &str) -> Result<Option<(String, String)>, Failure> {
+/// The text given by `--from`, if it is of this kind; an input of the model from now on.
+fn read_text(
+    args: &CompileArgs,
+    kind: &str,
+    imported: &mut Imported,
+) -> Result<Option<(String, String)>, Failure> {
     let Some(path) = args.from.as_ref() else { return Ok(None) };
     match path.extension().and_then(|e| e.to_str()) {
         Some(e) if e == kind => {}
@@ -253,6 +258,7 @@ fn read_text(args: &CompileArgs, kind: &str) -> Result<Option<(String, String)>,
         }
     }
     let text = std::fs::read_to_string(path).map_err(|e| Failure::io("read", path, &e))?;
+    imported.reads(path, text.as_bytes());
     Ok(Some((path.display().to_string(), text)))
 }
 
@@ -332,7 +338,7 @@ fn listing(
 struct Destination {
     place: Place,
     stub: Option<Vec<u8>>,
-    /// What a statement is to say of the command line, if one is wanted.
+    /// What a statement is to say beside the manifest, if one is wanted.
     attest: Option<Asked>,
 }
 
@@ -347,33 +353,32 @@ impl Destination {
             Emit::Exe => Some(output::read_stub(args.stub.as_deref())?),
             _ => None,
         };
-        let attest = args.attest.then(|| asked(args, stub.as_deref())).transpose()?;
+        let attest = args.attest.then(|| asked(stub.as_deref())).transpose()?;
         Ok(Destination { place, stub, attest })
     }
 }
 
-/// What a statement of provenance says of the command line.
-fn asked(args: &CompileArgs, stub: Option<&[u8]>) -> Result<Asked, Failure> {
+/// What a statement of provenance says beside the manifest.
+fn asked(stub: Option<&[u8]>) -> Result<Asked, Failure> {
+    let files = stub.iter().map(|bytes| Resource::of(output::STUB, bytes)).collect();
+    Ok(Asked { files, time: source_date()? })
+}
+
+/// Flags that decide what is in the result, by their long names. Files are named without folders:
+/// where they lie decides nothing.
+fn flags(args: &CompileArgs) -> BTreeMap<String, String> {
     let value = |value: Option<clap::builder::PossibleValue>| {
         value.map(|value| value.get_name().to_string()).unwrap_or_default()
     };
-    let mut asked = Asked { time: source_date()?, ..Asked::default() };
+    let from = args.from.as_deref().and_then(Path::file_name);
     let flags = [
         ("target", Some(args.target.clone())),
         ("emit", Some(value(args.emit.to_possible_value()))),
         ("weights", Some(value(args.weights.to_possible_value()))),
         ("dummy-weights", args.dummy_weights.map(|seed| seed.to_string())),
+        ("from", from.map(|name| name.to_string_lossy().into_owned())),
     ];
-    let given = flags.into_iter().filter_map(|(flag, value)| Some((flag.to_string(), value?)));
-    asked.flags.extend(given);
-    if let Some(path) = &args.from {
-        let bytes = std::fs::read(path).map_err(|e| Failure::io("read", path, &e))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        asked.flags.insert("from".into(), name.to_string());
-        asked.files.push(Resource::of(&name, &bytes));
-    }
-    asked.files.extend(stub.map(|bytes| Resource::of(output::STUB, bytes)));
-    Ok(asked)
+    flags.into_iter().filter_map(|(flag, value)| Some((flag.to_string(), value?))).collect()
 }
 
 /// The time that reproducible builds are told, `SOURCE_DATE_EPOCH`
@@ -433,7 +438,8 @@ fn package(
     };
     let attest = result.attest.clone();
     let (path, stub) = (result.place.path.as_path(), result.stub.as_deref());
-    let output = Output { path, stub, weights, recipe, threads: args.threads(), attest };
+    let (flags, threads) = (flags(args), args.threads());
+    let output = Output { path, stub, weights, recipe, flags, threads, attest };
     let summary = write(imported, lowered, &code, options, &output, &mut shown)?;
     shown.finish();
     if !args.quiet {

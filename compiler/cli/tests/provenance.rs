@@ -65,6 +65,57 @@ fn made_up_weights_leave_the_description_as_the_one_input() {
     assert_eq!(inputs[0]["sha256"], sha256(&bytes));
 }
 
+#[test]
+fn a_manifest_has_the_flags_that_decide_the_file() {
+    let scene = Scene::new("rand-llama");
+    scene.compile(&["-C", LEVEL, "--threads", "2", "-q"]);
+    let usual = json!({"emit": "artifact", "target": "cpu", "weights": "inline"});
+    assert_eq!(inspected(&scene.out)["flags"], usual, "no threads, and nothing of what is said");
+    scene.compile(&["-C", LEVEL, "--weights", "checkpoint"]);
+    assert_eq!(inspected(&scene.out)["flags"]["weights"], "checkpoint");
+    let text = latentc(&["inspect", &scene.out]).out;
+    assert!(text.contains("\n--emit artifact\n--target cpu\n--weights checkpoint\n"), "{text}");
+}
+
+#[test]
+fn a_manifest_says_that_weights_are_made_up() {
+    let scene = Scene::new("rand-llama");
+    let ran = scene.compile(&["-C", LEVEL, "--dummy-weights", "31"]);
+    let manifest = inspected(&scene.out);
+    assert_eq!(manifest["flags"]["dummy-weights"], "31");
+    let warning = "the weights are made up from the seed 31";
+    assert_eq!(manifest["warnings"], json!([warning]));
+    let text = latentc(&["inspect", &scene.out]).out;
+    for text in [ran.err, text] {
+        assert!(text.contains(&format!("warning: {warning}\n")), "{text}");
+    }
+    scene.compile(&["-C", LEVEL]);
+    assert_eq!(inspected(&scene.out)["warnings"], json!([]));
+}
+
+#[test]
+fn a_manifest_names_a_text_that_took_the_place_of_a_phase() {
+    let scene = Scene::new("rand-llama");
+    for phase in ["graph", "kernel"] {
+        let name = format!("edited.{phase}");
+        let path = scene.path(&name);
+        let text = latentc(&["compile", &scene.model, "--emit", phase]).out + "\n// Edited.\n";
+        fs::write(&path, &text).unwrap();
+        scene.compile(&["-C", LEVEL, "--from", &path]);
+        let manifest = inspected(&scene.out);
+        assert_eq!(manifest["flags"]["from"], json!(name));
+        let length = text.len();
+        let input = json!({"name": name, "bytes": length, "hashed_bytes": length,
+            "sha256": sha256(text.as_bytes())});
+        let inputs = manifest["inputs"].as_array().unwrap();
+        assert_eq!(inputs.iter().filter(|i| i["name"] == json!(name)).count(), 1);
+        assert!(inputs.contains(&input), "{inputs:?}");
+        assert!(inputs.is_sorted_by_key(|i| i["name"].as_str().unwrap()), "{inputs:?}");
+        let ran = latentc(&["verify", &scene.out]);
+        assert_eq!(ran.exit, 0, "{}", ran.err);
+    }
+}
+
 /// The level that any machine has.
 const LEVEL: &str = if cfg!(target_arch = "aarch64") { "isa=armv8-a" } else { "isa=x86-64-v2" };
 

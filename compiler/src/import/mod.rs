@@ -75,10 +75,18 @@ pub struct Imported {
     pub companions: Vec<Companion>,
     /// config.json, as it is.
     pub config: Vec<u8>,
-    /// Files that were read, sorted by name.
+    /// Files that were read, sorted by name; [`Imported::reads`] adds to them.
     pub inputs: Vec<Input>,
     /// What is odd, but no fault.
     pub warnings: Vec<Warning>,
+}
+
+impl Imported {
+    /// Counts a file among the inputs that was read in place of what a phase makes.
+    pub fn reads(&mut self, path: &Path, bytes: &[u8]) {
+        self.inputs.push(inputs::whole(path, bytes));
+        self.inputs.sort_by(|a, b| a.name.cmp(&b.name));
+    }
 }
 
 /// What a model is called and how it is used.
@@ -128,6 +136,8 @@ pub enum Warning {
     UnlistedTensors(Vec<String>),
     /// config.json speaks of a draft layer, and there are no tensors for one.
     NoDraftLayer,
+    /// The weights are no model's: they are made up from this seed.
+    MadeUp(u64),
 }
 
 impl fmt::Display for Warning {
@@ -143,6 +153,7 @@ impl fmt::Display for Warning {
             Warning::NoDraftLayer => {
                 f.write_str("the draft layer of config.json is not in the checkpoint")
             }
+            Warning::MadeUp(seed) => write!(f, "the weights are made up from the seed {seed}"),
         }
     }
 }
@@ -194,6 +205,7 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported, ImportEr
     program.weights = weights;
     let mut warnings = warnings_of(&found, common, unknown);
     warnings.extend((drafts && !present).then_some(Warning::NoDraftLayer));
+    warnings.extend(options.dummy_weights.map(Warning::MadeUp));
     let weights = found.source;
     Ok(Imported { program, info, weights, companions, config, inputs, warnings })
 }

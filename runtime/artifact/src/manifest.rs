@@ -16,8 +16,12 @@ pub struct Manifest {
     pub targets: Vec<TargetInfo>,
     /// Options that the file was compiled with, with their values' text.
     pub options: BTreeMap<String, String>,
-    /// Files of the model's directory that were read, by name. None are known of files that an
-    /// earlier release wrote.
+    /// Flags that decide what is in the file, by their long names, with their values. None are known
+    /// of files that an earlier release wrote.
+    #[serde(default)]
+    pub flags: BTreeMap<String, String>,
+    /// Files that were read, by name: those of the model's directory, and a text that was given in
+    /// place of what a phase makes. None are known of files that an earlier release wrote.
     #[serde(default)]
     pub inputs: Vec<Input>,
     /// Sampling defaults that the checkpoint states.
@@ -26,10 +30,10 @@ pub struct Manifest {
     pub warnings: Vec<String>,
 }
 
-/// A file of the model's directory.
+/// A file that was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
-    /// Its name there.
+    /// Its name, without a folder.
     pub name: String,
     /// Its length.
     pub bytes: u64,

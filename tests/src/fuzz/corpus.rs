@@ -244,6 +244,7 @@ pub fn small_manifest() -> Manifest {
         "model": {"family": "deepseek_v3", "name": "tiny", "vocab_size": 512, "context_length": 64,
             "bos": [0], "eos": [1, 2], "hidden_size": 8, "layers": 2, "dtype": "bf16"},
         "targets": [{"name": "cpu", "isa_levels": ["x86-64-v3"]}], "options": {"exact": "false"},
+        "flags": {"emit": "exe", "target": "cpu"},
         "inputs": [{"name": "config.json", "bytes": 2, "hashed_bytes": 2, "sha256": "44136fa3"},
             {"name": "model.safetensors", "bytes": 900, "hashed_bytes": 80, "sha256": "0c7e"}],
         "generation": {"temperature": 0.6, "do_sample": true, "top_p": null, "top_k": 5,

@@ -111,6 +111,7 @@ pub fn manifest() -> Manifest {
         },
         targets: vec![TargetInfo { name: "cpu".into(), isa_levels: vec!["x86-64-v3".into()] }],
         options: [("exact".to_string(), "false".to_string())].into(),
+        flags: [("emit".to_string(), "exe".to_string())].into(),
         inputs: vec![Input {
             name: "config.json".into(),
             bytes: 2,

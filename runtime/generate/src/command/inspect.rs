@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// Shows what the model's file holds, as text or as one JSON object: `{format_version,
-/// compiler_version, executable, targets, sections: [{name, bytes, blake3}], options, inputs:
+/// compiler_version, executable, targets, sections: [{name, bytes, blake3}], options, flags, inputs:
 /// [{name, bytes, hashed_bytes, sha256}], model, generation, warnings, memory}`.
 ///
 /// # Errors
@@ -32,6 +32,7 @@ fn object(model: &Model) -> Value {
         "targets": manifest.targets,
         "sections": sections,
         "options": manifest.options,
+        "flags": manifest.flags,
         "inputs": manifest.inputs,
         "model": manifest.model,
         "generation": manifest.generation,
@@ -65,6 +66,7 @@ fn text(model: &Model) -> String {
     for target in &manifest.targets {
         lines.push(format!("target {}: {}", target.name, target.isa_levels.join(", ")));
     }
+    lines.extend(manifest.flags.iter().map(|(flag, value)| format!("--{flag} {value}")));
     lines.extend(manifest.options.iter().map(|(key, value)| format!("-C {key}={value}")));
     lines.extend(manifest.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines.extend(manifest.inputs.iter().map(|input| {
