@@ -1,12 +1,17 @@
 //! Compilations that are killed at any moment: what was there before stays whole, nothing partial
 //! takes its name, and what is left beside it is removed by the next.
+//!
+//! LATENTC_KILL_SEED=N chooses the moments, which are few without LATENTC_LONG_TESTS.
 
 use crate::artifacts::lay_out_model;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// The files of a result, by name.
 type Files = BTreeMap<&'static str, Vec<u8>>;
@@ -15,11 +20,28 @@ type Files = BTreeMap<&'static str, Vec<u8>>;
 const NAMES: [&str; 3] = ["out.weights", "out", STATEMENT];
 const STATEMENT: &str = "out.intoto.json";
 
-/// Begins a compilation into `out` whose weights are made up from a seed.
-fn compile(folder: &Path, seed: u64, words: &[&str]) -> Child {
+/// Two choices that give other weights, and two that leave them in their checkpoint as they are.
+const SEEDS: [[&str; 2]; 2] = [["--dummy-weights", "1"], ["--dummy-weights", "2"]];
+const CONTEXTS: [[&str; 2]; 2] = [["-C", "context=256"], ["-C", "context=512"]];
+
+/// A way to write a model, and two choices with which no file of it stays the same.
+struct Way {
+    words: &'static [&'static str],
+    choices: [[&'static str; 2]; 2],
+}
+
+static WAYS: [Way; 4] = [
+    Way { words: &["--emit", "artifact"], choices: SEEDS },
+    Way { words: &[], choices: CONTEXTS },
+    Way { words: &["--emit", "artifact", "--weights", "checkpoint"], choices: CONTEXTS },
+    Way { words: &["--weights", "external", "--attest"], choices: SEEDS },
+];
+
+/// Begins a compilation into `out`.
+fn compile(folder: &Path, words: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_latentc"));
-    command.args(["compile", "model", "-o", "out", "--emit", "artifact", "-C", "isa=x86-64-v2"]);
-    command.args(["-C", "backend=cranelift", "--dummy-weights", &seed.to_string()]).args(words);
+    command.args(["compile", "model", "-o", "out", "-C", "backend=cranelift"]);
+    command.args(["-C", "isa=x86-64-v2"]).args(words);
     command.current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
@@ -29,23 +51,35 @@ fn found(folder: &Path) -> Files {
     NAMES.into_iter().filter_map(read).collect()
 }
 
-/// The whole result of a compilation, and how long it took.
-fn whole(folder: &Path, seed: u64, words: &[&str]) -> (Files, Duration) {
+/// Whether a file is there that a compilation has begun and not finished.
+fn is_begun(folder: &Path, child: &Child) -> bool {
+    let own = format!(".{}-", child.id());
+    let mut names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    names.any(|name| name.to_string_lossy().contains(&own))
+}
+
+/// Waits until a compilation has begun a file, or has ended.
+fn await_writing(folder: &Path, child: &mut Child) {
+    while child.try_wait().unwrap().is_none() && !is_begun(folder, child) {
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+/// The whole result of a compilation, and how long it took: until the first file was begun, and
+/// from then on.
+fn whole(folder: &Path, words: &[&str]) -> (Files, [Duration; 2]) {
     let begun = Instant::now();
-    assert!(compile(folder, seed, words).wait().unwrap().success());
-    (found(folder), begun.elapsed())
+    let mut child = compile(folder, words);
+    await_writing(folder, &mut child);
+    let before = begun.elapsed();
+    assert!(child.wait().unwrap().success(), "{words:?}");
+    (found(folder), [before, begun.elapsed() - before])
 }
 
 /// Files that a compilation left which are neither its result nor the model.
 fn left(folder: &Path) -> usize {
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
     names.filter(|name| name != "model" && !NAMES.iter().any(|known| name == known)).count()
-}
-
-/// A number below 1, the same in every run.
-fn fraction(i: u32) -> f64 {
-    let mixed = (u64::from(i) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// What may be there from one result to the next: an old statement goes first, then each file that
@@ -63,44 +97,81 @@ fn moments(old: &Files, new: &Files) -> Vec<Files> {
     all
 }
 
-/// Kills compilations that write what `words` ask for.
-fn kill_at_moments(words: &[&str]) {
-    let count = if std::env::var_os("LATENTC_LONG_TESTS").is_some() { 20 } else { 5 };
-    let scene = tempfile::tempdir().unwrap();
-    let folder = scene.path();
-    lay_out_model("rand-qwen2", &folder.join("model"));
-    fs::remove_file(folder.join("model/model.safetensors")).unwrap();
-    let (new, _) = whole(folder, 2, words);
-    let (old, took) = whole(folder, 1, words);
-    assert!(new.iter().all(|(name, bytes)| old[name] != *bytes), "{words:?}");
-    let allowed = moments(&old, &new);
-    for i in 0..count {
-        let mut child = compile(folder, 2, words);
-        // The last moments of a compilation are those in which it writes: they come up most.
-        std::thread::sleep(took.mul_f64(fraction(i).sqrt()));
+/// A folder with a result, in which compilations of another are killed.
+struct Scene {
+    folder: TempDir,
+    way: &'static Way,
+    old: Files,
+    new: Files,
+    /// How long a compilation takes until it writes, and from then on.
+    took: [Duration; 2],
+}
+
+impl Scene {
+    fn new(way: &'static Way) -> Scene {
+        let folder = tempfile::tempdir().unwrap();
+        lay_out_model("rand-qwen2", &folder.path().join("model"));
+        let of = |choice: &[&str]| whole(folder.path(), &[way.words, choice].concat());
+        let [(new, _), (old, took)] = [1, 0].map(|choice| of(&way.choices[choice]));
+        assert!(new.iter().all(|(name, bytes)| old[name] != *bytes), "{:?}", way.words);
+        Scene { folder, way, old, new, took }
+    }
+
+    /// The words of the compilation that is not yet done.
+    fn words(&self) -> Vec<&'static str> {
+        [self.way.words, &self.way.choices[1]].concat()
+    }
+
+    /// Kills a compilation when a part of its time is over, or of the time in which it writes; puts
+    /// back what was there. `told` names the moment. Gives whether it was writing.
+    fn kill(&self, writing: bool, part: f64, told: &str) -> bool {
+        let folder = self.folder.path();
+        let [before, writes] = self.took;
+        let mut child = compile(folder, &self.words());
+        if writing {
+            await_writing(folder, &mut child);
+        }
+        let time = if writing { writes } else { before + writes };
+        std::thread::sleep(time.mul_f64(part));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(allowed.contains(&found(folder)), "{words:?}: killed at moment {i}");
-        let most = new.len();
-        assert!(left(folder) <= most, "{words:?}, moment {i}: {} files are left", left(folder));
-        old.iter().for_each(|(name, bytes)| fs::write(folder.join(name), bytes).unwrap());
+        let found = found(folder);
+        assert!(moments(&self.old, &self.new).contains(&found), "{told}: {:?}", found.keys());
+        let left = left(folder);
+        assert!(left <= self.new.len(), "{told}: {left} files are left");
+        self.old.iter().for_each(|(name, bytes)| fs::write(folder.join(name), bytes).unwrap());
+        is_begun(folder, &child)
     }
-    // Files of one that is gone, whatever moments were met above.
-    for name in NAMES {
-        fs::write(folder.join(format!(".{name}.4194999-0.tmp")), &old["out"][..100]).unwrap();
+
+    /// Compiles to the end, beside files of one that is gone, whatever moments were met before.
+    fn finish(&self) {
+        let folder = self.folder.path();
+        for name in NAMES {
+            let abandoned = folder.join(format!(".{name}.4194999-0.tmp"));
+            fs::write(abandoned, &self.old["out"][..100]).unwrap();
+        }
+        assert!(whole(folder, &self.words()).0 == self.new, "{:?}", self.way.words);
+        assert_eq!(left(folder), 0, "{:?}", self.way.words);
     }
-    assert!(whole(folder, 2, words).0 == new);
-    assert_eq!(left(folder), 0);
 }
 
 #[test]
 fn a_killed_compilation_leaves_the_old_result_whole_and_no_growing_rest() {
-    kill_at_moments(&[]);
-}
-
-#[test]
-fn so_does_one_that_writes_weights_and_a_statement_beside() {
-    kill_at_moments(&["--weights", "external", "--attest"]);
+    const SEED: &str = "LATENTC_KILL_SEED";
+    let seed = std::env::var(SEED).map_or(1, |text| text.parse().unwrap());
+    let count = if std::env::var_os("LATENTC_LONG_TESTS").is_some() { 40 } else { 8 };
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let scenes = WAYS.each_ref().map(Scene::new);
+    let mut met = 0;
+    for (i, scene) in (0..count).zip(scenes.iter().cycle()) {
+        // A small model is written in no time: every other round aims there.
+        let writing = i / scenes.len() % 2 == 1;
+        let part = rng.next_u64() as f64 / u64::MAX as f64;
+        let told = format!("{:?}, moment {i} of {SEED}={seed}", scene.way.words);
+        met += u32::from(scene.kill(writing, part, &told));
+    }
+    println!("{met} of {count} compilations were killed while they wrote");
+    scenes.iter().for_each(Scene::finish);
 }
 
 /// Two files cannot take their names at once. Whoever kills between them leaves weights of another
@@ -110,8 +181,8 @@ fn files_of_two_compilations_do_not_go_together() {
     let scene = tempfile::tempdir().unwrap();
     let folder = scene.path();
     lay_out_model("rand-qwen2", &folder.join("model"));
-    let words = ["--weights", "external"];
-    let ((old, _), (new, _)) = (whole(folder, 1, &words), whole(folder, 2, &words));
+    let words = ["--emit", "artifact", "--weights", "external"];
+    let [(old, _), (new, _)] = SEEDS.map(|seed| whole(folder, &[&words[..], &seed].concat()));
     for (name, bytes) in [("out", &old["out"]), ("out.weights", &old["out.weights"])] {
         fs::write(folder.join(name), bytes).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_latentc"));
