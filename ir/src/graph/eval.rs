@@ -85,25 +85,14 @@ impl<N: Number> Eval<'_, N> {
         if own[..] == *order {
             return Ok(Cow::Borrowed(x));
         }
-        let extents = self.extents(order)?;
-        let mut arranged = Vec::with_capacity(elements(&extents)?);
-        walk(&extents, &[self.strides(own, order)?], |at| {
-            arranged.push(x[at[0]]);
-            Ok(())
-        })?;
-        Ok(Cow::Owned(arranged))
+        Ok(Cow::Owned(spread(x, &self.extents(order)?, &self.strides(own, order)?)?))
     }
 
     /// Whether the mask holds, for each element over these indices; `None` without a mask.
     pub fn mask_over(&self, indices: &[Name]) -> Result<Option<Vec<bool>>, GraphError> {
         let (Some(mask), Some(ty)) = (self.mask, self.node.mask) else { return Ok(None) };
-        let extents = self.extents(indices)?;
-        let mut arranged = Vec::with_capacity(elements(&extents)?);
-        walk(&extents, &[self.strides(&ty.indices, indices)?], |at| {
-            arranged.push(mask.as_bools()[at[0]]);
-            Ok(())
-        })?;
-        Ok(Some(arranged))
+        let strides = self.strides(&ty.indices, indices)?;
+        Ok(Some(spread(mask.as_bools(), &self.extents(indices)?, &strides)?))
     }
 
     /// The first result from real numbers in an order of indices that may not be its own.
@@ -112,11 +101,7 @@ impl<N: Number> Eval<'_, N> {
         if order == indices {
             return Ok(vec![Tensor::floats(&shape, x)?]);
         }
-        let mut arranged = Vec::with_capacity(x.len());
-        walk(&shape, &[self.strides(order, indices)?], |at| {
-            arranged.push(x[at[0]]);
-            Ok(())
-        })?;
+        let arranged = spread(&x, &shape, &self.strides(order, indices)?)?;
         Ok(vec![Tensor::floats(&shape, arranged)?])
     }
 
@@ -155,6 +140,39 @@ pub fn walk(
     }
 }
 
+/// The elements over these extents, the last axis fastest, of what goes on by `strides` along them.
+pub fn spread<T: Copy>(
+    x: &[T],
+    extents: &[usize],
+    strides: &[usize],
+) -> Result<Vec<T>, GraphError> {
+    let mut all = Vec::with_capacity(elements(extents)?);
+    let (Some((last, extents)), Some((step, strides))) =
+        (extents.split_last(), strides.split_last())
+    else {
+        return Ok(x[..1].to_vec());
+    };
+    walk(extents, &[strides.to_vec()], |at| {
+        match step {
+            1 => all.extend_from_slice(&x[at[0]..][..*last]),
+            _ => all.extend((0..*last).map(|i| x[at[0] + i * step])),
+        }
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// How many of the last axes lie together: elements along them follow each other.
+pub fn together(extents: &[usize], strides: &[usize]) -> usize {
+    let mut next = 1;
+    let follows = |(extent, stride): &(&usize, &usize)| {
+        let follows = **stride == next;
+        next *= **extent;
+        follows
+    };
+    extents.iter().zip(strides).rev().take_while(follows).count()
+}
+
 impl<N: Number> Tensor<N> {
     /// The element at a row-major position.
     pub(crate) fn scalar(&self, at: usize) -> Scalar<N> {
@@ -186,14 +204,21 @@ impl<N: Number> Data<N> {
         }
     }
 
-    /// The elements at these positions; 0 or false for none.
-    pub(crate) fn pick(&self, positions: impl Iterator<Item = Option<usize>>) -> Data<N> {
+    /// [`spread`], of whichever class.
+    pub(crate) fn spread(&self, extents: &[usize], strides: &[usize]) -> Result<Self, GraphError> {
+        Ok(match self {
+            Data::Float(v) => Data::Float(spread(v, extents, strides)?),
+            Data::Int(v) => Data::Int(spread(v, extents, strides)?),
+            Data::Bool(v) => Data::Bool(spread(v, extents, strides)?),
+        })
+    }
+
+    /// These elements and then 0 or false so many times.
+    pub(crate) fn extend_empty(&mut self, count: usize) {
         match self {
-            Data::Float(v) => {
-                Data::Float(positions.map(|p| p.map_or(N::default(), |p| v[p])).collect())
-            }
-            Data::Int(v) => Data::Int(positions.map(|p| p.map_or(0, |p| v[p])).collect()),
-            Data::Bool(v) => Data::Bool(positions.map(|p| p.is_some_and(|p| v[p])).collect()),
+            Data::Float(v) => v.resize(v.len() + count, N::default()),
+            Data::Int(v) => v.resize(v.len() + count, 0),
+            Data::Bool(v) => v.resize(v.len() + count, false),
         }
     }
 

@@ -6,11 +6,11 @@ use crate::dtype::DType;
 use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
-use crate::graph::eval::{Eval, walk};
+use crate::graph::eval::{Eval, together, walk};
 use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
-use crate::tensor::{Tensor, elements};
+use crate::tensor::{Data, Tensor, elements};
 use crate::tiles::{Tile, Tiles, Unlowered, undeclared};
 
 const INDEX: Key<Name> = Key::new(0, "index");
@@ -112,23 +112,32 @@ impl Apply for Op {
         let over: Vec<usize> =
             indices.iter().zip(over).map(|(i, s)| if others.contains(i) { s } else { 0 }).collect();
         let extent = cx.extent(index)?;
-        let mask = cx.mask_over(indices)?;
-        let named = cx.operands[1].as_ints();
-        let mut positions = Vec::with_capacity(elements(&shape)?);
-        walk(&shape, &[over, cx.strides(rows, indices)?], |at| {
-            let masked = mask.as_ref().is_some_and(|m| !m[positions.len()]);
+        // What lies together is taken at once, unless rows or mask tell it apart.
+        let apart = |i: &Name| rows.contains(i) || cx.node.mask.is_some_and(|m| m.has(i));
+        let alike = indices.iter().rev().take_while(|i| !apart(i)).count();
+        let outer = shape.len() - alike.min(together(&shape, &over));
+        let each = elements(&shape[outer..])?;
+        let mask = cx.mask_over(&indices[..outer])?;
+        let mut masks = mask.into_iter().flatten();
+        let (x, named) = (cx.operands[0].data(), cx.operands[1].as_ints());
+        let strides = [over, cx.strides(rows, indices)?].map(|s| s[..outer].to_vec());
+        let mut data = Data::empty(cx.results[0].class());
+        walk(&shape[..outer], &strides, |at| {
             let row = named[at[1]];
-            positions.push(match usize::try_from(row) {
-                _ if masked => None,
-                Ok(row) if row < extent => Some(at[0] + row * stride),
+            match usize::try_from(row) {
+                _ if masks.next() == Some(false) => data.extend_empty(each),
+                Ok(row) if row < extent => {
+                    let from = at[0] + row * stride;
+                    data.extend(x, from..from + each);
+                }
                 _ => {
                     let (op, found) = (SCHEMA.name, row.into());
                     return Err(GraphError::OutOfRange { op, found, extent });
                 }
-            });
+            }
             Ok(())
         })?;
-        cx.result(cx.operands[0].data().pick(positions.into_iter()))
+        cx.result(data)
     }
 }
 

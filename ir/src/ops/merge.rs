@@ -5,7 +5,7 @@ use crate::dim::Name;
 use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
-use crate::graph::eval::{Eval, walk};
+use crate::graph::eval::Eval;
 use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
@@ -90,12 +90,8 @@ impl Apply for Op {
             false => vec![i.clone()],
         };
         let order: Vec<Name> = cx.indices().iter().flat_map(spelt).collect();
-        let mut positions = vec![];
-        walk(&cx.extents(&order)?, &[cx.strides(own, &order)?], |at| {
-            positions.push(Some(at[0]));
-            Ok(())
-        })?;
-        cx.result(cx.operands[0].data().pick(positions.into_iter()))
+        let (extents, strides) = (cx.extents(&order)?, cx.strides(own, &order)?);
+        cx.result(cx.operands[0].data().spread(&extents, &strides)?)
     }
 }
 

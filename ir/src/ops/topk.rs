@@ -6,7 +6,7 @@ use crate::dtype::{Class, DType};
 use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
-use crate::graph::eval::{Eval, walk};
+use crate::graph::eval::{Eval, spread};
 use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
@@ -103,12 +103,8 @@ impl Apply for Op {
             chosen.extend(order[..k].iter().map(|i| *i as i32));
         }
         let from: Vec<Name> = rest.iter().chain([into]).cloned().collect();
-        let mut data = Vec::with_capacity(chosen.len());
-        walk(&cx.shape()?, &[cx.strides(&from, cx.indices())?], |at| {
-            data.push(chosen[at[0]]);
-            Ok(())
-        })?;
-        cx.result(Data::Int(data))
+        let strides = cx.strides(&from, cx.indices())?;
+        cx.result(Data::Int(spread(&chosen, &cx.shape()?, &strides)?))
     }
 }
 
