@@ -30,3 +30,8 @@ pub mod oracle;
 pub mod rebuild;
 pub mod reference;
 pub mod written;
+
+/// Whether tests that take minutes, or an hour, are asked for.
+pub fn is_long() -> bool {
+    std::env::var_os("LATENTC_LONG_TESTS").is_some()
+}

@@ -1,5 +1,6 @@
 //! Models compiled, loaded and stepped in this process.
 
+use crate::is_long;
 use crate::oracle::Launched;
 use compiler::compile::{self, CompileError, Output, all_code, code, write};
 use compiler::import::{ImportOptions, Imported, import};
@@ -39,17 +40,29 @@ pub enum Levels {
     All,
 }
 
+impl Levels {
+    /// All where long tests are asked for; else, of each target, that whose turn it is.
+    pub fn in_turn(turn: usize) -> Levels {
+        if is_long() { Levels::All } else { Levels::Turn(turn) }
+    }
+
+    /// Which of a target's levels these are; best last.
+    pub fn of(self, all: Vec<&'static str>) -> Vec<&'static str> {
+        match self {
+            Levels::Best => all[all.len() - 1..].to_vec(),
+            Levels::Turn(turn) => vec![all[turn % all.len()]],
+            Levels::All => all,
+        }
+    }
+}
+
 /// Instruction set levels of a target that this machine runs, best last.
 pub fn levels(target: &dyn Target, which: Levels) -> Vec<&'static str> {
     let runs = runtime::isa::supported();
     let all = target.isa_levels().iter().copied().filter(|l| runs.contains(l));
     let all: Vec<&'static str> = all.collect();
     assert!(!all.is_empty(), "{} has a level for this machine", target.name());
-    match which {
-        Levels::Best => all[all.len() - 1..].to_vec(),
-        Levels::Turn(turn) => vec![all[turn % all.len()]],
-        Levels::All => all,
-    }
+    which.of(all)
 }
 
 /// An artifact with code of every target.

@@ -14,6 +14,7 @@ use runtime::{LoadOptions, Model};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tests::goldens::model;
+use tests::is_long;
 use tests::native::{Built, Levels, Stage, build_imported, build_lowered};
 use tools::against::report::Report as Against;
 use tools::against::{Side, against};
@@ -42,10 +43,6 @@ fn compared(built: &Built, lowered: &Lowered, way: &str, ids: &[Vec<i32>]) -> Re
     diff(&open(built, way), lowered, ids, &mut Silent).unwrap_or_else(|e| panic!("{way}: {e}"))
 }
 
-fn long() -> bool {
-    std::env::var_os("LATENTC_LONG_TESTS").is_some()
-}
-
 #[test]
 fn right_code_is_near_everywhere() {
     let f32 = Options { compute: Compute::F32, page_tokens: 7, ..Options::default() };
@@ -56,7 +53,7 @@ fn right_code_is_near_everywhere() {
         ("rand-v3-fp8", Options::default()),
         ("rand-v3", f32),
     ];
-    for (name, options) in models.into_iter().take(if long() { usize::MAX } else { 2 }) {
+    for (name, options) in models.into_iter().take(if is_long() { usize::MAX } else { 2 }) {
         let imported = imported(name);
         let lowered = lower(&imported.program, &options, &DeviceSpec::default()).unwrap();
         let built = build_lowered(&imported, lowered.clone(), &options, Levels::Best);
@@ -139,7 +136,7 @@ fn a_wrong_kernel_is_found_wherever_it_is() {
     let mut families = BTreeSet::new();
     for (at, kernel) in places {
         // All of them, or the first of each kind.
-        if !families.insert(kernel.family.name.to_string()) && !long() {
+        if !families.insert(kernel.family.name.to_string()) && !is_long() {
             continue;
         }
         let mut planted = right.clone();
@@ -177,7 +174,7 @@ fn files_of_other_options_are_near() {
     let stated = Options { max_e_nodes: 1, ..own.clone() };
     let ids = [IDS.to_vec(), IDS[..5].to_vec()];
     let models = ["rand-v2-lite", "rand-v3", "rand-qwen2", "rand-v2", "tiny-v3-fp8"];
-    for name in models.into_iter().take(if long() { usize::MAX } else { 2 }) {
+    for name in models.into_iter().take(if is_long() { usize::MAX } else { 2 }) {
         let imported = imported(name);
         let build = |o: &Options| build_imported(&imported, Stage::Rewritten, o, Levels::Best);
         let file = build(&own);
@@ -236,7 +233,7 @@ fn a_wrong_kernel_is_found_beside_a_file_of_another_form() {
         .collect();
     let mut direct = 0;
     assert!(places.len() >= 12, "{} places", places.len());
-    for (at, kernel) in places.into_iter().take(if long() { usize::MAX } else { 12 }) {
+    for (at, kernel) in places.into_iter().take(if is_long() { usize::MAX } else { 12 }) {
         let mut planted = right.clone();
         planted.kernels[at] = kernel;
         let built = build_lowered(&imported, planted, &options, Levels::Best);

@@ -14,10 +14,7 @@ const BOUND: f64 = 1e-4;
 fn check(base: &str, changes: Value, page_tokens: u32, seed: u64) {
     let imported = made_up(base, &changes, seed);
     let name = format!("{base} {changes}");
-    let levels = match std::env::var_os("LATENTC_LONG_TESTS") {
-        Some(_) => Levels::All,
-        None => Levels::Turn(seed as usize),
-    };
+    let levels = Levels::in_turn(seed as usize);
     exact::check(&name, &imported, Stage::Rewritten, page_tokens, BOUND, levels);
     near::check(
         base,

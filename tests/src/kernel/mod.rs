@@ -9,7 +9,7 @@ mod guarded;
 
 pub use guarded::Guarded;
 
-use crate::native::targets;
+use crate::native::{self, Levels, targets};
 use compiler::compile::{Code, code};
 use ir::dtype::{Class, DType};
 use ir::expand::{Machine, expand, lower_mma};
@@ -29,10 +29,8 @@ use target_cranelift::{Cranelift, compile_programs};
 /// Levels of a target that this machine runs and that a kernel has code of its own for, those
 /// among them that only tests ask for.
 pub fn levels(target: &dyn Target, kernel: &Kernel) -> Vec<&'static str> {
-    let runs = runtime::isa::supported();
-    let mut levels: Vec<_> =
-        target.isa_levels().iter().copied().filter(|l| runs.contains(l)).collect();
-    if target.name() == "llvm" && runs.contains(&"x86-64-v3") {
+    let mut levels = native::levels(target, Levels::All);
+    if target.name() == "llvm" && levels.contains(&"x86-64-v3") {
         levels.extend(emulated(kernel));
     }
     levels
@@ -284,12 +282,22 @@ impl Case {
 
     /// Compiles by every target at every level, runs, and compares with the interpreter.
     pub fn check(&self) {
+        self.check_at(Levels::All);
+    }
+
+    /// [`Case::check`] of one of many kernels: by every target at the level whose turn it is, or
+    /// where long tests are asked for, at all.
+    pub fn check_in_turn(&self, turn: usize) {
+        self.check_at(Levels::in_turn(turn));
+    }
+
+    fn check_at(&self, which: Levels) {
         let (expected, targets) = (self.interpreted(), targets());
         // The compilers take nearly all of the time, so they run beside each other.
         std::thread::scope(|scope| {
             let mut compiling = vec![];
             for target in &targets {
-                for level in levels(&**target, &self.kernel) {
+                for level in which.of(levels(&**target, &self.kernel)) {
                     let way = format!("{level}/{}", target.name());
                     let code = move || Some(Native::new(&self.kernel, &**target, level));
                     compiling.push((way, scope.spawn(code)));

@@ -19,7 +19,7 @@ const MODELS: [&str; 3] = ["rand-llama", "rand-v2-lite", "rand-v3-fp8"];
 
 /// Whether to run at all; says so if not for want of a program.
 fn wanted() -> bool {
-    if std::env::var_os("LATENTC_LONG_TESTS").is_none() {
+    if !tests::is_long() {
         return false;
     }
     let found = |program: &&str| Command::new(program).arg("--version").output().is_ok();
