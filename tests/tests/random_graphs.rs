@@ -1,7 +1,7 @@
 //! Graphs drawn at random from the list of ops: the graph interpreter, a kernel of the whole graph
 //! in the kernel interpreter, and the same kernel made native by every target agree.
-//! LATENTC_LONG_TESTS draws many more, LATENTC_GRAPHS=N or FROM..TO those that it says. Of a graph on which they
-//! differ the smallest part that does is saved, to be kept in `tests/files/graphs`.
+//! LATENTC_LONG_TESTS draws many more, LATENTC_GRAPHS=N or FROM..TO those that it says. Of a graph on
+//! which they differ the smallest part that does is saved in `tests/files/graphs`.
 #![allow(clippy::unwrap_used)]
 
 mod random_graph;
@@ -25,14 +25,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use tests::is_long;
 use tests::native::{Levels, levels, targets};
 
-/// Graphs of the default run.
+/// Graphs of the default run: a batch for each level of a target at least.
 const SEEDS: u64 = 60;
 /// Graphs of a long run.
 const LONG_SEEDS: u64 = 2000;
 /// Graphs compiled into one object.
-const BATCH: usize = 60;
+const BATCH: usize = 12;
 /// What memory of results holds before, and behind them ever after.
 const GUARD: u8 = 0xa5;
 
@@ -230,9 +231,9 @@ fn natively(how: &str, target: &dyn Target, isa: &str, cases: &[Case]) {
     }
 }
 
-/// Runs graphs on some rungs. Of the first that fails, the smallest part that does is written to a
-/// file.
-fn agree(drawn: &[Drawn], rungs: &[Rung]) {
+/// Runs graphs on some rungs. Of the first that fails, the smallest part that does becomes a file
+/// of a folder.
+fn agree_or_save(drawn: &[Drawn], rungs: &[Rung], folder: &Path) {
     let cases = || -> Vec<Case> {
         let numbered = drawn.iter().enumerate();
         numbered.map(|(i, drawn)| Case::new(&format!("g{i}"), drawn)).collect()
@@ -245,43 +246,39 @@ fn agree(drawn: &[Drawn], rungs: &[Rung]) {
             resume_unwind(panic)
         };
         let small = saved::text(&shrink::shrink(broken, &|part| rung.fails(part)));
-        let name = format!("{:016x}.graph", small.bytes().fold(0, hashed));
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::write(&file, &small).unwrap();
-        let (kept, file) = (folder().display().to_string(), file.display());
-        panic!("{rung}: copy {file} to {kept} when it is mended\n{small}");
+        let file = saved::save(folder, &small);
+        panic!("{rung}: saved as the file test {}\n{small}", file.display());
     }
 }
 
-fn hashed(hash: u64, byte: u8) -> u64 {
-    (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-}
-
-/// Graphs that once failed.
+/// Graphs that once failed, each a file test.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("files/graphs")
 }
 
-/// A target's rungs, one for each level.
-fn native(target: &dyn Target) -> Vec<Rung<'_>> {
-    let levels = levels(target, Levels::All).into_iter();
-    levels.map(|isa| Rung::Native(target, isa)).collect()
+/// [`agree_or_save`] for good: what fails is a file test from then on.
+fn agree(drawn: &[Drawn], rungs: &[Rung]) {
+    agree_or_save(drawn, rungs, &folder());
+}
+
+/// Rungs of targets, one for each of these levels.
+fn native(targets: &[Box<dyn Target>], which: Levels) -> Vec<Rung<'_>> {
+    let each = targets.iter().map(|target| &**target);
+    each.flat_map(|t| levels(t, which).into_iter().map(move |isa| Rung::Native(t, isa))).collect()
 }
 
 #[test]
 fn graphs_mean_the_same_on_every_rung() {
-    let long = std::env::var_os("LATENTC_LONG_TESTS").is_some();
     let asked = std::env::var("LATENTC_GRAPHS").ok().map(|text| match text.split_once("..") {
         None => 0..text.parse().unwrap(),
         Some((from, to)) => from.parse().unwrap()..to.parse().unwrap(),
     });
-    let seeds = asked.clone().unwrap_or(0..if long { LONG_SEEDS } else { SEEDS });
+    let seeds = asked.clone().unwrap_or(0..if is_long() { LONG_SEEDS } else { SEEDS });
     let batches: Vec<Vec<u64>> =
         seeds.collect::<Vec<_>>().chunks(BATCH).map(<[u64]>::to_vec).collect();
     let (next, ops) = (AtomicUsize::new(0), Mutex::new(BTreeSet::new()));
     let work = || {
         let targets = targets();
-        let native: Vec<Vec<Rung<'_>>> = targets.iter().map(|target| native(&**target)).collect();
         loop {
             let at = next.fetch_add(1, Relaxed);
             let Some(batch) = batches.get(at) else { break };
@@ -292,14 +289,16 @@ fn graphs_mean_the_same_on_every_rung() {
             let nodes = drawn.iter().flat_map(|d| &d.graph.nodes);
             ops.lock().unwrap().extend(nodes.map(|n| n.op.name()));
             agree(&drawn, &[Rung::Interpreter]);
-            match batch[0] < LONG_SEEDS {
-                true => native.iter().for_each(|levels| agree(&drawn, levels)),
+            let rungs = match &asked {
+                None => native(&targets, Levels::in_turn(at)),
+                Some(_) if batch[0] < LONG_SEEDS => native(&targets, Levels::All),
                 // Of very many graphs, each on one target at one level.
-                false => {
-                    let levels = &native[at % native.len()];
-                    agree(&drawn, &[levels[at / native.len() % levels.len()]]);
+                Some(_) => {
+                    let target = at % targets.len();
+                    native(&targets[target..=target], Levels::Turn(at / targets.len()))
                 }
-            }
+            };
+            agree(&drawn, &rungs);
         }
     };
     std::thread::scope(|scope| {
@@ -319,11 +318,14 @@ fn graphs_mean_the_same_on_every_rung() {
 #[test]
 fn of_a_graph_that_fails_the_smallest_part_is_saved() {
     let rung = Rung::Without("softmax");
-    let drawn: Vec<Drawn> = (0..BATCH as u64).map(draw).collect();
-    let panic = catch_unwind(AssertUnwindSafe(|| agree(&drawn, &[rung]))).unwrap_err();
-    let said = panic.downcast::<String>().unwrap();
-    let path = said.split_whitespace().find(|word| word.ends_with(".graph")).unwrap();
-    let small = saved::read(&std::fs::read_to_string(path).unwrap());
+    let drawn: Vec<Drawn> = (0..SEEDS).map(draw).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let run = AssertUnwindSafe(|| agree_or_save(&drawn, &[rung], folder.path()));
+    let said = catch_unwind(run).unwrap_err().downcast::<String>().unwrap();
+    let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+    let [file] = &files.collect::<Vec<_>>()[..] else { panic!("one file, whole: {said}") };
+    assert!(said.contains(file.to_str().unwrap()) && file.extension().unwrap() == "graph");
+    let small = saved::read(&std::fs::read_to_string(file).unwrap());
     assert!(rung.fails(&small) && !Rung::Interpreter.fails(&small));
     assert_eq!(small.graph.nodes.len(), 1, "{said}");
 }
@@ -331,10 +333,9 @@ fn of_a_graph_that_fails_the_smallest_part_is_saved() {
 #[test]
 fn graphs_that_once_failed_do_not() {
     let targets = targets();
-    let native = targets.iter().flat_map(|target| native(&**target));
-    let rungs: Vec<Rung<'_>> = [Rung::Interpreter].into_iter().chain(native).collect();
-    for file in std::fs::read_dir(folder()).unwrap() {
-        let path = file.unwrap().path();
+    let rungs = [vec![Rung::Interpreter], native(&targets, Levels::All)].concat();
+    let files = std::fs::read_dir(folder()).unwrap().map(|file| file.unwrap().path());
+    for path in files.filter(|path| path.extension().is_some_and(|e| e == "graph")) {
         println!("{}", path.display());
         agree(&[saved::read(&std::fs::read_to_string(&path).unwrap())], &rungs);
     }

@@ -3,7 +3,9 @@
 use super::Drawn;
 use ir::graph::parse::parse_graph;
 use ir::tensor::Tensor;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 /// What an input's comment begins with.
 const GIVEN: &str = "// given ";
@@ -16,6 +18,17 @@ pub fn text(drawn: &Drawn) -> String {
         writeln!(text, "{GIVEN}{}", numbers.join(" ")).unwrap();
     }
     text + &drawn.graph.to_string()
+}
+
+/// Writes a text into a folder, under a name of its own. Whoever reads the folder meanwhile finds
+/// the file whole, or not at all.
+pub fn save(folder: &Path, text: &str) -> PathBuf {
+    let hashed = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    let file = folder.join(format!("{:016x}.graph", text.bytes().fold(0, hashed)));
+    let mut begun = tempfile::Builder::new().suffix(".tmp").tempfile_in(folder).unwrap();
+    begun.write_all(text.as_bytes()).unwrap();
+    begun.persist(&file).unwrap();
+    file
 }
 
 /// What such a text says.
