@@ -6,6 +6,7 @@ mod support;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -192,13 +193,17 @@ fn send(signal: &str, child: &Child) {
 }
 
 #[test]
-fn an_interrupted_compilation_leaves_nothing() {
-    for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+fn an_interrupted_compilation_leaves_what_was_there() {
+    let old = || Some(b"old".to_vec());
+    for (signal, status, was) in
+        [("-INT", 130, None), ("-INT", 130, old()), ("-TERM", 143, old()), ("-HUP", 129, old())]
+    {
         let scene = Scene::new("rand-llama");
+        was.iter().for_each(|bytes| fs::write(&scene.out, bytes).unwrap());
         let (mut child, path) = begun_compilation(&scene, FAR_TOO_MANY, &BY_DEFAULT);
         send(signal, &child);
         assert_eq!(child.wait().unwrap().code(), Some(status), "{signal}");
-        assert!(!path.exists() && !Path::new(&scene.out).exists(), "{signal}");
+        assert!(!path.exists() && fs::read(&scene.out).ok() == was, "{signal}");
     }
     // Whoever had it ignore the loss of the terminal wants it to go on.
     let scene = Scene::new("rand-llama");
@@ -206,6 +211,27 @@ fn an_interrupted_compilation_leaves_nothing() {
     send("-HUP", &child);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(Path::new(&scene.out).is_file());
+}
+
+/// So does one that has not begun to write: at first, and when it has said what is to come, which is
+/// code to be compiled.
+#[test]
+fn a_compilation_interrupted_early_leaves_what_was_there() {
+    let scene = Scene::new("rand-v3");
+    fs::write(&scene.out, "old").unwrap();
+    let before = scene.names();
+    let words = [&BY_DEFAULT[1..], &[env!("CARGO_BIN_EXE_latentc")], &scene.args(&[])].concat();
+    for (lines, signal) in [(0, "-INT"), (1, "-INT"), (1, "-TERM")] {
+        let mut command = Command::new(BY_DEFAULT[0]);
+        let mut child = command.args(&words).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(said.by_ref().take(lines).count(), lines);
+        send(signal, &child);
+        assert_eq!(child.wait().unwrap().code(), None, "{signal} after {lines} lines");
+        let left = (fs::read(&scene.out).unwrap(), scene.names());
+        assert_eq!(left, (b"old".to_vec(), before.clone()), "{signal} after {lines} lines");
+    }
 }
 
 #[test]
