@@ -11,10 +11,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use support::{Scene, latentc, refused, root};
+use support::{LEVEL, Scene, latentc, refused, root};
 
-/// The level that any machine has.
-const LEVEL: &str = if cfg!(target_arch = "aarch64") { "isa=aarch64-v8" } else { "isa=x86-64-v2" };
 const INSIDE: [&str; 2] = ["-C", LEVEL];
 const STAY: [&str; 4] = ["--weights", "checkpoint", "-C", LEVEL];
 /// Little code: one level, by the backend that is faster to compile, and nothing in front.

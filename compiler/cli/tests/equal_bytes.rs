@@ -146,6 +146,6 @@ fn cranelift_gives_equal_bytes() {
 #[cfg(feature = "llvm")]
 #[test]
 fn llvm_gives_equal_bytes() {
-    let level = if cfg!(target_arch = "aarch64") { "isa=armv8-a" } else { "isa=x86-64-v3" };
+    let level = if cfg!(target_arch = "aarch64") { "isa=aarch64-v8.2" } else { "isa=x86-64-v3" };
     equal("rand-v2-lite", &["-C", "backend=llvm", "-C", level]);
 }

@@ -15,10 +15,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use support::{Scene, latentc};
+use support::{LEVEL, Scene, latentc};
 
-/// The level that any machine has.
-const LEVEL: &str = if cfg!(target_arch = "aarch64") { "isa=armv8-a" } else { "isa=x86-64-v2" };
 /// Bytes per hash of weights, as the format has it.
 const CHUNK: u64 = artifact::format::CHUNK;
 

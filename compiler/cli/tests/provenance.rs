@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::{Ran, Scene, latentc, refused};
+use support::{LEVEL, Ran, Scene, latentc, refused};
 
 /// The SHA-256 digest of some bytes, by another program.
 fn sha256(bytes: &[u8]) -> String {
@@ -115,9 +115,6 @@ fn a_manifest_names_a_text_that_took_the_place_of_a_phase() {
         assert_eq!(ran.exit, 0, "{}", ran.err);
     }
 }
-
-/// The level that any machine has.
-const LEVEL: &str = if cfg!(target_arch = "aarch64") { "isa=armv8-a" } else { "isa=x86-64-v2" };
 
 fn statement_of(scene: &Scene) -> String {
     format!("{}.intoto.json", scene.out)

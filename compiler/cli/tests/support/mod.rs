@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
+/// The level that any machine has, as an option.
+pub const LEVEL: &str =
+    if cfg!(target_arch = "aarch64") { "isa=aarch64-v8" } else { "isa=x86-64-v2" };
+
 /// What a command did.
 pub struct Ran {
     pub exit: i32,
