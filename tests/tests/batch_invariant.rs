@@ -6,6 +6,7 @@ use compiler::options::{Compute, Options};
 use generate::engine::Engine;
 use generate::logits::Feed;
 use tests::goldens::model;
+use tests::is_long;
 use tests::native::{Built, Levels, build, logits};
 
 /// Lengths of prompts: around the rows of tiles and of pages, and beyond the first part of a
@@ -22,10 +23,6 @@ const FEEDS: [Feed; 5] = [
     Feed::BatchedChunks(1),
     Feed::BatchedChunks(33),
 ];
-
-fn is_long() -> bool {
-    std::env::var_os("LATENTC_LONG_TESTS").is_some()
-}
 
 fn prompts(vocab: usize) -> Vec<Vec<i32>> {
     let id = |prompt: usize, at: usize| ((prompt * 7919 + at * 104_729) % vocab) as i32;
@@ -87,10 +84,21 @@ fn every_model_in_both_precisions() {
     }
 }
 
-/// What the option is for: without it, steps of other sizes give other bits.
+/// What the option is for: without it, steps of other sizes give other bits. Threads never do.
 #[test]
 fn otherwise_bits_follow_the_step() {
     let options = Options { batch_invariant: Some(false), ..Options::default() };
     let built = build(&model("rand-v3-fp8"), None, &options, Levels::Best);
     assert!(built.ways.iter().any(|way| !differing(&built, way).is_empty()));
+    for way in &built.ways {
+        for feed in [Feed::Whole, Feed::BatchedChunks(33)] {
+            let [one, two, three] = [1, 2, 3].map(|threads| {
+                let mut engine = built.engine(way, threads, TOKENS);
+                let prompts = prompts(engine.vocab());
+                let all = logits(&mut engine, &prompts, feed).concat();
+                all.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            });
+            assert!(one == two && one == three, "{way}, {feed:?}: threads change bits");
+        }
+    }
 }
