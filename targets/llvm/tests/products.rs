@@ -1,5 +1,6 @@
 //! Every form of product at every level that runs here, against plain sums in f64. Operands end
-//! at pages that are not there.
+//! at pages that are not there. LATENTC_LONG_TESTS takes every size of a form at every level, else
+//! each comes at one level in turn.
 
 mod native;
 
@@ -23,10 +24,10 @@ const SIZES: [(u32, u32, u32); 8] = [
 
 /// Cases of a form: whole tiles, and tiles of which less is valid.
 fn cases(left: DType, right: DType, lie: Lie) -> Vec<Case> {
-    let mut all = Vec::new();
-    for (i, (m, n, k)) in SIZES.into_iter().enumerate() {
-        let case = Case::of([m, n, k], [left, right], lie);
-        all.push(case);
+    let whole = SIZES.map(|(m, n, k)| Case::of([m, n, k], [left, right], lie));
+    let mut all = whole.to_vec();
+    for (i, case) in whole.into_iter().enumerate() {
+        let Case { m, n, k, .. } = case;
         let some = |e: u32| Some((e as i32 * 2).div_euclid(3).max(1));
         let valid = match i % 4 {
             0 => [some(m), None, None],
@@ -36,22 +37,30 @@ fn cases(left: DType, right: DType, lie: Lie) -> Vec<Case> {
         };
         all.push(Case { valid, dense: i % 3 != 1, ..case });
     }
-    let (m, n, k) = SIZES[6];
-    let case = Case::of([m, n, k], [left, right], lie);
     for axis in 0..3 {
         for none in [0, -5] {
             let mut valid = [None; 3];
             valid[axis] = Some(none);
-            all.push(Case { valid, ..case });
+            all.push(Case { valid, ..whole[6] });
         }
     }
     all
 }
 
-fn check_all(left: DType, right: DType, lie: Lie) {
-    for level in native::levels() {
-        check(level, lanes(level), &cases(left, right, lie));
+/// Checks each case at the level whose turn it is, which `turn` moves on; where long tests are asked
+/// for, at all.
+fn check_in_turn(turn: usize, cases: &[Case]) {
+    let levels = native::levels();
+    let every = std::env::var_os("LATENTC_LONG_TESTS").map_or(levels.len(), |_| 1);
+    for (i, level) in levels.iter().enumerate() {
+        let own = cases.iter().skip((i + turn) % every).step_by(every);
+        check(level, lanes(level), &own.copied().collect::<Vec<_>>());
     }
+}
+
+fn check_all(left: DType, right: DType, lie: Lie) {
+    // Other operands begin elsewhere, so that a size meets other levels.
+    check_in_turn(left as usize + right as usize, &cases(left, right, lie));
 }
 
 fn blocked(lanes: u32, group: u32) -> Lie {
@@ -109,9 +118,7 @@ fn few_rows_of_k() {
             }
         }
     }
-    for level in native::levels() {
-        check(level, lanes(level), &all);
-    }
+    check_in_turn(0, &all);
 }
 
 #[test]
