@@ -129,18 +129,7 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
         return output::write(None, help().as_bytes());
     }
     let options = options(&args.codegen)?;
-    let Some(model) = &args.model else {
-        let message = "found no MODEL, expected a checkpoint directory".to_string();
-        return Err(Failure::usage(message, "`latentc compile MODEL -o OUT`"));
-    };
-    if args.weights == Weights::Checkpoint && args.dummy_weights.is_some() {
-        let message = "found --weights checkpoint, expected inline or external".to_string();
-        return Err(Failure::usage(message, "made-up weights lie in no checkpoint"));
-    }
-    if args.attest && args.is_text() {
-        let message = "found --attest with a text, expected a model to write".to_string();
-        return Err(Failure::usage(message, "leave out --attest, or what asks for the text"));
-    }
+    let model = consistent(args)?;
     let owned = targets::cpu(&options, args.threads());
     let targets: Vec<&dyn Target> = owned.iter().map(AsRef::as_ref).collect();
     check_levels(&targets, &options)?;
@@ -186,6 +175,23 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
             show(args, &texts.join("\n"))
         }
     }
+}
+
+/// The model, of arguments that go together.
+fn consistent(args: &CompileArgs) -> Result<&Path, Failure> {
+    let Some(model) = &args.model else {
+        let message = "found no MODEL, expected a checkpoint directory".to_string();
+        return Err(Failure::usage(message, "`latentc compile MODEL -o OUT`"));
+    };
+    if args.weights == Weights::Checkpoint && args.dummy_weights.is_some() {
+        let message = "found --weights checkpoint, expected inline or external".to_string();
+        return Err(Failure::usage(message, "made-up weights lie in no checkpoint"));
+    }
+    if args.attest && args.is_text() {
+        let message = "found --attest with a text, expected a model to write".to_string();
+        return Err(Failure::usage(message, "leave out --attest, or what asks for the text"));
+    }
+    Ok(model)
 }
 
 /// All choices of `-C`, or all that is wrong with them.
