@@ -140,7 +140,11 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
         let sound = program.and_then(|program| program.verify().map(|()| program));
         imported.program = sound.map_err(|errors| Failure::text(&name, &text, errors))?;
     }
-    let spoken = if result.is_some() { check_texts(&imported)? } else { None };
+    let mut spoken = None;
+    if result.is_some() {
+        imported.check_stored()?;
+        spoken = check_texts(&imported)?;
+    }
     if !args.quiet {
         warn(&imported, &options);
         spoken.into_iter().for_each(|warning| output::note(&format!("warning: {warning}")));

@@ -31,6 +31,7 @@ pub mod layers;
 pub mod rope;
 pub mod shard;
 pub mod source;
+mod stated;
 pub mod values;
 
 use crate::error::{ImportError, ImportErrors};

@@ -105,8 +105,9 @@ impl RowKernel<'_, '_> {
                 indices.push(index.clone());
             }
         }
-        let each: i64 = self.block.extents(&indices)?.iter().product();
-        self.work.flops = self.work.flops.plus(&self.rows.times(&(2 * each).into()));
+        let extents = self.block.extents(&indices)?;
+        let each = extents.iter().fold(2, |flops: i64, extent| flops.saturating_mul(*extent));
+        self.work.flops = self.work.flops.plus(&self.rows.times(&each.into()));
         Ok(())
     }
 

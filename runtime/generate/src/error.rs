@@ -272,7 +272,11 @@ impl GenerateError {
                 "`latentc logits CHECKPOINT --interpret` computes the same without compiled code"
                     .to_owned()
             }
-            Self::NoCandidate { .. } => "raise --top-p, or lower --min-p".to_owned(),
+            Self::NoCandidate { .. } => {
+                "raise --top-p, or lower --min-p; of a tokenizer's tokens, only those count that the \
+                 model has"
+                    .to_owned()
+            },
             Self::BadOption { option, expected, .. } => format!("give {option} {expected}"),
             Self::EmptyPrompt => "give a text with --prompt or ids with --prompt-ids".to_owned(),
             Self::PromptTooLong { context, .. } => {
