@@ -133,7 +133,12 @@ impl<'k> Tiles<'k> {
     pub fn unflattened(&mut self, value: kernel::ValueId, extents: &[u32]) -> kernel::ValueId {
         let last = self.kernel.ty(value).shape.len() as u32 - 1;
         match extents {
-            [] => self.kernel.reduce(kernel::Fold::Add, last, value),
+            [] => {
+                let code = self.kernel.ty(value).encoding.code;
+                let wide = self.widened(value);
+                let alone = self.kernel.reduce(kernel::Fold::Add, last, wide);
+                self.kernel.cast(alone, code)
+            }
             [_] => value,
             _ => self.kernel.split(value, last, extents),
         }
