@@ -140,14 +140,10 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
         let sound = program.and_then(|program| program.verify().map(|()| program));
         imported.program = sound.map_err(|errors| Failure::text(&name, &text, errors))?;
     }
-    let mut spoken = None;
-    if result.is_some() {
-        imported.check_stored()?;
-        spoken = check_texts(&imported)?;
-    }
+    let mute = if result.is_some() { check_inputs(&imported)? } else { None };
     if !args.quiet {
         warn(&imported, &options);
-        spoken.into_iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+        mute.into_iter().for_each(|warning| output::note(&format!("warning: {warning}")));
     }
     if args.emit == Emit::Graph || args.stop_after == Some(Phase::Import) {
         return show(args, &imported.program.to_string());
@@ -210,8 +206,10 @@ pub fn options(choices: &[String]) -> Result<Options, Failure> {
     Ok(options)
 }
 
-/// Reads the tokenizer's files as a model that runs does. Says what it will not be able to do.
-fn check_texts(imported: &Imported) -> Result<Option<String>, Failure> {
+/// Checks what a model will run by: its weights are stored as the program states, and its tokenizer
+/// can be read. Says what it will not be able to say.
+fn check_inputs(imported: &Imported) -> Result<Option<String>, Failure> {
+    imported.check_stored()?;
     let file = |name: &str| {
         let file = imported.companions.iter().find(|c| c.name == name);
         file.map(|c| c.bytes.as_slice())
