@@ -145,6 +145,17 @@ fn unknown_architecture_lists_the_known() {
     }
 }
 
+/// Nothing that a program of ours selects or divides by goes beyond its bounds.
+#[test]
+fn published_shapes_stay_within_bounds() {
+    for name in ["v3", "v2", "v2-lite", "glm5", "qwen2-1.5b"] {
+        let dir = support::at("tests/configs").join(name);
+        let options = ImportOptions { dummy_weights: Some(1), ..ImportOptions::default() };
+        let imported = import(&dir.join("config.json"), &options).expect("a published config");
+        assert_eq!(imported.check_reach(), Ok(()), "{name}");
+    }
+}
+
 /// The published shapes import from a lone config.json, and come to the published sizes.
 #[test]
 fn published_shapes_import_without_weights() {

@@ -8,6 +8,7 @@ use crate::graph::bounds::least;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::Eval;
+use crate::graph::range::{Beyond, Range};
 use crate::graph::{Graph, ParamKind, Type, ValueId};
 use crate::number::{Field, Number};
 use crate::tensor::Tensor;
@@ -275,6 +276,24 @@ impl NodeView<'_> {
         Err(GraphError::Range { op: self.schema.name, end, extent: extent.clone() })
     }
 
+    /// What holds of the elements of all operands, and of zeros where a mask leaves some out.
+    pub fn ranges(&self, operands: &[Range]) -> Range {
+        let masked = self.mask.map(|_| Range::number(0));
+        let all = operands.iter().cloned().chain(masked);
+        all.reduce(|a, b| a.or(&b, &self.graph.symbols)).unwrap_or_else(Range::any)
+    }
+
+    /// Demands that rows lie within what they select from, whatever the inputs are.
+    ///
+    /// Errors: some may not.
+    pub fn rows_within(&self, rows: &Range, index: &Name) -> Result<(), Beyond> {
+        let expected = Range::rows(&self.extent(index).bind(&self.graph.symbols));
+        match rows.is_within(&expected, &self.graph.symbols) {
+            true => Ok(()),
+            false => Err(Beyond { what: "a row", found: rows.clone(), expected }),
+        }
+    }
+
     /// Demands that the mask, if any, is bool and has no index beyond `allowed`.
     pub fn mask_within(&self, allowed: &[Name]) -> Result<(), GraphError> {
         let Some(mask) = self.mask else { return Ok(()) };
@@ -408,6 +427,13 @@ pub trait OpDef: Sync {
     /// How far two right evaluations may be apart.
     fn tolerance(&self, _node: &NodeView, _results: &[Type]) -> Tolerance {
         Tolerance::Exact
+    }
+
+    /// Which integers the results may hold, given those of the operands: any, unless the op says more.
+    ///
+    /// Errors: an operand that may lie where the op has no meaning.
+    fn range(&self, _node: &NodeView, _operands: &[Range]) -> Result<Range, Beyond> {
+        Ok(Range::any())
     }
 
     /// Small telling cases: extents of 1, odd ones, NaN, infinities and signed zeros where they

@@ -106,6 +106,11 @@ impl CheckError {
         ("E0289", "a graph of a certificate that is too large to evaluate"),
     ];
 
+    /// Whether the graph that was given has no value, whatever is made of it.
+    pub fn is_of_source(&self) -> bool {
+        matches!(self, CheckError::Unevaluable { place, .. } if *place == Place::source())
+    }
+
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {

@@ -138,9 +138,14 @@ pub fn compile(args: &CompileArgs) -> Result<(), Failure> {
     if let Some((name, text)) = read_text(args, "graph", &mut imported)? {
         let program = parse_program(&text);
         let sound = program.and_then(|program| program.verify().map(|()| program));
-        imported.program = sound.map_err(|errors| Failure::text(&name, &text, errors))?;
+        let refused = |errors| Failure::text(&name, &text, errors);
+        imported.program = sound.map_err(refused)?;
+        if result.is_some() {
+            imported.check_stored()?;
+            imported.check_reach().map_err(refused)?;
+        }
     }
-    let mute = if result.is_some() { check_inputs(&imported)? } else { None };
+    let mute = if result.is_some() { unreadable(&imported)? } else { None };
     if !args.quiet {
         warn(&imported, &options);
         mute.into_iter().for_each(|warning| output::note(&format!("warning: {warning}")));
@@ -206,10 +211,8 @@ pub fn options(choices: &[String]) -> Result<Options, Failure> {
     Ok(options)
 }
 
-/// Checks what a model will run by: its weights are stored as the program states, and its tokenizer
-/// can be read. Says what it will not be able to say.
-fn check_inputs(imported: &Imported) -> Result<Option<String>, Failure> {
-    imported.check_stored()?;
+/// What a model will not be able to say, by the tokenizer and the template beside it.
+fn unreadable(imported: &Imported) -> Result<Option<String>, Failure> {
     let file = |name: &str| {
         let file = imported.companions.iter().find(|c| c.name == name);
         file.map(|c| c.bytes.as_slice())

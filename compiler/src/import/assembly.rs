@@ -26,10 +26,9 @@ impl Assembly {
     /// An empty program for sequences of up to `context` tokens. What the text form does not take
     /// in a name becomes `_`.
     pub fn new(name: &str, catalogue: Catalogue, context: i64) -> Assembly {
-        let step = |name: &str, lo| (Name::from(name), Symbol::step(lo, context));
         let program = Program {
             name: plain_name(name),
-            symbols: Symbols::from([step("s", 1), step("t", 1), step("m", 0)]),
+            symbols: step_symbols(context),
             blocks: vec![],
             weights: vec![],
             states: vec![],
@@ -174,6 +173,12 @@ impl Block<'_> {
         }
         self.graph.history(x, "s", "t")
     }
+}
+
+/// New tokens `s`, all tokens `t`, and rows `m` whose logits are wanted.
+pub fn step_symbols(context: i64) -> Symbols {
+    let step = |name: &str, lo| (Name::from(name), Symbol::step(lo, context));
+    Symbols::from([step("s", 1), step("t", 1), step("m", 0)])
 }
 
 /// IR diagnostics as the importer's own fault.

@@ -1,11 +1,17 @@
-//! Whether weights are stored as a program states: one that is read from a text may state anything.
+//! Whether a program fits the model it is of: one that is read from a text may state anything.
 
 use super::Imported;
+use super::assembly::step_symbols;
 use super::source::element_of;
 use crate::error::{ImportError, ImportErrors};
+use ir::dim::{Dim, Name};
 use ir::dtype::DType;
+use ir::error::IrError;
 use ir::graph::program::Weight;
+use ir::graph::range::Range;
+use ir::graph::verify::reach::Caller;
 use ir::tensor::scale_dims;
+use std::collections::BTreeMap;
 
 impl Imported {
     /// Compares element type and shape of each stored tensor with what the program says of it.
@@ -17,6 +23,24 @@ impl Imported {
         let stated = self.program.weights.iter().flat_map(stated);
         let faults = stated.filter_map(|(key, dtype, dims)| self.misfit(key, dtype, &dims));
         ImportErrors(faults.collect()).into_result()
+    }
+
+    /// Checks that nothing the program selects or divides by goes beyond its bounds, whatever a
+    /// runtime gives: ids of the vocabulary, positions of the context, rows of the step.
+    ///
+    /// # Errors
+    /// Everything that may, as [`Program::verify_reach`](ir::graph::program::Program::verify_reach)
+    /// says.
+    pub fn check_reach(&self) -> Result<(), Vec<IrError>> {
+        let input = |name: &str, extent: Dim| (Name::from(name), Range::rows(&extent));
+        self.program.verify_reach(&Caller {
+            symbols: step_symbols(self.info.context),
+            inputs: BTreeMap::from([
+                input("ids", self.info.vocab.into()),
+                input("pos", "t".into()),
+                input("rows", "s".into()),
+            ]),
+        })
     }
 
     fn misfit(&self, key: &str, dtype: DType, dims: &[u64]) -> Option<ImportError> {

@@ -294,6 +294,10 @@ impl RowKernel<'_, '_> {
         scalar && !node.masked && !here(x)
     }
 
+    fn is_given(&self, value: ValueId) -> bool {
+        matches!(self.graph.value(value).def, Def::Param(..))
+    }
+
     fn row_of(&mut self, tiles: &mut Tiles, node: &Node) -> Result<(), LowerError> {
         let (x, rows) = (node.operands[0], node.operands[1]);
         self.bring(tiles, rows)?;
@@ -304,10 +308,13 @@ impl RowKernel<'_, '_> {
         let is_weight = is_constant(self.graph, x);
         let tile = match (is_weight, row_index(self.graph, x)) {
             (true, _) => self.weight(tiles, x, Some((axis, at)))?,
-            (false, Some(i)) if *i == x_ty.indices[axis] => self.stored_row(tiles, x, Some(at))?,
+            // Given rows are those of the step; computed ones would be those of a sequence.
+            (false, Some(i)) if *i == x_ty.indices[axis] && self.is_given(rows) => {
+                self.stored_row(tiles, x, Some(at))?
+            }
             _ => {
-                let (found, expected) =
-                    ("rows of a fixed index", "rows of the step or of a weight");
+                let found = "rows of a fixed index, or computed ones of a sequence";
+                let expected = "given rows of the step, or rows of a weight";
                 return Err(self.form(node, found, expected));
             }
         };

@@ -56,7 +56,12 @@ impl RewriteError {
 
     /// What to do next.
     pub fn help(&self) -> &'static str {
-        "report it with the model's config.json; `-C rules=-NAME` leaves a law out"
+        match self {
+            RewriteError::Unequal { error, .. } if error.is_of_source() => {
+                "it is tried at small extents: bound rows by `iota {start = EXTENT - 1}`, no number"
+            }
+            _ => "report it with the model's config.json; `-C rules=-NAME` leaves a law out",
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can be wrong with a graph or a program, E0102 to E0139.
 
 use super::Type;
+use super::range::Beyond;
 use crate::attr::AttrKind;
 use crate::dim::{Dim, Name};
 use crate::dtype::{Class, Encoding};
@@ -296,6 +297,19 @@ pub enum GraphError {
         /// Class needed.
         expected: Class,
     },
+    /// An operand that may lie where an op has no meaning, which compiled code does not check.
+    #[error("@{graph}, %{value}: {} of {op} may be {}, expected {}", .beyond.what, .beyond.found,
+        .beyond.expected)]
+    Reach {
+        /// The block.
+        graph: Name,
+        /// The node's result.
+        value: Name,
+        /// The op.
+        op: &'static str,
+        /// What may lie where.
+        beyond: Box<Beyond>,
+    },
 }
 
 impl GraphError {
@@ -338,6 +352,7 @@ impl GraphError {
         ("E0136", "an operand whose class is not what an op computes with"),
         ("E0137", "a divisor of integers that is not positive"),
         ("E0138", "a name that the text form could not read back"),
+        ("E0139", "an operand that may lie where an op has no meaning"),
     ];
 
     /// The diagnostic's code.
@@ -380,6 +395,7 @@ impl GraphError {
             GraphError::OperandClass { .. } => "E0136",
             GraphError::Divisor(_) => "E0137",
             GraphError::BadName { .. } => "E0138",
+            GraphError::Reach { .. } => "E0139",
         }
     }
 
@@ -417,6 +433,9 @@ impl GraphError {
             GraphError::Resample => "this is expected about once in 2^60 divisions",
             GraphError::BadName { .. } => "choose a name that the text form has",
             GraphError::Divisor(_) => "guard the division with select()",
+            GraphError::Reach { .. } => {
+                "bound it: `map { min(max(%x, 0), %last) }`, `%last = iota {start = EXTENT - 1}`"
+            }
             GraphError::OutOfRange { .. } => "check the indices against the extent selected from",
             GraphError::Given { .. } => "give it in the declared shape",
             GraphError::TooLarge { .. } => "evaluate with smaller extents",

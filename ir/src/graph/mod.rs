@@ -7,7 +7,8 @@
 //! - [`builder`]: the only way to make a node; applies the op's shape rule
 //! - [`mod@print`], [`parse`]: the text form; `parse(print(g)) == g`
 //! - [`verify`]: every check, all errors at once
-//! - [`bind`], [`bounds`]: values of symbols from shapes, and what can be said without them
+//! - [`bind`], [`bounds`], [`range`]: values of symbols from shapes, what can be said without them,
+//!   and which integers values may hold
 //! - [`eval`], [`interp`]: the meaning, over f32, f64 or a prime field
 //! - [`program`], [`source`], [`sequence`]: blocks, calls, weights, states, entry points; elements
 //!   of a weight; the meaning of an entry, step by step
@@ -22,6 +23,7 @@ pub mod interp;
 pub mod parse;
 pub mod print;
 pub mod program;
+pub mod range;
 pub mod sequence;
 pub mod source;
 pub mod verify;

@@ -7,6 +7,7 @@
 //! block takes, given at or before it; no two blocks are equal but for their names.
 
 mod program;
+pub mod reach;
 
 use super::builder::is_name;
 use super::error::GraphError;
@@ -125,17 +126,21 @@ impl Graph {
         if let Some(id) = node.results.iter().find(|id| id.0 as usize >= self.values.len()) {
             return Err(GraphError::Dangling { what: "value", index: id.0 });
         }
+        self.viewed(node, |view| view.check(node.op).map(|_| ()))
+    }
+
+    /// What is asked of an op about one of its nodes.
+    fn viewed<T>(&self, node: &Node, ask: impl FnOnce(&NodeView) -> T) -> T {
         let operands = self.types(node.data_operands());
         let declared = self.types(&node.results);
-        let view = NodeView {
+        ask(&NodeView {
             schema: node.op.0.schema(),
             graph: self,
             operands: &operands,
             mask: node.mask().map(|id| self.ty(id)),
             attrs: &node.attrs.0,
             declared: Some(&declared),
-        };
-        view.check(node.op).map(|_| ())
+        })
     }
 
     fn verify_appends(&self, errors: &mut Vec<GraphError>) {

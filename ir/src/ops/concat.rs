@@ -6,6 +6,7 @@ use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::Eval;
+use crate::graph::range::{Beyond, Range};
 use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
@@ -64,6 +65,10 @@ impl OpDef for Op {
 
     fn meaning(&self) -> Meaning {
         Meaning::of::<Op>()
+    }
+
+    fn range(&self, node: &NodeView, operands: &[Range]) -> Result<Range, Beyond> {
+        Ok(node.ranges(operands))
     }
 
     fn samples(&self) -> &'static [Sample] {

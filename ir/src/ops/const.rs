@@ -6,6 +6,7 @@ use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::Eval;
+use crate::graph::range::{Beyond, Range};
 use crate::graph::{Type, ValueId};
 use crate::kernel::TileType;
 use crate::number::Number;
@@ -58,6 +59,12 @@ impl OpDef for Op {
 
     fn meaning(&self) -> Meaning {
         Meaning::of::<Op>()
+    }
+
+    fn range(&self, node: &NodeView, _operands: &[Range]) -> Result<Range, Beyond> {
+        let integers = node.get(VALUES).iter().map(|v| *v as i64);
+        let (lo, hi) = (integers.clone().min(), integers.max());
+        Ok(lo.zip(hi).map_or_else(Range::any, |(lo, hi)| Range::between(lo.into(), hi.into())))
     }
 
     fn samples(&self) -> &'static [Sample] {

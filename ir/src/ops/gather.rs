@@ -7,6 +7,7 @@ use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::{Eval, together, walk};
+use crate::graph::range::{Beyond, Range};
 use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
@@ -54,6 +55,12 @@ impl OpDef for Op {
 
     fn meaning(&self) -> Meaning {
         Meaning::of::<Op>()
+    }
+
+    fn range(&self, node: &NodeView, operands: &[Range]) -> Result<Range, Beyond> {
+        // Rows that are masked out are not used, but may be read.
+        node.rows_within(&operands[1], node.get(INDEX))?;
+        Ok(node.ranges(&operands[..1]))
     }
 
     fn samples(&self) -> &'static [Sample] {

@@ -7,6 +7,7 @@ use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::Eval;
+use crate::graph::range::{Beyond, Range};
 use crate::graph::{Type, ValueId};
 use crate::kernel::TileType;
 use crate::number::Number;
@@ -45,6 +46,14 @@ impl OpDef for Op {
 
     fn meaning(&self) -> Meaning {
         Meaning::of::<Op>()
+    }
+
+    fn range(&self, node: &NodeView, _operands: &[Range]) -> Result<Range, Beyond> {
+        let bind = |dim: &Dim| dim.bind(&node.graph.symbols);
+        let indices = node.declared.into_iter().flatten().flat_map(|ty| &ty.indices);
+        let (start, extent) = (bind(node.get(START)), bind(&node.product(indices)));
+        let last = start.plus(&extent).minus(&1.into());
+        Ok(Range::between(start, last).wrapped(&node.graph.symbols))
     }
 
     fn samples(&self) -> &'static [Sample] {

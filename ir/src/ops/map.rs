@@ -8,6 +8,7 @@ use crate::expr::Expr;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::{Eval, walk};
+use crate::graph::range::{Beyond, Operands, Range};
 use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::number::scalar::{Scalar, compile};
@@ -49,6 +50,17 @@ impl OpDef for Op {
 
     fn meaning(&self) -> Meaning {
         Meaning::of::<Op>()
+    }
+
+    fn range(&self, node: &NodeView, operands: &[Range]) -> Result<Range, Beyond> {
+        let classes: Vec<Class> = node.operands.iter().map(Type::class).collect();
+        let expr = node.get(EXPR);
+        let class = expr.class(&classes).unwrap_or(Class::Float);
+        let code = compile(expr, &classes, class, 0);
+        let ranges = classes.into_iter().zip(operands.iter().cloned()).collect();
+        let range = Operands { ranges, symbols: &node.graph.symbols }.range(&code);
+        let expected = Range::divisors();
+        range.map(|(_, range)| range).map_err(|found| Beyond { what: "a divisor", found, expected })
     }
 
     fn samples(&self) -> &'static [Sample] {

@@ -7,6 +7,7 @@ use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::{Eval, walk};
+use crate::graph::range::{Beyond, Range};
 use crate::graph::{Type, ValueId};
 use crate::kernel;
 use crate::kernel::Fold;
@@ -58,6 +59,12 @@ impl OpDef for Op {
 
     fn meaning(&self) -> Meaning {
         Meaning::of::<Op>()
+    }
+
+    fn range(&self, node: &NodeView, operands: &[Range]) -> Result<Range, Beyond> {
+        // Of none it is 0.
+        let one = || node.ranges(operands).or(&Range::number(0), &node.graph.symbols);
+        Ok(if **node.get(OP) == *"sum" { Range::any() } else { one() })
     }
 
     fn samples(&self) -> &'static [Sample] {

@@ -7,6 +7,7 @@ use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::{Eval, walk};
+use crate::graph::range::{Beyond, Range};
 use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, Tolerance, attrs};
@@ -54,6 +55,11 @@ impl OpDef for Op {
 
     fn meaning(&self) -> Meaning {
         Meaning::of::<Op>()
+    }
+
+    fn range(&self, node: &NodeView, operands: &[Range]) -> Result<Range, Beyond> {
+        node.rows_within(&operands[0], node.get(INTO))?;
+        Ok(Range::any())
     }
 
     fn samples(&self) -> &'static [Sample] {

@@ -7,6 +7,7 @@ use crate::error::IrError;
 use crate::graph::builder::GraphBuilder;
 use crate::graph::error::GraphError;
 use crate::graph::eval::{Eval, spread};
+use crate::graph::range::{Beyond, Range};
 use crate::graph::{Type, ValueId};
 use crate::number::Number;
 use crate::op::{Apply, Meaning, NodeView, OpDef, OpRef, Sample, Schema, attrs};
@@ -49,6 +50,11 @@ impl OpDef for Op {
 
     fn meaning(&self) -> Meaning {
         Meaning::of::<Op>()
+    }
+
+    fn range(&self, node: &NodeView, _operands: &[Range]) -> Result<Range, Beyond> {
+        let index: &Name = node.get(INDEX);
+        Ok(Range::rows(&node.extent(index).bind(&node.graph.symbols)))
     }
 
     fn samples(&self) -> &'static [Sample] {

@@ -41,6 +41,8 @@ fn imported(dir: &Path, made_up: Option<u64>) -> Result<Imported, Vec<Refusal>> 
     let imported = import(dir, &options).map_err(all)?;
     let sound = imported.program.verify();
     assert!(sound.is_ok(), "imported, but not sound: {sound:?}");
+    let within = imported.check_reach();
+    assert!(within.is_ok(), "imported, but not within bounds: {within:?}");
     for warning in &imported.warnings {
         assert!(!warning.to_string().is_empty());
     }

@@ -6,6 +6,8 @@ use compiler::options::Options;
 use ir::device::DeviceSpec;
 use ir::error::IrError;
 use ir::graph::parse::{parse_graph, parse_program};
+use ir::graph::range::Range;
+use ir::graph::verify::reach::Caller;
 use ir::kernel::parse::{kernels, packing as parse_packing};
 use ir::kernel::verify::verify;
 use std::fmt::{Debug, Display};
@@ -51,8 +53,12 @@ pub fn program(input: &[u8]) -> Outcome {
     let text = utf8(input)?;
     let program = parse_program(text).map_err(|e| refusals(text, &e))?;
     same(&program, parse_program);
+    let inputs = program.entries.iter().flat_map(|entry| &entry.inputs);
+    let inputs = inputs.map(|input| (input.name.clone(), Range::number(0))).collect();
+    let caller = Caller { symbols: program.symbols.clone(), inputs };
     program
         .verify()
+        .and_then(|()| program.verify_reach(&caller))
         .map_err(|errors| errors.iter().map(|e| Refusal::new(e.kind.code(), e)).collect::<Vec<_>>())
 }
 

@@ -3,19 +3,19 @@
 use crate::dim::{Dim, Name};
 use crate::dtype::Encoding;
 use crate::error::IrError;
-use crate::graph::bind::{bound, solve};
+use crate::graph::bind::{Solution, bound, solve};
 use crate::graph::builder::is_name;
 use crate::graph::error::GraphError;
 use crate::graph::program::{Arg, Call, Entry, Program, StateKind, Weight};
-use crate::graph::{Graph, ParamKind};
+use crate::graph::{Graph, ParamKind, ValueId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 /// Encoding and extents over the program's symbols.
 #[derive(Clone, Debug, PartialEq)]
-struct Shape {
-    encoding: Encoding,
-    dims: Vec<Dim>,
+pub(super) struct Shape {
+    pub encoding: Encoding,
+    pub dims: Vec<Dim>,
 }
 
 impl fmt::Display for Shape {
@@ -26,7 +26,7 @@ impl fmt::Display for Shape {
 }
 
 /// Weights by name, the first of each: there are as many look-ups as weights.
-type Weights<'p> = HashMap<&'p Name, &'p Weight>;
+pub(super) type Weights<'p> = HashMap<&'p Name, &'p Weight>;
 
 impl Program {
     /// Everything wrong with a program and its blocks.
@@ -43,10 +43,14 @@ impl Program {
         for weight in &self.weights {
             found.extend(weight.check().err());
         }
-        let weights: Weights<'_> = self.weights.iter().rev().map(|w| (&w.name, w)).collect();
+        let weights = self.weights_by_name();
         found.extend(self.entries.iter().flat_map(|e| self.verify_entry(e, &weights)));
         errors.extend(found.into_iter().map(IrError::from));
         if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    pub(super) fn weights_by_name(&self) -> Weights<'_> {
+        self.weights.iter().rev().map(|w| (&w.name, w)).collect()
     }
 
     fn verify_names(&self) -> Vec<GraphError> {
@@ -143,7 +147,7 @@ impl Program {
     }
 
     /// Encoding and extents of an argument; `None` where they are not known after another error.
-    fn shape_of(
+    pub(super) fn shape_of(
         &self,
         arg: &Arg,
         (block, position): (&Graph, usize),
@@ -195,12 +199,7 @@ impl Program {
         errors: &mut Vec<GraphError>,
     ) -> Option<Vec<Shape>> {
         let params = block.params.iter().map(|id| block.ty(*id));
-        let equations: Vec<(Dim, Dim)> = params
-            .clone()
-            .zip(given)
-            .flat_map(|(ty, shape)| block.extents(ty).into_iter().zip(shape.dims.clone()))
-            .collect();
-        let solution = solve(&equations, bound(&block.symbols));
+        let solution = solution(block, given);
         let mut fits = true;
         for (i, (ty, found)) in params.zip(given).enumerate() {
             let expected =
@@ -215,10 +214,23 @@ impl Program {
                 fits = false;
             }
         }
-        let result = |id| {
-            let ty = block.ty(id);
-            Shape { encoding: ty.encoding, dims: block.extents_under(ty, &solution) }
-        };
-        fits.then(|| block.outputs.iter().map(|id| result(*id)).collect())
+        fits.then(|| results(block, &solution))
     }
+}
+
+/// What a block's symbols stand for, given arguments of these shapes.
+pub(super) fn solution(block: &Graph, given: &[Shape]) -> Solution {
+    let params = block.params.iter().map(|id| block.extents(block.ty(*id)));
+    let equations =
+        params.zip(given).flat_map(|(dims, shape)| dims.into_iter().zip(shape.dims.clone()));
+    solve(&equations.collect::<Vec<(Dim, Dim)>>(), bound(&block.symbols))
+}
+
+/// Shapes of a block's results, over what its symbols stand for.
+pub(super) fn results(block: &Graph, solution: &Solution) -> Vec<Shape> {
+    let result = |id: &ValueId| {
+        let ty = block.ty(*id);
+        Shape { encoding: ty.encoding, dims: block.extents_under(ty, solution) }
+    };
+    block.outputs.iter().map(result).collect()
 }
