@@ -67,7 +67,7 @@ impl Failure {
     pub fn io(action: &str, path: &Path, error: &std::io::Error) -> Failure {
         let message = format!("cannot {action} {}: {error}", path.display());
         let help = match error.kind() {
-            std::io::ErrorKind::InvalidData => "give the text as `--emit` or `logits` takes it",
+            std::io::ErrorKind::InvalidData => "give a text in UTF-8",
             _ => limit::help(Limit::of(error)),
         };
         let exit = if Limit::of(error).is_some() { LIMIT } else { INPUT };

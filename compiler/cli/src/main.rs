@@ -3,6 +3,7 @@
 mod compile;
 mod diagnostic;
 mod diff;
+mod eval;
 mod explain;
 mod forecast;
 mod interpret;
@@ -43,6 +44,8 @@ enum Top {
     Explain(explain::ExplainArgs),
     /// Compare compiled code with its kernels, another file or goldens
     Diff(diff::DiffArgs),
+    /// Compute how well a compiled model predicts a text
+    Eval(eval::EvalArgs),
     /// List the ops of the graph IR, or every diagnostic's code
     Ops(ops::OpsArgs),
     #[command(flatten)]
@@ -83,6 +86,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Top::Compile(args) => compile::compile(&args),
         Top::Explain(args) => explain::explain(&args),
         Top::Diff(args) => diff::diff(&args),
+        Top::Eval(args) => eval::eval(&args),
         Top::Ops(args) => ops::ops(&args),
         Top::Model(Command::Logits { file, args }) if file.interpret => {
             interpret::logits(&file.file, &args)

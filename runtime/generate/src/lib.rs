@@ -6,7 +6,8 @@
 //! - [`sequence`], [`schedule`]: many sequences in one step, over paged states
 //! - [`sample`]: choosing the next token
 //! - [`generator`]: all of that as a stream of text
-//! - [`logits`]: the logits of every position of given prompts
+//! - [`logits`]: the logits of every position of given prompts; [`perplexity`]: what they say of a
+//!   text
 //! - [`command`]: the commands of an executable
 
 pub mod chat;
@@ -18,6 +19,7 @@ pub mod generator;
 pub mod logits;
 mod namespaces;
 mod pages;
+pub mod perplexity;
 mod pyjson;
 pub mod sample;
 pub mod schedule;

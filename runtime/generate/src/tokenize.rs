@@ -109,6 +109,11 @@ impl Tokenizer {
         Ok(prefix)
     }
 
+    /// What is put before a document.
+    pub fn prefix(&self) -> &[i32] {
+        &self.prefix
+    }
+
     fn raw(&self, text: &str, special: bool) -> Result<Vec<i32>> {
         let refused = |detail| GenerateError::Encode { detail };
         let encoding = guarded(|| self.inner.encode_fast(text, special)).map_err(refused)?;

@@ -260,7 +260,11 @@ pub fn usage(error: &clap::Error) -> String {
     format!("{}{gap}{rest}", message.trim_end())
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+/// A number of at least 1 as an argument gives it.
+///
+/// # Errors
+/// 0, or no number.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(0) => Err("expected at least 1".to_owned()),
         Ok(n) => Ok(n),

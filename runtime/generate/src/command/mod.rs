@@ -99,7 +99,7 @@ fn file_error(action: &'static str, path: &Path, source: io::Error) -> GenerateE
 }
 
 /// `tokens`, or what the model's context holds if that is less.
-fn fit(model: &Model, tokens: usize) -> usize {
+pub fn fit(model: &Model, tokens: usize) -> usize {
     let context = model.manifest().model.context_length;
     tokens.min(usize::try_from(context).unwrap_or(usize::MAX))
 }
