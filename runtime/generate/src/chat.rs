@@ -413,8 +413,8 @@ mod tests {
     #[test]
     fn json_of_json_does_not_take_all_memory() {
         let source = format!("{{{{ '\"' {}}}}}", "| tojson ".repeat(60));
-        let error = render(&source, &[]).expect_err("2^60 bytes").to_string();
-        assert!(error.ends_with("MiB of memory"), "{error}");
+        // Whichever limit it meets first: escaping takes its time in a slow build.
+        assert_eq!(render(&source, &[]).expect_err("2^60 bytes").code(), "E0607");
     }
 
     #[test]
