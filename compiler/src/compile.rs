@@ -10,6 +10,7 @@ use crate::link::{self, LinkError, Object};
 use crate::lower::plan::lower_variants;
 use crate::lower::{LowerError, Lowered};
 use crate::options::Options;
+use crate::pack::report::{Report, Rounded};
 use crate::pack::{Packed, pack, recipe};
 use crate::progress::Progress;
 use crate::rewrite::program::RewriteError;
@@ -298,6 +299,14 @@ fn set_scratch(lowered: &mut Lowered, code: &[Code]) {
     }
 }
 
+/// What was written.
+pub struct Written {
+    /// Files and their sizes.
+    pub summary: Summary,
+    /// What the formats asked for did to the weights.
+    pub formats: Report,
+}
+
 /// Writes everything to one file, and what belongs beside it; they appear under their names when
 /// all are whole.
 ///
@@ -309,7 +318,7 @@ pub fn write(
     options: &Options,
     output: &Output<'_>,
     progress: &mut dyn Progress,
-) -> Result<Summary, CompileError> {
+) -> Result<Written, CompileError> {
     set_scratch(&mut lowered, code);
     let mut writer = Writer::create(output.path, output.stub, output.weights)?;
     let manifest = manifest(imported, &lowered, code, options, &output.flags);
@@ -334,7 +343,8 @@ pub fn write(
         recipe.folder = recipe::folder_from(output.path, &recipe.folder)?;
         writer.recipe(&recipe)?;
     }
-    write_weights(&imported.program, &screened, &held, &mut writer, output.threads, progress)?;
+    let rounded =
+        write_weights(&imported.program, &screened, &held, &mut writer, output.threads, progress)?;
     screened.verdict()?;
     let mut sealed = writer.seal()?;
     if let Some(asked) = &output.attest {
@@ -342,7 +352,8 @@ pub fn write(
         sealed.files().try_for_each(|(path, written)| statement.add(path, written))?;
         sealed.state(output.path, statement.text().as_bytes())?;
     }
-    Ok(sealed.publish()?)
+    let formats = Report::new(rounded, &lowered.packed, &options.weights);
+    Ok(Written { summary: sealed.publish()?, formats })
 }
 
 /// Weights that a file holds, with their places in it.
@@ -356,7 +367,7 @@ fn held<'l>(lowered: &'l Lowered, recipe: Option<&Recipe>) -> Vec<(u64, &'l Pack
     recipe.weights.iter().zip(&lowered.packed).filter_map(stored).collect()
 }
 
-/// Writes the weights section.
+/// Writes the weights section; gives the weights that were rounded to codes with scales.
 fn write_weights(
     program: &Program,
     weights: &dyn WeightSource,
@@ -364,8 +375,9 @@ fn write_weights(
     writer: &mut Writer,
     threads: usize,
     progress: &mut dyn Progress,
-) -> Result<(), CompileError> {
+) -> Result<Vec<Rounded>, CompileError> {
     writer.begin_weights()?;
+    let mut rounded = vec![];
     let bytes = |p: &Packed| p.layout().map_or(0, |layout| layout.size_bytes());
     progress.begin("weights", held.last().map_or(0, |(at, packed)| at + bytes(packed)));
     for (offset, packed) in held {
@@ -373,12 +385,15 @@ fn write_weights(
             let gap = (offset - writer.position()).min(4096);
             writer.write(&[0; 4096][..gap as usize])?;
         }
-        pack(packed, program, weights, threads, &mut |bytes| {
+        let rounding = pack(packed, program, weights, threads, &mut |bytes| {
             progress.done(bytes.len() as u64);
             writer.write(bytes).map_err(CompileError::from)
         })?;
+        let of = |rounding| Rounded { name: packed.name(), encoding: packed.encoding, rounding };
+        rounded.extend(rounding.map(of));
     }
-    Ok(writer.end_section()?)
+    writer.end_section()?;
+    Ok(rounded)
 }
 
 fn manifest(

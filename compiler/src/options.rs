@@ -1,5 +1,6 @@
 //! `-C key=value`: what the user may choose, with defaults. One row per key.
 
+use crate::pack::format::{Class, Format, Formats};
 use crate::rewrite::choose::Kept;
 use crate::rewrite::law;
 use crate::rewrite::merge;
@@ -59,6 +60,8 @@ pub struct Options {
     pub compute: Compute,
     /// Where activations enter tile products in two parts.
     pub bf16x2: Above,
+    /// Formats that weights are packed in.
+    pub weights: Formats,
     /// What a sequence keeps.
     pub kv: Kept,
     /// Dtype of the KV cache; `None`: that of `compute`.
@@ -92,6 +95,7 @@ impl Default for Options {
         Options {
             compute: Compute::Bf16,
             bf16x2: Above::First,
+            weights: Formats::default(),
             kv: Kept::Auto,
             state: None,
             decode: (4096, 1),
@@ -185,6 +189,33 @@ macro_rules! number {
     };
 }
 
+/// Words for formats of weights.
+macro_rules! formats {
+    () => {
+        "stored|bf16|f16|fp8|int8|int8g32|int4|int4g64|int4e8m0|mxfp4"
+    };
+}
+
+/// The key of a class of weights.
+macro_rules! weights_of {
+    ($class:ident, $name:literal, $help:literal) => {
+        Key {
+            name: concat!("weights.", $name),
+            values: concat!("auto|", formats!()),
+            help: $help,
+            get: |o| {
+                let word = |f: Option<Format>| f.map_or("stored", |f| f.name);
+                o.weights.of(Class::$class).map_or("auto", word).into()
+            },
+            set: |o, v| {
+                let format = if v == "auto" { None } else { Some(format(v)?) };
+                o.weights.set(Class::$class, format);
+                Some(())
+            },
+        }
+    };
+}
+
 /// All keys, in the order of `-C help`.
 pub const KEYS: &[Key] = &[
     one_of!(compute, COMPUTE, "bf16|f32", "precision in which activations enter tile products"),
@@ -194,6 +225,22 @@ pub const KEYS: &[Key] = &[
         "none|first|all",
         "above which choices of experts activations enter products as two bf16 numbers"
     ),
+    Key {
+        name: "weights",
+        values: formats!(),
+        help: "format of matrices: as they are stored, floats, fp8 in blocks of 128 by 128, integers \
+               with a scale for a row, or for 32 or 64 of its elements",
+        get: |o| o.weights.all.map_or("stored", |f| f.name).into(),
+        set: |o, v| {
+            o.weights.all = format(v)?;
+            Some(())
+        },
+    },
+    weights_of!(Experts, "experts", "those of routed experts (auto: as `weights`)"),
+    weights_of!(Shared, "shared", "those of shared experts"),
+    weights_of!(Attention, "attention", "projections around attention"),
+    weights_of!(Mlp, "mlp", "those of feed-forward blocks without experts"),
+    weights_of!(Head, "head", "the matrix that makes logits"),
     one_of!(
         kv,
         KEPT,
@@ -274,6 +321,11 @@ pub const KEYS: &[Key] = &[
         "which target makes the CPU's code (auto: llvm where this build has it)"
     ),
 ];
+
+/// The format of a word; `None` within for `stored`.
+fn format(word: &str) -> Option<Option<Format>> {
+    if word == "stored" { Some(None) } else { Format::named(word).map(Some) }
+}
 
 const COMPUTE: [(&str, Compute); 2] = [("bf16", Compute::Bf16), ("f32", Compute::F32)];
 
@@ -401,6 +453,7 @@ pub fn help() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pack::format::FORMATS;
 
     #[test]
     fn every_key_takes_its_own_default() {
@@ -416,6 +469,8 @@ mod tests {
             }
         }
         assert!(help().contains("-C compute=bf16|f32"));
+        let names = FORMATS.iter().map(|format| format!("|{}", format.name));
+        assert_eq!(formats!(), format!("stored{}", names.collect::<String>()));
     }
 
     #[test]

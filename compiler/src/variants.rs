@@ -114,7 +114,7 @@ pub fn forms(
     options: &Options,
     device: &DeviceSpec,
 ) -> Result<ProgramForms, RewriteError> {
-    let plan = Plan::of(options, device);
+    let plan = Plan::of(options, device).with_formats(program, &options.weights);
     let mut rewriter = Rewriter::new(program, &plan);
     let mut variants: Vec<(Variant, Form)> = vec![];
     let (steps, invariance) = steps(&mut rewriter, program, &plan)?;

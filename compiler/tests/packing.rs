@@ -117,6 +117,61 @@ fn scales_follow_the_codes_or_stand_among_them() {
     }
 }
 
+/// Packs numbers in a format of codes with scales, and reads them back: none is further off than
+/// half a step of its block, up to what its scale was chosen smaller by.
+fn check_rounded(kept: &str, order: Option<&str>, step: f64) {
+    let (dims, what) = ([2u64, 20, 96], format!("{kept}, {order:?}"));
+    let [batch, rows, cols] = dims;
+    let value = |at: u64| ((at * 37 % 101) as f32 / 50.0 - 1.0) * (1.0 + (at % 7) as f32 / 9.0);
+    let codes: Vec<u8> = (0..batch * rows * cols).flat_map(|at| value(at).to_le_bytes()).collect();
+    let source = Tensors { codes, scales: vec![] };
+    let program = program(DType::F32.into(), dims.map(|d| d as i64));
+    let encoding: Encoding = kept.parse().unwrap();
+    let from = Constant::weight(&program.weights[0]);
+    let packing = order.map(|text| packing(text).unwrap());
+    let packed = Packed { from, encoding, dims: dims.into(), packing };
+    let layout = packed.layout().unwrap();
+    let made = |threads| {
+        let mut bytes = vec![];
+        let rounding = pack(&packed, &program, &source, threads, &mut |part| {
+            bytes.extend(part);
+            Ok::<(), ImportError>(())
+        });
+        (bytes, rounding.unwrap().unwrap())
+    };
+    let (bytes, rounding) = made(1);
+    assert_eq!(bytes.len() as u64, layout.size_bytes(), "{what}");
+    let (mut squares, mut errors) = (0.0, 0.0);
+    for at in 0..batch * rows * cols {
+        let position = [at / cols / rows, at / cols % rows, at % cols];
+        let (found, expected) = (layout.read(&bytes, &position), f64::from(value(at)));
+        let block = 1.0 + 6.0 / 9.0;
+        assert!((found - expected).abs() <= step * block, "{what}: {found} for {expected}");
+        squares += expected * expected;
+        errors += (found - expected).powi(2);
+    }
+    assert!((rounding.squares / squares - 1.0).abs() < 1e-5, "{what}");
+    assert!((rounding.errors / errors - 1.0).abs() < 1e-3, "{what}");
+    assert_eq!(made(3).0, bytes, "{what}: by three threads");
+}
+
+#[test]
+fn codes_with_scales_are_near_and_their_error_is_known() {
+    let apart = |group: u32| format!("[0/1, 1/16, 2/{group}, 1:16, 2:{group}]");
+    for (kept, group, step) in [
+        ("i8<f32 1x96>", 4, 1.0 / 127.0),
+        ("i8<f16 1x32>", 4, 1.0 / 127.0),
+        ("i4<f16 1x32>", 8, 0.35),
+        ("i4<e8m0 1x32>", 8, 0.35),
+        ("fp4_e2m1<e8m0 1x32>", 8, 0.5),
+        ("fp8_e4m3<f32 16x32>", 4, 1.0 / 15.0),
+    ] {
+        check_rounded(kept, Some(&apart(group)), step);
+        check_rounded(kept, None, step);
+    }
+    check_rounded("i4<f16 1x32>", Some("[0/1, 1/4, 2/32, {2:1, 1:4}, 2/8:4, 1:4, 2:8]"), 0.35);
+}
+
 #[test]
 fn orders_without_whole_rows_are_refused() {
     let program = program(DType::BF16.into(), [1, 4, 6]);

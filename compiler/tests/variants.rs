@@ -4,7 +4,7 @@ mod support;
 
 use compiler::compile::lower;
 use compiler::explain::buckets::{BucketReport, Range};
-use compiler::explain::{Question, explain};
+use compiler::explain::{BlockReport, Question, explain};
 use compiler::import::{ImportOptions, import};
 use compiler::lower::variant::{StepRange, Variant};
 use compiler::options::Options;
@@ -47,6 +47,32 @@ fn every_step_has_one_form() {
             }
         }
     }
+}
+
+/// Bytes of weights that a step of one token reads, and the time it takes, by the cost model.
+fn decode_cost(choices: &[&str]) -> (f64, f64) {
+    let mut options = Options::default();
+    choices.iter().for_each(|choice| options.set(choice).expect("a choice"));
+    let device = DeviceSpec::built_in("cpu").expect("a built-in device");
+    let point = Point { batch: 1, tokens: 1, context: 512 };
+    let question = Question { options: &options, device: &device, point, curve: false };
+    let found = explain(&program("v2-lite"), &question).expect("an explanation");
+    let all = |of: &dyn Fn(&BlockReport) -> f64| {
+        found.blocks.iter().map(|block| block.count as f64 * of(block)).sum()
+    };
+    (all(&|block| block.work.weight_bytes), all(&|block| block.cost_ns.chosen))
+}
+
+#[test]
+fn weights_cost_the_bytes_of_their_format() {
+    let (stored, time) = decode_cost(&[]);
+    let (halved, _) = decode_cost(&["weights=int8"]);
+    let (all, fast) = decode_cost(&["weights=int4"]);
+    let (experts, _) = decode_cost(&["weights.experts=int4"]);
+    assert!((0.49..0.53).contains(&(halved / stored)), "{halved} of {stored}");
+    assert!((0.27..0.32).contains(&(all / stored)), "{all} of {stored}");
+    assert!(all < experts && experts < stored, "{all}, {experts}, {stored}");
+    assert!(fast < 0.5 * time, "{fast} of {time}");
 }
 
 /// Last numbers of new tokens before the form changes, range by range of contexts.

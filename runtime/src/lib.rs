@@ -42,7 +42,7 @@ pub mod state;
 pub mod step;
 mod walk;
 
-pub use artifact::{limit, unfinished};
+pub use artifact::{limit, manifest, unfinished};
 pub use error::RuntimeError;
 pub use model::{LoadOptions, Memory, Model};
 pub use observe::{Launched, Observer};

@@ -9,7 +9,8 @@ use artifact::writer::{WeightsPlace, statement_path};
 use clap::{Args, ValueEnum};
 use compiler::attest::{Asked, Resource};
 use compiler::compile::{
-    CompileError, Output, all_code, check_levels, levels, lower_forms, stay_in_checkpoint, write,
+    CompileError, Output, Written, all_code, check_levels, levels, lower_forms, stay_in_checkpoint,
+    write,
 };
 use compiler::import::{ImportOptions, Imported, import};
 use compiler::lower::Lowered;
@@ -451,9 +452,11 @@ fn package(
     let (path, stub) = (result.place.path.as_path(), result.stub.as_deref());
     let (flags, threads) = (flags(args), args.threads());
     let output = Output { path, stub, weights, recipe, flags, threads, attest };
-    let summary = write(imported, lowered, &code, options, &output, &mut shown)?;
+    let Written { summary, formats } =
+        write(imported, lowered, &code, options, &output, &mut shown)?;
     shown.finish();
     if !args.quiet {
+        formats.to_string().lines().for_each(output::note);
         let size = crate::forecast::human(summary.file_bytes);
         output::note(&format!("wrote {} ({size})", path.display()));
         if let Some(weights) = &summary.weights_file {

@@ -197,7 +197,7 @@ pub fn cheapest(block: &Block, forms: &[&Chosen], point: Point) -> Result<Chosen
 /// Errors: E0283, E0284, E0261, E0262.
 pub fn explain(program: &Program, question: &Question) -> Result<Explanation, CompileError> {
     let Question { options, device, point, .. } = *question;
-    let plan = Plan::of(options, device);
+    let plan = Plan::of(options, device).with_formats(program, &options.weights);
     let mut rewriter = Rewriter::new(program, &plan);
     let (steps, batch_invariant) = steps(&mut rewriter, program, &plan)?;
     let decode = rewriter.program(&steps[0].form);

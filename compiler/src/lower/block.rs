@@ -14,6 +14,7 @@ use crate::lower::schedule::{self, ContractionTile, RowBucket};
 use crate::lower::work::{self, Work};
 use crate::options::Options;
 use crate::pack::constant::Constant;
+use crate::pack::format::Format;
 use crate::pack::scales::keeps_blocks;
 use ir::device::DeviceSpec;
 use ir::dim::{Dim, Name};
@@ -197,6 +198,14 @@ impl Block<'_> {
         })
     }
 
+    /// The format that is asked for of a constant.
+    ///
+    /// Errors: E0261.
+    fn format(&self, of: &Viewed, axes: &[Vec<Name>; 3]) -> Result<Option<Format>, LowerError> {
+        let bound = self.constants(of, axes)?;
+        Ok(self.options.weights.of_weights(bound.iter().flat_map(Constant::weights)))
+    }
+
     /// What calls make of a constant, as batch, rows and columns.
     fn constants(&self, of: &Viewed, axes: &[Vec<Name>; 3]) -> Result<Vec<Constant>, LowerError> {
         let calls = self.bindings.values().map(Vec::len).max().unwrap_or(0);
@@ -261,8 +270,11 @@ impl Block<'_> {
     ) -> Result<WeightUse, LowerError> {
         let of = of.into();
         let axes = [batch, rows, cols].map(<[Name]>::to_vec);
-        let encoding = self.weight_encoding(&of, &axes, left.stored())?;
         let dims = vec![self.product(batch)?, self.product(rows)?, self.product(cols)?];
+        let encoding = match self.format(&of, &axes)?.and_then(|f| f.encoding(dims[2])) {
+            Some(encoding) => encoding,
+            None => self.weight_encoding(&of, &axes, left.stored())?,
+        };
         let packing = Some(weight_packing(encoding));
         Ok(WeightUse { of, axes, encoding, dims, packing })
     }

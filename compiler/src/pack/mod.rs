@@ -2,14 +2,17 @@
 //!
 //! [`ir::kernel::layout`] says where elements go, [`constant`] where they come from. Elements that
 //! are stored as they are wanted only [move](moved): [`artifact::pack`] does that, here and when a
-//! model is loaded. All others are [decoded](rows) and rounded anew. Memory stays bounded by a
-//! batch of panels, whatever a weight's size; only scales of blocks and what is [`computed`] are
-//! held whole.
+//! model is loaded. All others are [decoded](rows) and rounded anew, to the [`mod@format`] that is asked
+//! for: floats as they are, or [codes with scales](quantize). Memory stays bounded by a batch of
+//! panels, whatever a weight's size; only scales of blocks and what is [`computed`] are held whole.
 
 pub mod computed;
 pub mod constant;
+pub mod format;
 pub mod moved;
+pub mod quantize;
 pub mod recipe;
+pub mod report;
 pub mod rows;
 pub mod scales;
 
@@ -25,6 +28,7 @@ use ir::kernel::Packing;
 use ir::kernel::layout::{GRID_ALIGN, Layout};
 use ir::kernel::packing::PackingError;
 use moved::{Moved, Numbered};
+use quantize::{Quantized, Rounding};
 use rows::{Decoded, Rows};
 use std::collections::HashSet;
 
@@ -36,7 +40,7 @@ pub const BATCH_BYTES: usize = 16 << 20;
 pub struct Packed {
     /// What it is made from, as batch, rows and columns.
     pub from: Constant,
-    /// Encoding in the artifact: the stored one, or a plain float.
+    /// Encoding in the artifact.
     pub encoding: Encoding,
     /// Extents as the kernel's parameter declares them; of numbers always `[1, 1, n]`, since they
     /// lie in a row whatever the parameter's rank.
@@ -94,12 +98,15 @@ impl Packed {
 
     /// Where elements lie in a panel, as numbers.
     ///
-    /// Errors: as [`Packed::layout`], or codes of less than a byte.
+    /// Errors: as [`Packed::layout`], or codes of less than a byte that do not lie in pairs.
     pub fn panel(&self) -> Result<Panel, PackingError> {
         let cols = self.from.dims.last().and_then(|d| u64::try_from(*d).ok());
         let (rows, layout) = self.panel_layout(cols.ok_or_else(|| self.no_layout())?)?;
-        let (bits, rank) = (u64::from(self.encoding.code.bits()), layout.dims().len());
-        if !bits.is_multiple_of(8) {
+        let (bits, rank) = (self.encoding.code.bits() as usize, layout.dims().len());
+        // Codes that share a byte lie side by side.
+        let shared = 8usize.div_ceil(bits);
+        let run = layout.run();
+        if !run.is_multiple_of(shared) || !layout.dims()[rank - 1].is_multiple_of(shared as u64) {
             return Err(self.no_layout());
         }
         // The position of a row lacks the last axis.
@@ -108,7 +115,6 @@ impl Packed {
             position[rank - 2] = row;
             position
         };
-        let run = layout.run();
         let runs = layout.code_terms(rank - 1).iter().step_by(run).map(|bit| *bit as i64 / 8);
         let nested = |(scale, first): (Scale, u64)| {
             let byte = |position: &[u64]| layout.scale_byte(position).unwrap_or(first);
@@ -123,8 +129,8 @@ impl Packed {
         };
         Ok(Panel {
             bytes: layout.size_bytes(),
-            width: bits as u32 / 8,
-            run: run as u32,
+            width: (bits * shared / 8) as u32,
+            run: (run / shared) as u32,
             rows: (0..rows).map(|row| layout.code_bit(&at(row)) / 8).collect(),
             runs: Table::of(runs).1,
             scales: layout.encoding().scale.zip(layout.scale_byte(&at(0))).map(nested),
@@ -140,7 +146,8 @@ impl Packed {
     }
 }
 
-/// Makes a packed weight and hands its bytes on in order.
+/// Makes a packed weight and hands its bytes on in order; what rounding to codes with scales did to
+/// it, if that was done.
 ///
 /// Errors: as [`Rows::new`], and whatever the source or `write` reports.
 pub fn pack<E: From<ImportError>>(
@@ -149,16 +156,32 @@ pub fn pack<E: From<ImportError>>(
     source: &dyn WeightSource,
     threads: usize,
     write: &mut dyn FnMut(&[u8]) -> Result<(), E>,
-) -> Result<(), E> {
+) -> Result<Option<Rounding>, E> {
     let mut tensors = Numbered { source, keys: vec![] };
     let moved = Moved::of(packed, program, &mut |key| tensors.number(key));
     let Some(Moved { codes, scales }) = moved else {
-        let lines = Decoded::new(Rows::new(&packed.from, program, source)?, packed)?;
-        return put(packed, &lines, None, threads, write);
+        return round(packed, Rows::new(&packed.from, program, source)?, threads, write);
     };
     let scales = scales.map(|s| Ok((s.rows(&tensors).all()?, s.dims))).transpose()?;
     let grid = scales.as_ref().map(|(bytes, dims): &(Vec<u8>, _)| Grid { bytes, dims: *dims });
-    put(packed, &codes.rows(&tensors), grid, threads, write)
+    put(packed, &codes.rows(&tensors), grid, threads, write).map(|()| None)
+}
+
+/// Makes a packed weight of rows that are rounded anew.
+fn round<E: From<ImportError>>(
+    packed: &Packed,
+    rows: Rows<'_>,
+    threads: usize,
+    write: &mut dyn FnMut(&[u8]) -> Result<(), E>,
+) -> Result<Option<Rounding>, E> {
+    let Some(scale) = packed.encoding.scale else {
+        let lines = Decoded::new(rows, packed.encoding.code);
+        return put(packed, &lines, None, threads, write).map(|()| None);
+    };
+    let lines = Quantized::new(rows, packed, scale, threads)?;
+    let (bytes, dims) = lines.scales();
+    put(packed, &lines, Some(Grid { bytes: &bytes, dims }), threads, write)?;
+    Ok(Some(lines.rounding))
 }
 
 const LAID_OUT: &str = "a plan only lists weights that can be laid out";

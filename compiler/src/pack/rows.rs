@@ -1,9 +1,9 @@
 //! Numbers of a constant's rows, decoded out of the stored tensors that it is made of.
 
+use super::computed;
 use super::constant::{Constant, Source, View};
 use super::moved::Numbered;
 use super::scales::{Place, ScaleGrid, Stored, blocks};
-use super::{Packed, computed};
 use crate::error::ImportError;
 use crate::import::source::WeightSource;
 use artifact::pack::gather::{self, Lines};
@@ -135,18 +135,9 @@ pub struct Decoded<'a> {
 }
 
 impl<'a> Decoded<'a> {
-    /// For a packed weight that is made of these rows.
-    ///
-    /// Errors: [`ImportError::Misfit`] where it wants scales, which are only ever moved.
-    pub fn new(rows: Rows<'a>, packed: &Packed) -> Result<Self, ImportError> {
-        match packed.encoding.is_plain() {
-            true => Ok(Decoded { rows, code: packed.encoding.code }),
-            false => Err(ImportError::Misfit {
-                key: packed.name(),
-                found: "blocks of scales that are cut".into(),
-                expected: format!("whole blocks to keep as {}", packed.encoding),
-            }),
-        }
+    /// These rows in plain elements of a type.
+    pub fn new(rows: Rows<'a>, code: DType) -> Self {
+        Decoded { rows, code }
     }
 }
 

@@ -11,12 +11,15 @@ use super::merge::merge_projections;
 use super::saturate::{Limits, Saturated, Stop, saturate};
 use super::term::Term;
 use crate::options::Options;
+use crate::pack::format::Formats;
 use check::{Certificate, Step, Tag};
 use egg::{Id, Language};
 use ir::device::DeviceSpec;
-use ir::dim::Dim;
+use ir::dim::{Dim, Name};
+use ir::dtype::Encoding;
 use ir::error::IrError;
 use ir::graph::Graph;
+use ir::graph::program::{Arg, Program};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What a sequence keeps.
@@ -49,6 +52,9 @@ pub struct Plan<'a> {
     pub exact: bool,
     /// Limits of saturation.
     pub limits: Limits,
+    /// Of blocks by name how parameters are packed, by position, where that is not how they are
+    /// stored.
+    pub packed: BTreeMap<Name, BTreeMap<usize, Encoding>>,
 }
 
 /// How often in each step reading what is held would cost as much as holding it.
@@ -143,7 +149,21 @@ impl<'a> Plan<'a> {
             without: options.without.iter().cloned().collect(),
             exact: options.exact,
             limits: Limits { nodes: options.max_e_nodes, ..Limits::default() },
+            packed: BTreeMap::new(),
         }
+    }
+
+    /// For the weights that a program binds to its blocks, in the formats that are asked for.
+    pub fn with_formats(mut self, program: &Program, formats: &Formats) -> Plan<'a> {
+        for call in program.entries.iter().flat_map(|entry| &entry.calls) {
+            let of = |(at, arg): (usize, &Arg)| match arg {
+                Arg::Weight(name) => Some((at, formats.of_weights([name].into_iter())?.typical()?)),
+                Arg::Value(_) | Arg::State { .. } => None,
+            };
+            let packed = call.args.iter().enumerate().filter_map(of);
+            self.packed.entry(call.block.clone()).or_default().extend(packed);
+        }
+        self
     }
 }
 
@@ -156,7 +176,10 @@ impl<'a> Block<'a> {
 
     /// [`Block::new`] with these laws instead of those that the plan allows.
     pub fn with_laws(source: &'a Graph, plan: Plan<'a>, laws: Vec<Law>) -> Option<Block<'a>> {
-        let encoded = encode(source)?;
+        let mut encoded = encode(source)?;
+        for (at, encoding) in plan.packed.get(&source.name).into_iter().flatten() {
+            encoded.block.params[*at].encoding = *encoding;
+        }
         let saturated = saturate(&encoded, laws, plan.limits);
         let (stated, kept, packed) = (HashMap::new(), vec![], BTreeSet::new());
         let mut block = Block { source, encoded, saturated, plan, stated, kept, packed };

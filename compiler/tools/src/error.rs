@@ -137,7 +137,7 @@ impl ToolError {
                 "try another `--isa LEVEL/BACKEND`; report it with the lines above".into()
             }
             ToolError::OtherModel { .. } => {
-                "compare files that `latentc compile` made of the same MODEL".into()
+                "compare files that `latentc compile` made of the same MODEL, weights in the same formats".into()
             }
             ToolError::Apart { .. } => {
                 "`latentc diff FILE` without `--against` says of each file whether its code is what \

@@ -30,6 +30,13 @@ pub struct Manifest {
     pub warnings: Vec<String>,
 }
 
+/// Of the options of a [`Manifest`] those by which weights are in other formats than the
+/// checkpoint's.
+pub fn formats(options: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    let options = options.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    options.filter(|(key, value)| key.starts_with("weights") && !["stored", "auto"].contains(value))
+}
+
 /// A file that was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {

@@ -349,7 +349,7 @@ fn goldens_are_compared_row_by_row() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let all = goldens::read(&write_goldens(folder.path(), 0.5)).expect("well formed");
     let mut engine = FakeEngine::new(33, 64, 4, 20);
-    let exact = Bounds::of(&BTreeMap::new(), Some(0.01));
+    let exact = Bounds::of(&BTreeMap::new(), Some(0.01)).expect("bounds");
     let found = goldens::compare(&mut engine, &all, 2, &exact).expect("it runs");
     let (same, off) = (&found[0], &found[1]);
     assert!(same.ok && same.max_relative_error == 0.0, "{same:?}");
@@ -369,7 +369,7 @@ fn goldens_excuse_what_bf16_may_turn() {
     let mut all = goldens::read(&write_goldens(folder.path(), 0.5)).expect("well formed");
     all.push(all[0].clone());
     let bf16 = BTreeMap::from([("compute".to_owned(), "bf16".to_owned())]);
-    let bounds = Bounds::of(&bf16, None);
+    let bounds = Bounds::of(&bf16, None).expect("bounds");
     let compared = |all: &[goldens::Golden]| {
         let mut engine = FakeEngine::new(33, 64, 4, 20);
         let prompts = goldens::compare(&mut engine, all, 2, &bounds).expect("it runs");

@@ -3,6 +3,7 @@
 use super::Side;
 use crate::error::ToolError;
 use artifact::format::{TOKENIZER, digest};
+use artifact::manifest;
 use check::CheckError;
 use check::shared::{Shared, shared};
 use compiler::certificate::leading_to;
@@ -43,6 +44,7 @@ impl<'a> Same<'a> {
         alike(sides.map(|s| format!("a vocabulary of {} tokens", tokens(s))))?;
         let tokenizer = |bytes: &[u8]| format!("a tokenizer with the hash {}", digest(bytes));
         alike(sides.map(|s| s.model.section(TOKENIZER).map_or("no tokenizer".into(), tokenizer)))?;
+        alike(sides.map(formats))?;
         let calls = sides.map(calls);
         alike(calls.map(|calls| format!("{} blocks", calls.len())))?;
         let mut equal: Vec<[&Name; 2]> = vec![];
@@ -93,6 +95,13 @@ fn kind(arg: &Arg) -> &'static str {
         Arg::Weight(_) => "weight",
         Arg::State { .. } => "state",
     }
+}
+
+/// In which formats a file has its weights: rounded otherwise, they are another model's.
+fn formats(side: Side<'_>) -> String {
+    let asked = manifest::formats(&side.model.manifest().options);
+    let asked: Vec<String> = asked.map(|(key, value)| format!("{key}={value}")).collect();
+    if asked.is_empty() { "weights as stored".into() } else { asked.join(" ") }
 }
 
 /// Demands the same of both files.

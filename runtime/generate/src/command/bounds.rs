@@ -1,5 +1,7 @@
 //! How far results may be from goldens: what the precision of a compiled model makes of them.
 
+use crate::error::{GenerateError, Result};
+use runtime::manifest::formats;
 use std::collections::BTreeMap;
 
 /// Bounds of one precision.
@@ -37,10 +39,22 @@ pub const SPREAD: f64 = 4.0 * std::f64::consts::SQRT_2;
 impl Bounds {
     /// Bounds for a model compiled with `options` (those of the manifest); `tolerance` takes the
     /// place of those of positions and medians.
-    pub fn of(options: &BTreeMap<String, String>, tolerance: Option<f64>) -> Bounds {
+    ///
+    /// # Errors
+    /// [`GenerateError::BadOption`] where it is not given for weights that were rounded: goldens are
+    /// those of the weights of the checkpoint.
+    pub fn of(options: &BTreeMap<String, String>, tolerance: Option<f64>) -> Result<Bounds> {
+        if tolerance.is_none() && formats(options).next().is_some() {
+            return Err(GenerateError::BadOption {
+                option: "--tolerance",
+                value: "not given".to_owned(),
+                expected: "a number, as the model's weights are not those of the goldens",
+            });
+        }
         let is_bf16 = |key: &str| options.get(key).is_some_and(|value| value == "bf16");
         let own = if is_bf16("compute") || is_bf16("kv-dtype") { BF16 } else { F32 };
-        Bounds { row: tolerance.unwrap_or(own.row), median: tolerance.unwrap_or(own.median), ..own }
+        let [row, median] = [own.row, own.median].map(|bound| tolerance.unwrap_or(bound));
+        Ok(Bounds { row, median, ..own })
     }
 
     /// Whether an error beyond [`Bounds::row`] is excused in a prompt whose least gap is `gap`.
@@ -81,12 +95,17 @@ mod tests {
 
     #[test]
     fn bounds_are_those_of_the_narrowest_precision() {
-        let of = |pairs: &[(&str, &str)]| Bounds::of(&options(pairs), None);
+        let of = |pairs: &[(&str, &str)]| Bounds::of(&options(pairs), None).expect("bounds");
         assert_eq!(of(&[("compute", "f32"), ("kv-dtype", "auto")]), F32);
         assert_eq!(of(&[("compute", "f32"), ("kv-dtype", "bf16")]), BF16);
         assert_eq!(of(&[("compute", "bf16"), ("kv-dtype", "auto")]), BF16);
-        let told = Bounds::of(&options(&[("compute", "bf16")]), Some(0.1));
+        let told = Bounds::of(&options(&[("compute", "bf16")]), Some(0.1)).expect("bounds");
         assert_eq!(told, Bounds { row: 0.1, median: 0.1, ..BF16 });
+        let stored = [("weights", "stored"), ("weights.head", "auto")];
+        assert_eq!(of(&stored), F32);
+        let rounded = options(&[("weights", "stored"), ("weights.experts", "int4")]);
+        assert_eq!(Bounds::of(&rounded, None).expect_err("no bound").code(), "E0610");
+        assert_eq!(Bounds::of(&rounded, Some(0.2)).expect("bounds").row, 0.2);
     }
 
     #[test]

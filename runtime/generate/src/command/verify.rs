@@ -61,7 +61,7 @@ pub fn verify(
 /// the place of the bounds that the model's precision has.
 ///
 /// # Errors
-/// As [`goldens::compare`].
+/// As [`Bounds::of`] and [`goldens::compare`].
 pub fn compare(
     model: &Arc<Model>,
     all: &[Golden],
@@ -69,8 +69,8 @@ pub fn compare(
     chunk: usize,
 ) -> Result<Compared> {
     let longest = all.iter().map(|g| g.input.len() + g.greedy.len()).max().unwrap_or(0);
+    let bounds = Bounds::of(&model.manifest().options, tolerance)?;
     let mut engine = ModelEngine::new(model, fit(model, longest))?;
-    let bounds = Bounds::of(&model.manifest().options, tolerance);
     Ok(Compared { bounds, prompts: goldens::compare(&mut engine, all, chunk, &bounds)? })
 }
 

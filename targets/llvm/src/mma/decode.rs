@@ -4,7 +4,7 @@ use super::plan::Stored;
 use crate::code::{Code, Val};
 use inkwell::values::InstructionOpcode as Opcode;
 use inkwell::{FloatPredicate, IntPredicate};
-use ir::dtype::DType;
+use ir::dtype::{DType, f4e2m1_to_f32};
 
 /// The vectors of a step at `p`, one for each k, as f32. Of fp8 codes those of NaN come out as
 /// numbers: [`watch`] finds them, or [`exactly`] does what is slower.
@@ -79,18 +79,26 @@ fn one<'c>(c: &Code<'c>, code: DType, lanes: u32, word: Val<'c>, i: u32) -> Val<
     match code {
         DType::BF16 => c.bits(c.andc(top, 0xffff_0000), f32s),
         DType::F16 => c.f16_to_f32(c.trunc(c.lshr(top, 16), c.vec(c.i16(), lanes))),
-        DType::F8E4M3 => e4m3(c, lanes, top),
+        DType::F8E4M3 => small_float(c, lanes, top, (8, 4, 120)),
+        DType::F4E2M1 => small_float(c, lanes, top, (4, 6, 126)),
         _ => c.cast(Opcode::SIToFP, c.ashr(top, 32 - bits), f32s),
     }
 }
 
-/// 1-4-3 floats in the topmost bits of each lane.
-fn e4m3<'c>(c: &Code<'c>, lanes: u32, top: Val<'c>) -> Val<'c> {
+/// Floats in the topmost `bits` of each lane, whose exponents have `fewer` bits than an f32's, and
+/// a bias that is less by `less`.
+fn small_float<'c>(
+    c: &Code<'c>,
+    lanes: u32,
+    top: Val<'c>,
+    (bits, fewer, less): (u32, u32, i32),
+) -> Val<'c> {
     let f32s = c.vec(c.f32(), lanes);
-    // As the sign, exponent and mantissa of an f32 the value is too small by 2^120, also where
-    // the code, and then the f32, is subnormal.
-    let small = c.andc(c.ashr(top, 4), 0x87f0_0000);
-    c.fmul(c.bits(small, f32s), c.float(f32s, 2f64.powi(120)))
+    // As the sign, exponent and mantissa of an f32 the value is too small by a power of two, also
+    // where the code, and then the f32, is subnormal.
+    let own = ((1i64 << (bits - 1)) - 1) << (32 - bits - fewer);
+    let small = c.andc(c.ashr(top, fewer), 0x8000_0000 | own);
+    c.fmul(c.bits(small, f32s), c.float(f32s, 2f64.powi(less)))
 }
 
 /// Pairs of bf16 made of the codes in the words of 16 columns: with each, its place among the
@@ -108,6 +116,7 @@ pub(crate) fn mixed_pairs<'c>(c: &Code<'c>, code: DType, word: Val<'c>) -> Vec<(
     let signed = |i: i64| if i & 8 == 0 { (i & 7) as f32 } else { (i & 7) as f32 - 8.0 };
     let pairs: Vec<(u32, Val)> = match code {
         DType::I4 => (0..4).map(|i| (i, pick(4 * i, &signed))).collect(),
+        DType::F4E2M1 => (0..4).map(|i| (i, pick(4 * i, &|v| f4e2m1_to_f32(v as u8)))).collect(),
         DType::I8 => (0..2)
             .flat_map(|i| {
                 let low = pick(8 * i, &|v| (v & 15) as f32);

@@ -157,7 +157,7 @@ fn blocked(e: Encoding, lanes: u32, group: u32, extents: Option<(u32, u32)>) -> 
     let fits = match e.code {
         DType::F32 => group == 1 || group == 2,
         DType::BF16 | DType::F16 => matches!(bits, 16 | 32),
-        DType::F8E4M3 | DType::I8 | DType::I4 => matches!(bits, 8 | 16 | 32),
+        DType::F8E4M3 | DType::F4E2M1 | DType::I8 | DType::I4 => matches!(bits, 8 | 16 | 32),
         _ => false,
     };
     let scale = match (e.scale, extents) {
