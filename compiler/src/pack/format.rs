@@ -98,6 +98,9 @@ const CLASSES: [(Class, &[&str]); 5] = [
     (Class::Head, &["lm_head", "model.embed_tokens"]),
 ];
 
+/// How a router's name ends.
+const ROUTER: &str = ".mlp.gate";
+
 impl Class {
     /// Of a weight by its name; `None` for norms, biases, routers and whatever else is small, and is
     /// never rounded further.
@@ -128,11 +131,13 @@ impl Formats {
         self.of[class as usize] = format;
     }
 
-    /// The format of a constant that is made of these weights: of the finest of theirs. `None`
-    /// where one of them keeps what it is stored in.
+    /// The format of a constant that is made of these weights: the finest of theirs. `None` where
+    /// one of them keeps what it is stored in, as routers do; norms in it are factors.
     pub fn of_weights<'n>(&self, names: impl Iterator<Item = &'n Name>) -> Option<Format> {
-        let classes = names.filter_map(|name| Class::of(name));
-        let wanted = classes.map(|class| self.of(class).unwrap_or(self.all));
+        let wanted = names.filter_map(|name| match Class::of(name) {
+            Some(class) => Some(self.of(class).unwrap_or(self.all)),
+            None => name.ends_with(ROUTER).then_some(None),
+        });
         wanted.reduce(|a, b| Some(a?.finer(b?))).flatten()
     }
 }
@@ -171,6 +176,12 @@ mod tests {
         formats.all = None;
         assert_eq!(of(&formats), None, "routed experts stay as they are");
         assert_eq!(formats.of_weights([Name::from("model.norm")].iter()), None);
+        let joined = |other: &str| {
+            let names = [other, "l.mlp.shared_experts.up_proj"].map(Name::from);
+            formats.of_weights(names.iter()).map(|f| f.name)
+        };
+        assert_eq!(joined("l.post_attention_layernorm"), Some("int8"));
+        assert_eq!(joined("l.mlp.gate"), None, "a router beside it");
     }
 
     #[test]
