@@ -13,6 +13,7 @@ pub mod moved;
 pub mod quantize;
 pub mod recipe;
 pub mod report;
+pub mod rounding;
 pub mod rows;
 pub mod scales;
 
@@ -28,7 +29,8 @@ use ir::kernel::Packing;
 use ir::kernel::layout::{GRID_ALIGN, Layout};
 use ir::kernel::packing::PackingError;
 use moved::{Moved, Numbered};
-use quantize::{Quantized, Rounding};
+use quantize::Quantized;
+use rounding::Rounding;
 use rows::{Decoded, Rows};
 use std::collections::HashSet;
 

@@ -2,7 +2,7 @@
 
 use super::Packed;
 use super::format::Formats;
-use super::quantize::Rounding;
+use super::rounding::Rounding;
 use ir::dtype::Encoding;
 use std::collections::BTreeMap;
 use std::fmt;

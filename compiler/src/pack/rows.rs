@@ -248,8 +248,17 @@ impl<'a> Codes<'a> {
     ) -> Result<(), ImportError> {
         codes.resize(out.len() * self.bytes, 0);
         self.of.read(&self.tensors, self.bytes, at, cols, codes)?;
-        for (value, code) in out.iter_mut().zip(codes.chunks_exact(self.bytes)) {
-            *value = code::read(code, self.weight.encoding.code, 0) as f32;
+        match self.weight.encoding.code {
+            DType::BF16 => {
+                out.iter_mut().zip(codes.as_chunks::<2>().0).for_each(|(value, code)| {
+                    *value = bf16::from_le_bytes(*code).to_f32();
+                })
+            }
+            dtype => {
+                out.iter_mut().zip(codes.chunks_exact(self.bytes)).for_each(|(value, code)| {
+                    *value = code::read(code, dtype, 0) as f32;
+                })
+            }
         }
         let Some(scale) = self.weight.encoding.scale else { return Ok(()) };
         for (value, place) in out.iter_mut().zip(cols.places()) {
