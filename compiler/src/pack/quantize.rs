@@ -2,7 +2,7 @@
 
 use super::Packed;
 use super::rounding::{Codes, E2M1, E4M3, Int4, Int8, Rounding, best, inverse};
-use super::rows::{Decoder, Rows};
+use super::rows::{Decoder, Held, Rows};
 use super::scales::{ScaleGrid, blocks};
 use crate::error::ImportError;
 use artifact::pack::gather::Lines;
@@ -108,7 +108,7 @@ impl<'a> Quantized<'a> {
 
 impl Lines for Quantized<'_> {
     type Error = ImportError;
-    type Held = (Decoder, Vec<f32>);
+    type Held = Held;
 
     fn dims(&self) -> [i64; 3] {
         let [batches, rows, cols] = self.rows.extents();
@@ -120,11 +120,10 @@ impl Lines for Quantized<'_> {
         &self,
         batch: i64,
         row: i64,
-        (decoder, values): &mut Self::Held,
+        held: &mut Held,
         out: &mut [u8],
     ) -> Result<(), ImportError> {
-        values.resize(self.rows.extents()[2] as usize, 0.0);
-        self.rows.decode(batch, row, decoder, values)?;
+        let values = self.rows.row(batch, row, held)?;
         let scales = self.grid.row(batch, row / i64::from(self.scale.rows));
         let put = match self.code {
             DType::I4 => put::<Int4, 2>,

@@ -128,6 +128,25 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// What is kept from row to row: how rows are decoded, and the last one.
+pub type Held = (Decoder, Vec<f32>);
+
+impl Rows<'_> {
+    /// Values of one row, in memory that is kept.
+    ///
+    /// Errors: as [`Rows::decode`].
+    pub fn row<'h>(
+        &self,
+        batch: i64,
+        row: i64,
+        (decoder, values): &'h mut Held,
+    ) -> Result<&'h [f32], ImportError> {
+        values.resize(self.extents[2] as usize, 0.0);
+        self.decode(batch, row, decoder, values)?;
+        Ok(values)
+    }
+}
+
 /// The rows of a constant, rounded to the type that they are packed in.
 pub struct Decoded<'a> {
     rows: Rows<'a>,
@@ -143,7 +162,7 @@ impl<'a> Decoded<'a> {
 
 impl Lines for Decoded<'_> {
     type Error = ImportError;
-    type Held = (Decoder, Vec<f32>);
+    type Held = Held;
 
     fn dims(&self) -> [i64; 3] {
         self.rows.extents
@@ -153,12 +172,10 @@ impl Lines for Decoded<'_> {
         &self,
         batch: i64,
         row: i64,
-        (decoder, values): &mut Self::Held,
+        held: &mut Held,
         out: &mut [u8],
     ) -> Result<(), ImportError> {
-        values.resize(self.rows.extents[2] as usize, 0.0);
-        self.rows.decode(batch, row, decoder, values)?;
-        let values = values.iter();
+        let values = self.rows.row(batch, row, held)?.iter();
         match self.code {
             DType::BF16 => values.zip(out.as_chunks_mut::<2>().0).for_each(|(value, code)| {
                 *code = bf16::from_f32(*value).to_le_bytes();
