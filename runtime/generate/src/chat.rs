@@ -62,6 +62,7 @@ pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     tokens: Vec<(&'static str, String)>,
     fuel: u64,
+    limits: Limits,
 }
 
 /// The keys of `tokenizer_config.json` that templates depend on.
@@ -149,7 +150,7 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|e| template_error(&e, FUEL))?;
-        Ok(ChatTemplate { environment: Arc::new(environment), tokens, fuel: FUEL })
+        Ok(ChatTemplate { environment: Arc::new(environment), tokens, fuel: FUEL, limits: LIMITS })
     }
 
     /// Bounds the operations of a rendering to `fuel`.
@@ -178,10 +179,10 @@ impl ChatTemplate {
         context.insert("tools".into(), Value::from(Serde(&options.tools)));
         let (context, environment) = (Value::from(context), Arc::clone(&self.environment));
         let render = move || environment.get_template(NAME)?.render(&context);
-        let rendered = confined::run(LIMITS, render).map_err(|beyond| {
+        let rendered = confined::run(self.limits, render).map_err(|beyond| {
             let limit = match beyond {
-                Beyond::Memory => format!("{} MiB of memory", LIMITS.memory >> 20),
-                Beyond::Time => format!("{} s", LIMITS.time.as_secs()),
+                Beyond::Memory => format!("{} MiB of memory", self.limits.memory >> 20),
+                Beyond::Time => format!("{} s", self.limits.time.as_secs()),
             };
             GenerateError::EndlessTemplate { line: None, limit }
         })?;
@@ -413,8 +414,12 @@ mod tests {
     #[test]
     fn json_of_json_does_not_take_all_memory() {
         let source = format!("{{{{ '\"' {}}}}}", "| tojson ".repeat(60));
-        // Whichever limit it meets first: escaping takes its time in a slow build.
-        assert_eq!(render(&source, &[]).expect_err("2^60 bytes").code(), "E0607");
+        let mut template = ChatTemplate::new(&source, vec![]).expect("sound");
+        // So little that a slow build meets it long before its time is over.
+        template.limits.memory = 1 << 22;
+        let error = template.render(&[], &ChatOptions::default()).expect_err("2^60 bytes");
+        assert_eq!(error.code(), "E0607");
+        assert!(error.to_string().contains("4 MiB of memory"), "{error}");
     }
 
     #[test]
