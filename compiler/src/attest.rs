@@ -7,10 +7,10 @@ use crate::import::Imported;
 use crate::import::inputs::sha256;
 use crate::progress::Progress;
 use artifact::Manifest;
-use artifact::chunks::on_threads;
 use artifact::error::ArtifactError;
 use artifact::format::hex;
 use artifact::regular;
+use artifact::threads::share;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,7 +18,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use thiserror::Error;
 
 /// Kind of statement.
@@ -285,13 +284,8 @@ fn shards(files: &[(&Path, &[u8])], threads: usize, progress: &mut dyn Progress)
     progress.begin("digests", size(files));
     let mut all = vec![];
     for batch in files.chunks(threads.max(1)) {
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let taken = std::iter::from_fn(|| batch.get(next.fetch_add(1, Ordering::Relaxed)));
-            let digest = |(path, bytes): &(&Path, &[u8])| Resource::of(&name_of(path), bytes);
-            taken.map(digest).collect::<Vec<_>>()
-        };
-        all.extend(on_threads(batch.len(), &work).into_iter().flatten());
+        let digest = |(path, bytes): &(&Path, &[u8])| Resource::of(&name_of(path), bytes);
+        all.extend(share(batch.len(), batch, &digest));
         progress.done(size(batch));
     }
     all

@@ -6,6 +6,7 @@ use super::rows::{Decoder, Held, Rows};
 use super::scales::{ScaleGrid, blocks};
 use crate::error::ImportError;
 use artifact::pack::gather::Lines;
+use artifact::threads;
 use ir::dtype::{DType, Scale};
 use ir::kernel::code;
 
@@ -46,16 +47,11 @@ impl<'a> Quantized<'a> {
         let across = (self.grid.cols as usize).max(1);
         let share = (values.len() / across).div_ceil(threads.max(1)).max(1);
         let this = &*self;
-        let found: Vec<Rounding> = std::thread::scope(|scope| {
-            let parts = values.chunks_mut(share * across).enumerate();
-            let workers: Vec<_> =
-                parts.map(|(i, part)| scope.spawn(move || this.part(i * share, part))).collect();
-            let joined = workers.into_iter().map(|worker| {
-                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            joined.collect::<Result<_, ImportError>>()
-        })?;
-        found.into_iter().for_each(|rounding| self.rounding += rounding);
+        let parts = values.chunks_mut(share * across).enumerate();
+        let found = threads::share(threads, parts, &|(i, part)| this.part(i * share, part));
+        for rounding in found {
+            self.rounding += rounding?;
+        }
         self.grid.values = values;
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use crate::error::ArtifactError;
 use crate::format::{CHUNK, Hash, Section, hex, malformed};
+use crate::threads::on_threads;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -66,23 +67,6 @@ impl Section {
             expected: hex(&chunks.hashes[chunk]),
         })
     }
-}
-
-/// Calls `work` on so many threads at once, the caller's among them; gives what each returned.
-pub fn on_threads<T: Send>(threads: usize, work: &(dyn Fn() -> T + Sync)) -> Vec<T> {
-    std::thread::scope(|scope| {
-        // A thread that cannot be started leaves its share to the others.
-        let started: Vec<_> = (1..threads)
-            .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
-            .collect();
-        let mut all = vec![work()];
-        // A panic of a thread goes on here.
-        let join = |thread: std::thread::ScopedJoinHandle<'_, T>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        all.extend(started.into_iter().map(join));
-        all
-    })
 }
 
 /// The hash of each [`CHUNK`] of a file of so many bytes. What lies in holes is zeros, and is not

@@ -7,7 +7,7 @@
 //! - [`recipe`]: weights that stay in the checkpoint; [`pack`]: stored elements into the order of
 //!   kernels
 //! - [`chunks`]: hashes of the pieces of large files; [`regular`]: files that have all of them;
-//!   [`limit`]: the machine's, that files meet
+//!   [`limit`]: the machine's, that files meet; [`threads`]: work on several
 //! - [`writer`] and [`reader`]: files out and in; [`unfinished`]: names of files on their way out
 
 pub mod check;
@@ -22,6 +22,7 @@ pub mod reader;
 pub mod recipe;
 pub mod regular;
 pub mod size;
+pub mod threads;
 pub mod unfinished;
 pub mod writer;
 

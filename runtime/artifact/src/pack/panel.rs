@@ -2,6 +2,7 @@
 
 use super::gather::Lines;
 use super::table::Table;
+use crate::threads;
 use serde::{Deserialize, Serialize};
 
 /// How some rows lie together. Every panel of a weight is alike; the last may have fewer rows.
@@ -132,18 +133,9 @@ impl<'a, L: Lines> Job<'a, L> {
     pub fn fill(&self, first: usize, out: &mut [u8], threads: usize) -> Result<(), L::Error> {
         let panel = (self.panel.bytes as usize).max(1);
         let share = (out.len() / panel).div_ceil(threads.max(1)).max(1);
-        let mut shares = out.chunks_mut(share * panel).enumerate();
-        let own = shares.next();
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = shares
-                .map(|(i, part)| scope.spawn(move || self.part(first + i * share, part)))
-                .collect();
-            let own = own.map_or(Ok(()), |(_, part)| self.part(first, part));
-            let joined = workers.into_iter().map(|worker| {
-                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            [own].into_iter().chain(joined).collect()
-        })
+        let shares = out.chunks_mut(share * panel).enumerate();
+        let done = threads::share(threads, shares, &|(i, part)| self.part(first + i * share, part));
+        done.into_iter().collect()
     }
 
     fn part(&self, first: usize, out: &mut [u8]) -> Result<(), L::Error> {

@@ -5,10 +5,12 @@ use super::interrupt;
 use crate::confined::count;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Exit code of a process that met a limit of the machine.
 const LIMIT: i32 = 3;
+/// The number of no thread.
+const NOBODY: usize = 0;
 
 /// Has a write beyond the limit on files fail, as it does on a full disk, in place of ending the
 /// process.
@@ -66,9 +68,16 @@ fn had(memory: *mut u8, bytes: usize) -> *mut u8 {
 /// what was asked for, where that is known.
 #[cold]
 pub fn end(bytes: Option<usize>) -> ! {
-    static ENDING: AtomicBool = AtomicBool::new(false);
-    // Whoever lacks memory for this, too, ends at once.
-    if !ENDING.swap(true, Ordering::SeqCst) {
+    static ENDING: AtomicUsize = AtomicUsize::new(NOBODY);
+    // SAFETY: asks which thread this is.
+    let own = unsafe { libc::pthread_self() } as usize;
+    let first = ENDING.compare_exchange(NOBODY, own, Ordering::SeqCst, Ordering::SeqCst);
+    while first.is_err_and(|other| other != own) {
+        // SAFETY: waits for a signal, or for the end that the other thread has begun.
+        unsafe { libc::pause() };
+    }
+    // Who lacks memory for this, too, ends at once.
+    if first.is_ok() {
         let mut text = [0; 256];
         let mut rest = &mut text[..];
         let _ = match bytes {
