@@ -1,11 +1,11 @@
-//! Quantising to scaled encodings, and stores to packed, encoded or narrow memory.
+//! Quantising to scaled encodings.
 
 use super::eval::{Ix, Point};
 use super::layout::{Coded, CodedAxis};
 use super::nest::Space;
-use super::tile::{Kind, Place, Tile, TileRef};
+use super::tile::{Kind, Place, Spread, Tile, TileRef};
 use super::{Expander, Result};
-use crate::dtype::{Class, DType, Encoding, Scale};
+use crate::dtype::{Class, DType, Scale};
 use crate::kernel::{TileType, ValueId};
 use crate::loops::{Arith, Cmp, Convert, Func, MemElem, Reg};
 
@@ -21,13 +21,16 @@ fn largest_code(code: DType) -> f64 {
 
 /// A block of a matrix: rows and columns, I64 each.
 #[derive(Clone, Copy)]
-struct Block {
-    rows: (Reg, Reg),
-    cols: (Reg, Reg),
+pub(super) struct Block {
+    pub rows: (Reg, Reg),
+    pub cols: (Reg, Reg),
+    /// Whether columns are visited in vectors.
+    wide: bool,
 }
 
 /// What is done for each block: of the axes before the last two, its position.
-type BlockBody<'b, 'k> = &'b mut dyn FnMut(&mut Expander<'k>, &[Ix], Block) -> Result<()>;
+pub(super) type BlockBody<'b, 'k> =
+    &'b mut dyn FnMut(&mut Expander<'k>, &[Ix], Block) -> Result<()>;
 
 impl<'k> Expander<'k> {
     /// A coded tile in scratch, blocks beginning at its first element.
@@ -59,14 +62,27 @@ impl<'k> Expander<'k> {
             cond: None,
             base: None,
         };
+        let wide = self.in_vectors(&values, &coded, scale);
         self.each_block(&ty.shape, scale, None, &mut |x, lead, block| {
-            x.encode_block(&values, &coded, scale, lead, block)
+            x.encode_block(&values, &coded, scale, lead, Block { wide, ..block })
         })?;
         Ok(Tile::new(DType::F32, &ty.shape, Kind::Coded(coded)))
     }
 
+    /// Whether blocks are whole vectors of a row, and codes those of whole bytes.
+    fn in_vectors(&self, values: &TileRef, coded: &Coded, scale: Scale) -> bool {
+        let last = values.shape.len() - 1;
+        let lanes = self.em.lanes;
+        lanes > 1
+            && scale.rows == 1
+            && scale.cols.is_multiple_of(lanes)
+            && values.shape[last].is_multiple_of(scale.cols)
+            && values.spread(last, &self.em) == Spread::Wide
+            && coded.encoding.code == DType::I8
+    }
+
     /// Visits the blocks of a tile; `valid` (rows, columns) cuts the last ones.
-    fn each_block(
+    pub fn each_block(
         &mut self,
         shape: &[u32],
         scale: Scale,
@@ -95,12 +111,12 @@ impl<'k> Expander<'k> {
             };
             let rows = span(at.idx[at_lead], scale.rows, rows, row_limit);
             let cols = span(at.idx[at_lead + 1], scale.cols, cols, col_limit);
-            body(x, &at.idx[..at_lead], Block { rows, cols })
+            body(x, &at.idx[..at_lead], Block { rows, cols, wide: false })
         })
     }
 
     /// Point of a matrix element: tiles of rank 1 have no rows.
-    fn element(&self, tile: &Tile, lead: &[Ix], row: Reg, col: Reg) -> Point {
+    pub fn element(&self, tile: &Tile, lead: &[Ix], row: Reg, col: Reg) -> Point {
         let idx = match tile.shape.len() {
             1 => vec![Ix::of(col)],
             _ => [lead, &[Ix::of(row), Ix::of(col)]].concat(),
@@ -108,19 +124,27 @@ impl<'k> Expander<'k> {
         Point::single(idx)
     }
 
-    /// Folds something over a block's elements.
-    fn over_block(
+    /// Folds something over a block's elements, by an operation whose order does not matter.
+    pub fn over_block(
         &mut self,
-        block: Block,
-        start: Reg,
-        step: &mut dyn FnMut(&mut Self, Reg, Reg, Reg) -> Result<Reg>,
+        (tile, lead, block): (&Tile, &[Ix], Block),
+        (op, start): (Arith, Reg),
+        value: &mut dyn FnMut(&mut Self, &Point) -> Result<Reg>,
     ) -> Result<Reg> {
+        let (start, step) = match block.wide {
+            true => (self.em.wide(start), i64::from(self.em.lanes)),
+            false => (start, 1),
+        };
         let (outer, carried) = self.em.open_for(block.rows.0, block.rows.1, 1, &[start]);
         let row = outer.var();
-        let (inner, value) = self.em.open_for(block.cols.0, block.cols.1, 1, &carried);
-        let next = step(self, row, inner.var(), value[0])?;
-        let value = self.em.close_for(inner, &[next]);
-        Ok(self.em.close_for(outer, &value)[0])
+        let (inner, folded) = self.em.open_for(block.cols.0, block.cols.1, step, &carried);
+        let mut at = self.element(tile, lead, row, inner.var());
+        at.wide = block.wide.then_some(tile.shape.len() - 1);
+        let here = value(self, &at)?;
+        let next = self.em.arith(op, folded[0], here);
+        let folded = self.em.close_for(inner, &[next]);
+        let folded = self.em.close_for(outer, &folded)[0];
+        Ok(self.em.across(op, folded))
     }
 
     fn encode_block(
@@ -132,10 +156,10 @@ impl<'k> Expander<'k> {
         block: Block,
     ) -> Result<()> {
         let zero = self.em.float(0.0);
-        let greatest = self.over_block(block, zero, &mut |x, row, col, m| {
-            let value = x.eval(values, &x.element(values, lead, row, col))?;
-            let magnitude = x.em.func(Func::Abs, value);
-            Ok(x.em.max(m, magnitude))
+        let all = (&**values, lead, block);
+        let greatest = self.over_block(all, (Arith::Max, zero), &mut |x, at| {
+            let value = x.eval(values, at)?;
+            Ok(x.em.func(Func::Abs, value))
         })?;
         let largest = self.em.float(largest_code(coded.encoding.code));
         let ratio = self.em.arith(Arith::Div, greatest, largest);
@@ -145,16 +169,12 @@ impl<'k> Expander<'k> {
         let ratio = self.em.select(none, one, ratio);
         self.write_scale(values, coded, lead, block, ratio)?;
         let none = self.em.int32(0);
-        let sum = self.over_block(block, none, &mut |x, row, col, sum| {
-            let at = x.element(values, lead, row, col);
-            let value = x.eval(values, &at)?;
+        let sum = self.over_block(all, (Arith::Add, none), &mut |x, at| {
+            let value = x.eval(values, at)?;
             let value = x.em.arith(Arith::Div, value, ratio);
             let code = x.quantised(coded.encoding.code, value);
-            x.write_code(coded, &at, code)?;
-            match scale.sum {
-                true => Ok(x.em.add(sum, code)),
-                false => Ok(sum),
-            }
+            x.write_code(coded, at, code)?;
+            Ok(if scale.sum { code } else { none })
         })?;
         self.write_sum(values, coded, lead, block, sum)
     }
@@ -184,7 +204,7 @@ impl<'k> Expander<'k> {
         self.write_scale_at(coded, &at, scale)
     }
 
-    fn write_scale_at(&mut self, coded: &Coded, at: &Point, scale: Reg) -> Result<()> {
+    pub fn write_scale_at(&mut self, coded: &Coded, at: &Point, scale: Reg) -> Result<()> {
         let (Some(grid), Some(ty)) = (&coded.layout.scales, coded.encoding.scale) else {
             return Ok(());
         };
@@ -197,7 +217,7 @@ impl<'k> Expander<'k> {
         Ok(())
     }
 
-    fn write_sum(
+    pub fn write_sum(
         &mut self,
         values: &TileRef,
         coded: &Coded,
@@ -219,7 +239,7 @@ impl<'k> Expander<'k> {
     }
 
     /// Writes a code, as memory has it, to its place.
-    fn write_code(&mut self, coded: &Coded, at: &Point, code: Reg) -> Result<()> {
+    pub fn write_code(&mut self, coded: &Coded, at: &Point, code: Reg) -> Result<()> {
         let (positions, _) = self.coordinates(coded, at)?;
         let unit = self.place_of(&coded.layout.codes, &positions);
         let unit = self.em.add_imm(unit, coded.layout.header);
@@ -245,110 +265,5 @@ impl<'k> Expander<'k> {
         let both = self.em.arith(Arith::Or, kept, code);
         self.em.store(MemElem::U8, address, 0, both);
         Ok(())
-    }
-
-    /// Stores a tile to memory that is packed, encoded or below a byte.
-    pub fn store_coded(&mut self, tile: &TileRef, to: &Coded) -> Result<()> {
-        let source = match &tile.kind {
-            Kind::Coded(from) if from.encoding == to.encoding => Some(from),
-            _ if to.encoding.is_plain() => None,
-            _ => return Err(self.cannot("a store of plain elements to a scaled tensor")),
-        };
-        let limits = (0..tile.shape.len()).map(|axis| {
-            let along = to.axes.iter().find(|a| a.tile == Some(axis));
-            along.filter(|a| a.gather.is_none()).and_then(|a| a.valid)
-        });
-        let limits: Vec<Option<Reg>> = limits.collect();
-        let shape = tile.shape.clone();
-        let scaled = !to.encoding.is_plain();
-        let space = Space { shape: &shape, limits: limits.clone(), tiles: &[], wide: false };
-        self.for_each(&space, &mut |x, at| {
-            let (_, cond) = x.coordinates(to, at)?;
-            x.em.open_block();
-            match source {
-                Some(from) => {
-                    let (code, scale) = x.code_and_scale(from, at)?;
-                    x.write_code(to, at, code)?;
-                    if scaled {
-                        x.write_scale_at(to, at, scale)?;
-                    }
-                }
-                None => {
-                    let value = x.eval(tile, at)?;
-                    let code = x.em.narrow(to.encoding.code, value);
-                    x.write_code(to, at, code)?;
-                }
-            }
-            let then = x.em.close_block();
-            let always = x.truth(true);
-            x.em.branch(cond.unwrap_or(always), then, vec![]);
-            Ok(())
-        })?;
-        self.store_sums(tile, source, to, &limits)
-    }
-
-    /// Code as memory has it, and scale, of an element.
-    fn code_and_scale(&mut self, from: &Coded, at: &Point) -> Result<(Reg, Reg)> {
-        let unscaled = Coded { encoding: Encoding::plain(from.encoding.code), ..from.clone() };
-        let (positions, cond) = self.coordinates(&unscaled, at)?;
-        let zero = self.em.int(0);
-        let positions: Vec<Reg> =
-            positions.iter().map(|p| cond.map_or(*p, |c| self.em.select(c, *p, zero))).collect();
-        let unit = self.place_of(&from.layout.codes, &positions);
-        let unit = self.em.add_imm(unit, from.layout.header);
-        let base = self.place(from.place);
-        let mut code = self.load_raw(from.encoding, base, unit);
-        if let Some(cond) = cond {
-            let none = self.em.like(code, 0.0);
-            code = self.em.select(cond, code, none);
-        }
-        let mut scale = self.em.float(1.0);
-        if let (Some(grid), Some(ty)) = (&from.layout.scales, from.encoding.scale) {
-            let place = self.place_of(&grid.digits, &positions);
-            let place = self.em.add(place, grid.offset);
-            let address = self.em.add(base, place);
-            scale = self.em.load_as(ty.dtype, false, address, 0);
-        }
-        Ok((code, scale))
-    }
-
-    fn store_sums(
-        &mut self,
-        tile: &TileRef,
-        source: Option<&Coded>,
-        to: &Coded,
-        limits: &[Option<Reg>],
-    ) -> Result<()> {
-        let (Some(from), Some(scale)) = (source, to.encoding.scale) else { return Ok(()) };
-        if !scale.sum {
-            return Ok(());
-        }
-        if to.axes.iter().any(|a| a.gather.is_some()) || to.cond.is_some() {
-            return Err(self.cannot("a scattered store of sums of codes"));
-        }
-        let rank = tile.shape.len();
-        let rows = if rank > 1 { limits[rank - 2] } else { None };
-        let shape = tile.shape.clone();
-        self.each_block(&shape, scale, Some([rows, limits[rank - 1]]), &mut |x, lead, block| {
-            let any_row = x.em.cmp(Cmp::Lt, block.rows.0, block.rows.1);
-            let any_col = x.em.cmp(Cmp::Lt, block.cols.0, block.cols.1);
-            let mut any = x.em.and(any_row, any_col);
-            for (ix, limit) in lead.iter().zip(limits) {
-                if let Some(limit) = limit {
-                    any = x.and_below(Some(any), *ix, *limit).unwrap_or(any);
-                }
-            }
-            x.em.open_block();
-            let none = x.em.int32(0);
-            let sum = x.over_block(block, none, &mut |x, row, col, sum| {
-                let (code, _) = x.code_and_scale(from, &x.element(tile, lead, row, col))?;
-                let code = x.em.widen(from.encoding.code, code);
-                Ok(x.em.add(sum, code))
-            })?;
-            x.write_sum(tile, to, lead, block, sum)?;
-            let then = x.em.close_block();
-            x.em.branch(any, then, vec![]);
-            Ok(())
-        })
     }
 }

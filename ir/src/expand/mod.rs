@@ -26,6 +26,7 @@ mod product;
 mod scalar;
 mod scratch;
 mod seen;
+mod store;
 mod tile;
 mod uses;
 

@@ -212,13 +212,20 @@ impl Expander<'_> {
         Some(self.em.select(cond, all, none))
     }
 
-    /// Scales that lie apart; `rows` and `cols` are the last axes of the tensor.
+    /// Scales that lie apart, blocks of which are of `rows` by `cols`.
     pub(super) fn scales(&mut self, coded: &Coded, rows: usize, cols: usize) -> Option<Scales> {
-        let grid = coded.layout.scales.as_ref()?;
-        let (scale, per_row) = (coded.encoding.scale?, grid.per_row?);
-        if rows + 2 != coded.axes.len() || cols + 1 != coded.axes.len() {
+        let grid = coded.layout.scales.as_ref().filter(|grid| grid.per_row.is_some())?;
+        let scale = coded.encoding.scale?;
+        let bytes = i64::from(scale.dtype.bits() / 8);
+        let of = |axis: usize, block: u32| {
+            grid.digits.iter().find(move |d| d.axis == axis && d.divisor == i64::from(block))
+        };
+        let (row, col) = (of(rows, scale.rows)?, of(cols, scale.cols)?);
+        if col.stride != Stride::Bytes(bytes) {
             return None;
         }
+        let per_row = self.amount(row.stride);
+        let per_row = self.em.arith_imm(Arith::Div, per_row, bytes);
         let zero = self.em.int(0);
         let mut positions: Vec<Reg> = coded.axes.iter().map(|a| a.start).collect();
         (positions[rows], positions[cols]) = (zero, zero);

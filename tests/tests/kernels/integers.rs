@@ -110,8 +110,48 @@ fn levels_multiply_bytes_as_they_can() {
     for right in RIGHT {
         for extents in EXTENTS.iter().filter(|e| e.tile[2].is_multiple_of(64)) {
             let case = Case::new(&text("i8<f32 1x32 sum>", right, extents, true), &[1]);
-            let asm = Llvm::x86_64().listing(&[&case.kernel], "x86-64-v4-bf16", Listing::Asm);
-            assert!(asm.expect("assembly").contains("vpdpbusd"), "{right}");
+            assert!(multiplies_bytes(&case), "{right}");
         }
     }
+}
+
+/// Rows of several matrices side by side, each multiplied by one of its own.
+#[test]
+fn batches_between_rows_and_depth() {
+    let right = [
+        "i8<f32 1x256> packed [0/1, 1/16, 2/4, 1:16, 2:4]",
+        "i4<f16 1x32> packed [0/1, 1/16, 2/64, {2:2, 1:16}, 2/8:8, 1:16, 2:4, 2/4:2]",
+    ];
+    for (left, right) in LEFT.iter().flat_map(|left| right.map(|right| (left, right))) {
+        let code = right.split_once(" packed").expect("a packing").0;
+        let packing = &right[code.len()..];
+        let text = format!(
+            "kernel @product contraction (%x: in {left}[n, 3, 256], %w: in {code}[3, 40, 256]{packing},
+                 %y: out f32[n, 3, 40]) where 1 <= n <= 100 {{
+              grid %b in 0..3 step 1, %j in 0..40 step 16, %i in 0..n step 4 {{
+                %zero = splat 0 : f32[4, 16]
+                %acc = for %k in 0..256 step 128 carry %a = %zero {{
+                  %xt = load %x[%i+4 where <n, %b, %k+128] keep : {left}[4, 128]
+                  %wt = load %w[%b, %j+16 where <40, %k+128] keep : {code}[16, 128]
+                  %c = mma %a, %xt, %wt : f32[4, 16]
+                  yield %c
+                }}
+                store %acc, %y[%i+4 where <n, %b, %j+16 where <40]
+              }}
+            }}"
+        );
+        let case = Case::new(&text, &[7]).tolerance(1e-3);
+        #[cfg(feature = "llvm")]
+        assert!(multiplies_bytes(&case), "{left} by {right}");
+        case.check();
+    }
+}
+
+/// Whether code for a level that can multiplies bytes.
+#[cfg(feature = "llvm")]
+fn multiplies_bytes(case: &Case) -> bool {
+    use ir::target::{Listing, Target};
+    let llvm = target_llvm::Llvm::x86_64();
+    let asm = llvm.listing(&[&case.kernel], "x86-64-v4-bf16", Listing::Asm);
+    asm.expect("assembly").contains("vpdpbusd")
 }

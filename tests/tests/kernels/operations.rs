@@ -436,6 +436,39 @@ fn encoding() {
     }
 }
 
+/// Blocks that are whole vectors, stored to whole blocks: rows of heads, and columns of a grid.
+#[test]
+fn encoding_of_whole_blocks() {
+    for to in ["i8<f32 1x32 sum>", "i8<f32 1x64>", "i8<f16 1x16 sum>", "i8<f32 1x128 sum>"] {
+        let heads = format!(
+            "kernel @heads row (%x: in f32[n, 3, 128], %o: out {to}[n, 3, 128]) where 0 <= n <= 9 {{
+               grid %i in 0..n step 1 {{
+                 %a = load %x[%i, 0+3, 0+128] : f32[3, 128]
+                 %b = encode %a : {to}[3, 128]
+                 store %b, %o[%i, 0+3, 0+128]
+               }}
+             }}"
+        );
+        let columns = format!(
+            "kernel @columns row (%x: in f32[n, 384], %o: out {to}[n, 384], %p: out f32[n, 384])
+               where 0 <= n <= 9 {{
+               grid %i in 0..n step 4, %j in 0..384 step 128 {{
+                 %a = load %x[%i+4 where <n, %j+128] : f32[4, 128]
+                 %b = map {{ %a * 0.37 }} : f32[4, 128]
+                 %c = encode %b : {to}[4, 128]
+                 store %c, %o[%i+4 where <n, %j+128]
+                 %d = decode %c : f32[4, 128]
+                 store %d, %p[%i+4 where <n, %j+128]
+               }}
+             }}"
+        );
+        let value = |p: &[u64]| p.iter().fold(1.3, |s, at| s * 7.3 + *at as f64).sin();
+        for (text, n) in [(&heads, 2), (&columns, 6)] {
+            Case::new(text, &[n]).set("x", value).check();
+        }
+    }
+}
+
 /// What a tile of a tensor consists of: its numbers, decoded if they are encoded.
 fn plain(ty: &str) -> &str {
     let element = ty.split('[').next().unwrap_or(ty);
