@@ -26,7 +26,7 @@ use constant::Constant;
 use ir::dtype::{Encoding, Scale};
 use ir::graph::program::Program;
 use ir::kernel::Packing;
-use ir::kernel::layout::{GRID_ALIGN, Layout};
+use ir::kernel::layout::{GRID_ALIGN, Layout, contiguous};
 use ir::kernel::packing::PackingError;
 use moved::{Moved, Numbered};
 use quantize::Quantized;
@@ -69,6 +69,9 @@ impl Packed {
         let panels = batch.saturating_mul(rows.div_ceil(panel_rows));
         let codes = panels.saturating_mul(panel.size_bytes());
         let end = layout.grid_byte().unwrap_or(layout.size_bytes());
+        if self.encoding.code.bits() < 8 {
+            self.halves_apart()?;
+        }
         match codes <= end && end - codes < GRID_ALIGN {
             true => Ok(layout),
             false => Err(self.no_layout()),
@@ -98,26 +101,49 @@ impl Packed {
         Ok((rows, Layout::new(encoding, self.packing.as_ref(), &dims)?))
     }
 
+    /// Columns from one of the two codes that share a byte to the other.
+    ///
+    /// Errors: as [`Packed::layout`], or codes of four bits that do not share bytes so.
+    pub fn halves_apart(&self) -> Result<usize, PackingError> {
+        let cols = self.from.dims.last().and_then(|d| u64::try_from(*d).ok());
+        let (_, layout) = self.panel_layout(cols.ok_or_else(|| self.no_layout())?)?;
+        let terms = layout.code_terms(layout.dims().len() - 1);
+        let shares = |a: usize, b: usize| {
+            let [a, b] = [a, b].map(|at| terms.get(at));
+            a.zip(b).is_some_and(|(a, b)| a % 8 == 0 && *b == a + 4)
+        };
+        let apart = (1..terms.len()).find(|at| shares(0, *at)).ok_or_else(|| self.no_layout())?;
+        let mut first = (0..terms.len()).filter(|c| c / apart % 2 == 0);
+        match first.all(|c| shares(c, c + apart)) {
+            true => Ok(apart),
+            false => Err(self.no_layout()),
+        }
+    }
+
     /// Where elements lie in a panel, as numbers.
     ///
-    /// Errors: as [`Packed::layout`], or codes of less than a byte that do not lie in pairs.
+    /// Errors: as [`Packed::layout`] and, of codes of four bits, as [`Packed::halves_apart`].
     pub fn panel(&self) -> Result<Panel, PackingError> {
         let cols = self.from.dims.last().and_then(|d| u64::try_from(*d).ok());
         let (rows, layout) = self.panel_layout(cols.ok_or_else(|| self.no_layout())?)?;
-        let (bits, rank) = (self.encoding.code.bits() as usize, layout.dims().len());
-        // Codes that share a byte lie side by side.
-        let shared = 8usize.div_ceil(bits);
-        let run = layout.run();
-        if !run.is_multiple_of(shared) || !layout.dims()[rank - 1].is_multiple_of(shared as u64) {
-            return Err(self.no_layout());
-        }
+        let (bits, rank) = (self.encoding.code.bits(), layout.dims().len());
+        let terms = layout.code_terms(rank - 1);
+        let bytes: Vec<u64> = match bits {
+            4 => {
+                let apart = self.halves_apart()?;
+                (0..terms.len()).filter(|c| c / apart % 2 == 0).map(|c| terms[c] / 8).collect()
+            }
+            _ => terms.iter().map(|bit| bit / 8).collect(),
+        };
+        let width = bits.div_ceil(8);
+        let run = contiguous(&bytes, width.into());
         // The position of a row lacks the last axis.
         let at = |row: u64| {
             let mut position = vec![0; rank - 1];
             position[rank - 2] = row;
             position
         };
-        let runs = layout.code_terms(rank - 1).iter().step_by(run).map(|bit| *bit as i64 / 8);
+        let runs = bytes.iter().step_by(run).map(|byte| *byte as i64);
         let nested = |(scale, first): (Scale, u64)| {
             let byte = |position: &[u64]| layout.scale_byte(position).unwrap_or(first);
             let cols = (0..layout.dims()[rank - 1]).step_by(scale.cols as usize);
@@ -131,8 +157,8 @@ impl Packed {
         };
         Ok(Panel {
             bytes: layout.size_bytes(),
-            width: (bits * shared / 8) as u32,
-            run: (run / shared) as u32,
+            width,
+            run: run as u32,
             rows: (0..rows).map(|row| layout.code_bit(&at(row)) / 8).collect(),
             runs: Table::of(runs).1,
             scales: layout.encoding().scale.zip(layout.scale_byte(&at(0))).map(nested),

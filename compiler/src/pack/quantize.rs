@@ -1,9 +1,9 @@
 //! Rows of a constant rounded to codes with scales, each block's chosen for the least error.
 
-use super::Packed;
-use super::rounding::{Codes, E2M1, E4M3, Int4, Int8, Rounding, best, inverse};
+use super::rounding::{Coder, Rounding};
 use super::rows::{Decoder, Held, Rows};
 use super::scales::{ScaleGrid, blocks};
+use super::{LAID_OUT, Packed};
 use crate::error::ImportError;
 use artifact::pack::gather::Lines;
 use artifact::threads;
@@ -14,6 +14,9 @@ use ir::kernel::code;
 pub struct Quantized<'a> {
     rows: Rows<'a>,
     code: DType,
+    coder: Coder,
+    /// Columns between two codes that share a byte.
+    apart: usize,
     scale: Scale,
     grid: ScaleGrid,
     /// What the codes lose.
@@ -36,7 +39,9 @@ impl<'a> Quantized<'a> {
         let grid = ScaleGrid { values, rows: down, cols: across };
         let code = packed.encoding.code;
         let rounding = Rounding::default();
-        let mut quantized = Quantized { rows, code, scale, grid, rounding };
+        let coder = Coder::of(code).expect("formats are of codes that numbers are rounded to");
+        let apart = if code.bits() == 4 { packed.halves_apart().expect(LAID_OUT) } else { 1 };
+        let mut quantized = Quantized { rows, code, coder, apart, scale, grid, rounding };
         quantized.choose(threads)?;
         Ok(quantized)
     }
@@ -63,12 +68,6 @@ impl<'a> Quantized<'a> {
         let tall = i64::from(self.scale.rows);
         let mut values = vec![0.0; (width * tall) as usize];
         let mut block = vec![];
-        let choose = match self.code {
-            DType::I4 => best::<Int4>,
-            DType::I8 => best::<Int8>,
-            DType::F8E4M3 => best::<E4M3>,
-            _ => best::<E2M1>,
-        };
         let rows = scales.chunks_mut((self.grid.cols as usize).max(1));
         for (at, scales) in (first as i64..).zip(rows) {
             let (batch, top) = (at / self.grid.rows, at % self.grid.rows * tall);
@@ -83,7 +82,7 @@ impl<'a> Quantized<'a> {
                 block.clear();
                 let rows = values.chunks(width as usize).take(count);
                 rows.for_each(|row| block.extend_from_slice(&row[from..to]));
-                let (chosen, found) = choose(&block, self.scale.dtype);
+                let (chosen, found) = (self.coder.best)(&block, self.scale.dtype);
                 *scale = chosen;
                 rounding += found;
             }
@@ -121,26 +120,11 @@ impl Lines for Quantized<'_> {
     ) -> Result<(), ImportError> {
         let values = self.rows.row(batch, row, held)?;
         let scales = self.grid.row(batch, row / i64::from(self.scale.rows));
-        let put = match self.code {
-            DType::I4 => put::<Int4, 2>,
-            DType::I8 => put::<Int8, 1>,
-            DType::F8E4M3 => put::<E4M3, 1>,
-            _ => put::<E2M1, 2>,
-        };
         let blocks = values.chunks(self.scale.cols as usize).zip(scales);
         let bytes = (self.scale.cols * self.code.bits() / 8) as usize;
         for ((block, scale), out) in blocks.zip(out.chunks_mut(bytes.max(1))) {
-            put(block, *scale, out);
+            (self.coder.put)(block, *scale, self.apart, out);
         }
         Ok(())
-    }
-}
-
-/// Writes the codes of a block, `N` of them in a byte, the first in its lowest bits.
-fn put<C: Codes, const N: usize>(block: &[f32], scale: f32, out: &mut [u8]) {
-    let per = inverse(scale);
-    for (numbers, byte) in block.chunks(N).zip(out) {
-        let code = |(i, x): (usize, &f32)| C::code(C::nearest(x * per)) << (8 / N * i);
-        *byte = numbers.iter().enumerate().map(code).fold(0, |all, code| all | code);
     }
 }

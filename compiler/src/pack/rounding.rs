@@ -33,7 +33,7 @@ impl AddAssign for Rounding {
 }
 
 /// A type of codes.
-pub trait Codes {
+trait Codes {
     /// The greatest number.
     const GREATEST: f32;
     /// The number of greatest magnitude.
@@ -46,6 +46,48 @@ pub trait Codes {
 
     /// The code of a number of the type.
     fn code(y: f32) -> u8;
+}
+
+/// How blocks become codes of a type.
+#[derive(Clone, Copy, Debug)]
+pub struct Coder {
+    /// The scale, of the type that it is stored in, by which a block loses least of those tried;
+    /// and what it loses.
+    pub best: fn(&[f32], DType) -> (f32, Rounding),
+    /// Writes the codes of a block; so many columns lie between two that share a byte, the first of
+    /// which has its lower half.
+    pub put: fn(&[f32], f32, usize, &mut [u8]),
+}
+
+impl Coder {
+    /// That of a type of codes, if numbers are rounded to such.
+    pub fn of(code: DType) -> Option<Coder> {
+        Some(match code {
+            DType::I4 => Coder { best: best::<Int4>, put: put_halves::<Int4> },
+            DType::I8 => Coder { best: best::<Int8>, put: put::<Int8> },
+            DType::F8E4M3 => Coder { best: best::<E4M3>, put: put::<E4M3> },
+            DType::F4E2M1 => Coder { best: best::<E2M1>, put: put_halves::<E2M1> },
+            _ => return None,
+        })
+    }
+}
+
+fn put<C: Codes>(block: &[f32], scale: f32, _: usize, out: &mut [u8]) {
+    let per = inverse(scale);
+    for (x, byte) in block.iter().zip(out) {
+        *byte = C::code(C::nearest(x * per));
+    }
+}
+
+fn put_halves<C: Codes>(block: &[f32], scale: f32, apart: usize, out: &mut [u8]) {
+    let per = inverse(scale);
+    let code = |x: &f32| C::code(C::nearest(x * per));
+    for (numbers, bytes) in block.chunks_exact(2 * apart).zip(out.chunks_exact_mut(apart)) {
+        let (low, high) = numbers.split_at(apart);
+        for ((byte, low), high) in bytes.iter_mut().zip(low).zip(high) {
+            *byte = code(low) | code(high) << 4;
+        }
+    }
 }
 
 /// Coarse codes lose less in all where a few elements are cut off.
@@ -67,13 +109,13 @@ fn float(x: f32, bits: i32, least: i32) -> f32 {
 }
 
 /// Integers of four bits.
-pub struct Int4;
+struct Int4;
 /// Integers of eight bits, but for the least.
-pub struct Int8;
+struct Int8;
 /// 1-4-3 floats.
-pub struct E4M3;
+struct E4M3;
 /// 1-2-1 floats.
-pub struct E2M1;
+struct E2M1;
 
 impl Codes for Int4 {
     const GREATEST: f32 = 7.0;
@@ -166,13 +208,11 @@ fn sums(block: &[f32], of: impl Fn(f32) -> [f32; 2]) -> [f32; 2] {
 }
 
 /// 1 / scale; 0 of none.
-pub fn inverse(scale: f32) -> f32 {
+fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
-/// The scale, of the type that it is stored in, by which a block loses least of those tried; and what
-/// it loses.
-pub fn best<C: Codes>(block: &[f32], dtype: DType) -> (f32, Rounding) {
+fn best<C: Codes>(block: &[f32], dtype: DType) -> (f32, Rounding) {
     let largest = block.iter().fold(0.0f32, |m, v| if v.abs() > m.abs() { *v } else { m });
     let even = largest.abs() / C::GREATEST;
     let whole = largest / C::FURTHEST;

@@ -104,7 +104,8 @@ impl Layout {
         if packing.around_scales().is_none() {
             layout.place_apart().ok_or_else(too_large)?;
         }
-        layout.run = layout.contiguous();
+        let terms = layout.codes.terms.last();
+        layout.run = terms.map_or(1, |t| contiguous(t, encoding.code.bits().into()));
         Ok(layout)
     }
 
@@ -161,19 +162,6 @@ impl Layout {
             self.size = place.base.checked_add(stride).filter(|s| *s < SIZE_MAX)?;
         }
         Some(())
-    }
-
-    fn contiguous(&self) -> usize {
-        let bits = u64::from(self.encoding.code.bits());
-        let Some(terms) = self.codes.terms.last() else { return 1 };
-        let mut run = terms.len().max(1).next_power_of_two();
-        for (i, pair) in terms.windows(2).enumerate() {
-            if pair[1] != pair[0] + bits {
-                // Position i + 1 begins a run, so a run's length divides it.
-                run = run.min(1 << (i + 1).trailing_zeros());
-            }
-        }
-        run
     }
 
     /// How elements are stored.
@@ -241,11 +229,6 @@ impl Layout {
     /// Bits before the first code.
     pub fn code_base(&self) -> u64 {
         self.codes.base
-    }
-
-    /// Positions of the last axis that lie together, from any multiple of this number on.
-    pub fn run(&self) -> usize {
-        self.run
     }
 
     fn row_bit(&self, row: &[u64]) -> u64 {
@@ -350,6 +333,18 @@ impl ParamType {
             }
         }
     }
+}
+
+/// Of places in order, how many lie together, `unit` apart, from any multiple of this number on.
+pub fn contiguous(places: &[u64], unit: u64) -> usize {
+    let mut run = places.len().max(1).next_power_of_two();
+    for (i, pair) in places.windows(2).enumerate() {
+        if pair[1] != pair[0] + unit {
+            // Position i + 1 begins a run, so a run's length divides it.
+            run = run.min(1 << (i + 1).trailing_zeros());
+        }
+    }
+    run
 }
 
 /// Calls `visit` with the first byte in the row, the term and the bytes of each run.
