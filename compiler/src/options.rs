@@ -14,15 +14,18 @@ use std::fmt::Write;
 pub enum Compute {
     /// Activations rounded to bf16.
     Bf16,
+    /// As codes of 8 bits, a scale for each 32, where weights are rounded to integer codes; to bf16
+    /// elsewhere.
+    Int8,
     /// Activations as they are.
     F32,
 }
 
 impl Compute {
-    /// Dtype of an activation that enters a tile product.
+    /// Dtype of an activation that enters a tile product of real numbers.
     pub fn dtype(self) -> DType {
         match self {
-            Compute::Bf16 => DType::BF16,
+            Compute::Bf16 | Compute::Int8 => DType::BF16,
             Compute::F32 => DType::F32,
         }
     }
@@ -218,7 +221,12 @@ macro_rules! weights_of {
 
 /// All keys, in the order of `-C help`.
 pub const KEYS: &[Key] = &[
-    one_of!(compute, COMPUTE, "bf16|f32", "precision in which activations enter tile products"),
+    one_of!(
+        compute,
+        COMPUTE,
+        "bf16|int8|f32",
+        "precision in which activations enter tile products (int8: beside weights of integer codes)"
+    ),
     one_of!(
         bf16x2,
         ABOVE,
@@ -327,7 +335,8 @@ fn format(word: &str) -> Option<Option<Format>> {
     if word == "stored" { Some(None) } else { Format::named(word).map(Some) }
 }
 
-const COMPUTE: [(&str, Compute); 2] = [("bf16", Compute::Bf16), ("f32", Compute::F32)];
+const COMPUTE: [(&str, Compute); 3] =
+    [("bf16", Compute::Bf16), ("int8", Compute::Int8), ("f32", Compute::F32)];
 
 const KEPT: [(&str, Kept); 3] =
     [("auto", Kept::Auto), ("latent", Kept::Latent), ("expanded", Kept::Expanded)];
@@ -468,7 +477,7 @@ mod tests {
                 assert!(options.values().contains(&(key.name.to_string(), word.to_string())));
             }
         }
-        assert!(help().contains("-C compute=bf16|f32"));
+        assert!(help().contains("-C compute=bf16|int8|f32"));
         let names = FORMATS.iter().map(|format| format!("|{}", format.name));
         assert_eq!(formats!(), format!("stored{}", names.collect::<String>()));
     }

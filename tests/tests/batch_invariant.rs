@@ -73,6 +73,13 @@ fn small_pages() {
 }
 
 #[test]
+fn activations_as_codes() {
+    let mut options = Options { compute: Compute::Int8, ..Options::default() };
+    options.set("weights=int4").expect("a format");
+    check("rand-v2-lite", &options);
+}
+
+#[test]
 fn every_model_in_both_precisions() {
     if !is_long() {
         return;

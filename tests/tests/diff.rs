@@ -46,14 +46,17 @@ fn compared(built: &Built, lowered: &Lowered, way: &str, ids: &[Vec<i32>]) -> Re
 #[test]
 fn right_code_is_near_everywhere() {
     let f32 = Options { compute: Compute::F32, page_tokens: 7, ..Options::default() };
+    let mut codes = Options { compute: Compute::Int8, ..Options::default() };
+    codes.set("weights=int4").unwrap();
     let models = [
-        ("rand-qwen2", Options::default()),
+        ("rand-qwen2", codes),
         ("rand-v2-lite", f32.clone()),
         ("rand-v2-lite", Options::default()),
         ("rand-v3-fp8", Options::default()),
         ("rand-v3", f32),
+        ("rand-qwen2", Options::default()),
     ];
-    for (name, options) in models.into_iter().take(if is_long() { usize::MAX } else { 2 }) {
+    for (name, options) in models.into_iter().take(if is_long() { usize::MAX } else { 3 }) {
         let imported = imported(name);
         let lowered = lower(&imported.program, &options, &DeviceSpec::default()).unwrap();
         let built = build_lowered(&imported, lowered.clone(), &options, Levels::Best);

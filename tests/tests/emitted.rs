@@ -18,10 +18,12 @@ fn lowered(imported: &Imported, options: &Options) -> Lowered {
     lower(&imported.program, options, &DeviceSpec::default()).unwrap()
 }
 
-/// Both precisions, and pages that divide nothing.
-fn choices() -> [Options; 2] {
+/// Every precision, and pages that divide nothing.
+fn choices() -> [Options; 3] {
     let odd = Options { compute: Compute::F32, page_tokens: 7, ..Options::default() };
-    [Options::default(), odd]
+    let mut codes = Options { compute: Compute::Int8, ..Options::default() };
+    codes.set("weights=int4").unwrap();
+    [Options::default(), odd, codes]
 }
 
 #[test]
@@ -56,7 +58,8 @@ fn programs_survive_their_text() {
 /// Compiling straight through, twice, and going on from either text.
 #[test]
 fn every_way_to_the_artifact_gives_the_same_bytes() {
-    for (name, options) in ["rand-v2-lite", "rand-llama"].into_iter().zip(choices()) {
+    let names = ["rand-v2-lite", "rand-llama", "rand-qwen2"];
+    for (name, options) in names.into_iter().zip(choices()) {
         let read = |built: tests::native::Built| std::fs::read(&built.path).unwrap();
         let straight = read(build(&model(name), None, &options, Levels::Best));
         let again = read(build(&model(name), None, &options, Levels::Best));

@@ -152,21 +152,21 @@ impl Block<'_> {
         self.graph.ty(value).indices.iter().filter(|i| Some(*i) != rows).cloned().collect()
     }
 
-    /// Dtype in which a value is stored, the widest if there are several.
-    pub fn stored_dtype(&self, value: ValueId) -> DType {
+    /// How a value is stored, the widest way if there are several.
+    pub fn stored_encoding(&self, value: ValueId) -> Encoding {
         let natural = self.graph.ty(value).dtype();
         let all = self.partition.stored.get(&value);
-        let widest = all.and_then(|d| d.iter().max_by_key(|d| d.bits()).copied());
+        let widest = all.and_then(|d| d.iter().max_by_key(|e| e.code.bits()).copied());
         match natural.class() {
-            Class::Float => widest.unwrap_or(DType::F32),
-            _ => natural,
+            Class::Float => widest.unwrap_or(DType::F32.into()),
+            _ => natural.into(),
         }
     }
 
-    /// The wanted dtype if the value is stored in it, else the one that it is stored in.
-    pub(super) fn stored_as(&self, value: ValueId, wanted: DType) -> DType {
+    /// The wanted encoding if the value is stored so, else the one that it is stored in.
+    pub(super) fn stored_as(&self, value: ValueId, wanted: Encoding) -> Encoding {
         let all = self.partition.stored.get(&value);
-        if all.is_some_and(|d| d.contains(&wanted)) { wanted } else { self.stored_dtype(value) }
+        if all.is_some_and(|d| d.contains(&wanted)) { wanted } else { self.stored_encoding(value) }
     }
 
     /// Encoding in which a constant is packed when it is read with these axes: of views of weights
@@ -248,8 +248,8 @@ impl Block<'_> {
         }
     }
 
-    /// Dtypes in which a value is stored.
-    pub(super) fn outs(&self, value: ValueId) -> Vec<DType> {
+    /// The ways in which a value is stored.
+    pub(super) fn outs(&self, value: ValueId) -> Vec<Encoding> {
         self.partition.stored.get(&value).map_or(vec![], |d| d.iter().copied().collect())
     }
 
@@ -273,9 +273,9 @@ impl Block<'_> {
         let dims = vec![self.product(batch)?, self.product(rows)?, self.product(cols)?];
         let encoding = match self.format(&of, &axes)?.and_then(|f| f.encoding(dims[2])) {
             Some(encoding) => encoding,
-            None => self.weight_encoding(&of, &axes, left.stored())?,
+            None => self.weight_encoding(&of, &axes, left.dtype())?,
         };
-        let packing = Some(weight_packing(encoding));
+        let packing = Some(weight_packing(encoding, left.beside(encoding)));
         Ok(WeightUse { of, axes, encoding, dims, packing })
     }
 
@@ -304,7 +304,7 @@ impl Block<'_> {
         let left = self.operand(id);
         let weight = self.weight_use(w, [&batch, &cols, &summed], left)?;
         let left = left.beside(weight.encoding);
-        let (n, depth) = (weight.dims[1], weight.dims[2]);
+        let (n, depth, outs) = (weight.dims[1], weight.dims[2], self.outs(y));
         let c = Contraction {
             rows: (self.rows_symbol(&group.rows), self.rows_max()),
             rows_each: self.product(&more_rows)?,
@@ -312,8 +312,8 @@ impl Block<'_> {
             x: self.stored_as(x, left.stored()),
             left,
             weight: weight.encoding,
-            outs: self.outs(y),
-            tile: self.tile(&weight, left),
+            tile: self.tile(&weight, left, &outs),
+            outs,
         };
         let mut args = vec![BlockArg::Value(x, c.x), BlockArg::Weight(Box::new(weight))];
         args.extend(c.outs.iter().map(|d| BlockArg::Value(y, *d)));
@@ -326,10 +326,11 @@ impl Block<'_> {
         Ok(())
     }
 
-    fn tile(&self, weight: &WeightUse, left: Operand) -> ContractionTile {
+    fn tile(&self, weight: &WeightUse, left: Operand, outs: &[Encoding]) -> ContractionTile {
         let (cols, depth) = (weight.dims[1], weight.dims[2]);
         let (device, bucket, terms) = (self.device, self.bucket, left.terms());
-        schedule::contraction(device, bucket, cols, depth, weight.encoding, terms)
+        let tile = schedule::contraction(device, bucket, cols, depth, weight.encoding, terms);
+        ContractionTile { cols: schedule::whole_blocks(tile.cols, outs), ..tile }
     }
 
     /// Adds a launch, `sub` barriers behind the group's first.

@@ -5,7 +5,7 @@ use crate::lower::partition::{context_index, is_over_context, row_index};
 use crate::lower::plan::step_dims;
 use artifact::plan::Arg;
 use ir::dim::{Dim, Name};
-use ir::dtype::DType;
+use ir::dtype::Encoding;
 use ir::graph::{Graph, ValueId};
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use std::ops::Range;
 pub struct Called {
     /// Positions of its launches among those of the bucket.
     pub launches: Range<usize>,
-    /// Its block's values that are in memory, in each dtype that they are stored in.
+    /// Its block's values that are in memory, in each way that they are stored.
     pub values: Vec<Held>,
 }
 
@@ -29,28 +29,29 @@ pub struct Held {
     pub indices: Vec<Name>,
     /// Their extents, over the plan's step symbols.
     pub dims: Vec<Dim>,
-    /// As what it is stored.
-    pub dtype: DType,
+    /// How it is stored.
+    pub encoding: Encoding,
     /// Where.
     pub arg: Arg,
 }
 
 impl Held {
-    /// A value at its places, if it has rows of the step; without a dtype, stored as its type says.
+    /// A value at its places, if it has rows of the step; without an encoding, stored as its type
+    /// says.
     pub(super) fn of(
         graph: &Graph,
         value: ValueId,
-        places: Vec<(Option<DType>, Arg)>,
+        places: Vec<(Option<Encoding>, Arg)>,
         page: u32,
     ) -> Vec<Held> {
         let Some(rows) = row_index(graph, value) else { return vec![] };
         let own = graph.ty(value).indices.iter().filter(|i| *i != rows);
-        let held = |(dtype, arg): (Option<DType>, Arg)| Held {
+        let held = |(encoding, arg): (Option<Encoding>, Arg)| Held {
             name: graph.value(value).name.clone(),
             param: graph.params.iter().position(|p| *p == value),
             indices: std::iter::once(rows).chain(own.clone()).cloned().collect(),
             dims: stored_dims(graph, value, page),
-            dtype: dtype.unwrap_or(graph.ty(value).dtype()),
+            encoding: encoding.unwrap_or(graph.ty(value).dtype().into()),
             arg,
         };
         places.into_iter().map(held).collect()

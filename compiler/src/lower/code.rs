@@ -6,7 +6,7 @@ use crate::lower::error::LowerError;
 use crate::lower::work::Work;
 use crate::pack::constant::Constant;
 use ir::dim::{Dim, Name};
-use ir::dtype::{DType, Encoding};
+use ir::dtype::Encoding;
 use ir::graph::{NodeId, ValueId};
 use ir::kernel::builder::KernelBuilder;
 use ir::kernel::{Kernel, Packing};
@@ -79,8 +79,8 @@ pub struct WeightUse {
 /// An argument of a launch, in the block's terms.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BlockArg {
-    /// A value of the graph, as stored in a dtype.
-    Value(ValueId, DType),
+    /// A value of the graph, as it is stored in one of the ways that it is.
+    Value(ValueId, Encoding),
     /// A weight of the graph.
     Weight(Box<WeightUse>),
     /// Numbers known when compiling.

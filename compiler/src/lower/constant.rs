@@ -67,6 +67,11 @@ pub fn is_constant(graph: &Graph, value: ValueId) -> bool {
     closure(graph, value).is_some_and(|c| !c.weights.is_empty())
 }
 
+/// Weight parameters that a constant is made of.
+pub fn weights(graph: &Graph, value: ValueId) -> BTreeSet<ValueId> {
+    closure(graph, value).map_or_else(BTreeSet::new, |c| c.weights)
+}
+
 /// What a constant value is packed from, given the weights that a call binds to parameters.
 ///
 /// Errors: E0261 where it cannot be packed.

@@ -58,7 +58,7 @@ pub struct ContextContraction {
     /// Extents of the weight as batch, columns and depth.
     pub extents: [i64; 3],
     /// How results are stored.
-    pub out: DType,
+    pub out: Encoding,
     /// Tile.
     pub tile: ContractionTile,
 }
@@ -100,10 +100,10 @@ pub fn kernel(c: &ContextContraction) -> KernelBuilder {
         Place::Positions => positions.to_vec(),
     };
     dims.extend(c.memory.row.iter().map(|e| Dim::constant(*e)));
-    let x = b.param("x", Role::In, tensor(c.memory.dtype, &dims));
+    let x = b.param("x", Role::In, tensor(c.memory.encoding, &dims));
     let pages = b.param("pages", Role::In, tensor(DType::I32, &StepInput::Pages.dims()));
     let w_dims = [batches.into(), cols.into(), depth.into()];
-    let w = b.param("w", Role::In, packed(c.weight, &w_dims, weight_packing(c.weight)));
+    let w = b.param("w", Role::In, packed(c.weight, &w_dims, weight_packing(c.weight, c.left)));
     let list = b.param("blocks", Role::In, StepList::Context(c.page).param());
     let mut dims = positions.to_vec();
     dims.extend(c.leads.iter().map(|(extent, _)| Dim::constant(*extent)));
@@ -135,7 +135,7 @@ pub fn kernel(c: &ContextContraction) -> KernelBuilder {
         })[0]
     };
     let sum = c.left.leave(&mut b, sum);
-    let sum = b.cast(sum, c.out);
+    let sum = b.rounded(sum, c.out);
     let [seq, from, seen] = instance.place;
     let mut to = vec![At::one(seq), At::tile(from, c.page).bound(seen)];
     to.extend(instance.leads.iter().map(|l| At::one(*l)));
@@ -237,7 +237,7 @@ impl Block<'_> {
         let parts = self.context_parts(id, source, [w, y])?;
         let memory = self.context_memory(source.base)?;
         // Rows that are kept in bf16 are bf16 already.
-        let left = match memory.dtype {
+        let left = match memory.encoding.code {
             DType::BF16 => Operand::Bf16,
             _ => self.operand(id),
         };
@@ -267,7 +267,7 @@ impl Block<'_> {
             left,
             weight: weight.encoding,
             extents: [batches, n, depth],
-            out: self.stored_dtype(y),
+            out: self.stored_encoding(y),
             tile: ContractionTile { rows: page, cols: tile.cols, depth: tile_depth },
         };
         Ok((c, weight))
@@ -310,10 +310,10 @@ impl Block<'_> {
         let indices = self.graph.ty(base).indices.iter().filter(|i| Some(*i) != context);
         let row = self.extents(&indices.cloned().collect::<Vec<Name>>())?;
         let is_kept = crate::lower::partition::is_history(self.graph, base);
-        let (place, dtype) = match is_kept {
-            true => (Place::Pages, self.partition.kept),
-            false => (Place::Positions, self.stored_dtype(base)),
+        let (place, encoding) = match is_kept {
+            true => (Place::Pages, self.partition.kept.into()),
+            false => (Place::Positions, self.stored_encoding(base)),
         };
-        Ok(Memory { place, dtype, row })
+        Ok(Memory { place, encoding, row })
     }
 }

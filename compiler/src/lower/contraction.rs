@@ -1,7 +1,7 @@
 //! Generator of contractions: rows of the step with a packed weight, any encoding, any row count.
 
 use crate::lower::precision::Operand;
-use crate::lower::schedule::{ContractionTile, LANES, staged};
+use crate::lower::schedule::{ContractionTile, LANES, UNIT, staged};
 use ir::attr::Attr;
 use ir::dim::Dim;
 use ir::dtype::{DType, Encoding};
@@ -18,13 +18,13 @@ pub struct Contraction {
     /// Batches `b`, columns `j`, depth `k`.
     pub extents: (i64, i64, i64),
     /// How `x` is stored.
-    pub x: DType,
+    pub x: Encoding,
     /// How `x` enters the product.
     pub left: Operand,
     /// How the weight is packed.
     pub weight: Encoding,
     /// How results are stored, one output for each.
-    pub outs: Vec<DType>,
+    pub outs: Vec<Encoding>,
     /// Tile.
     pub tile: ContractionTile,
 }
@@ -36,18 +36,31 @@ impl Contraction {
     }
 }
 
-/// Order of a `[batch, rows, cols]` weight: blocks of 16 rows in the lanes, and the columns that
-/// make up four bytes together.
-pub fn weight_packing(encoding: Encoding) -> Packing {
-    let group = (32 / encoding.code.bits()).max(1);
-    let mut steps = vec![
-        PackStep::Outer { axis: 0, divisor: 1 },
-        PackStep::Outer { axis: 1, divisor: LANES },
-        PackStep::Outer { axis: 2, divisor: group },
-        PackStep::Inner { axis: 1, stride: 1, extent: LANES },
-    ];
-    if group > 1 {
-        steps.push(PackStep::Inner { axis: 2, stride: 1, extent: group });
+/// Order of a `[batch, rows, cols]` weight beside activations that enter so: blocks of 16 rows in
+/// the lanes, and the columns that make up four bytes together. Beside codes, scales of few columns
+/// lie before those columns, and four bytes hold four columns in their low halves, the next four in
+/// the high ones.
+pub fn weight_packing(encoding: Encoding, left: Operand) -> Packing {
+    let outer = |axis, divisor| PackStep::Outer { axis, divisor };
+    let inner = |axis, stride, extent| PackStep::Inner { axis, stride, extent };
+    let bits = encoding.code.bits();
+    let group = (32 / bits).max(1);
+    let lanes = inner(1, 1, LANES);
+    let mut steps = vec![outer(0, 1), outer(1, LANES)];
+    let scale = encoding.scale.filter(|s| left == Operand::I8 && UNIT.is_multiple_of(s.cols));
+    match scale.filter(|s| s.dtype != DType::E8M0) {
+        Some(scale) => {
+            steps.push(outer(2, UNIT));
+            steps.push(PackStep::Scales(vec![inner(2, 1, UNIT / scale.cols), lanes.clone()]));
+            steps.push(inner(2, group, UNIT / group));
+        }
+        None => steps.push(outer(2, group)),
+    }
+    steps.push(lanes);
+    if left == Operand::I8 && bits == 4 {
+        steps.extend([inner(2, 1, group / 2), inner(2, group / 2, 2)]);
+    } else if group > 1 {
+        steps.push(inner(2, 1, group));
     }
     Packing(steps)
 }
@@ -58,10 +71,10 @@ pub fn part(start: ValueId, tile: u32, extent: i64) -> At {
     if extent % i64::from(tile) == 0 { at } else { at.bound(extent) }
 }
 
-/// Writes a tile to outputs of several dtypes.
-pub fn store_all(b: &mut KernelBuilder, value: ValueId, outs: &[(ParamId, DType)], at: &[At]) {
-    for (param, dtype) in outs {
-        let rounded = b.cast(value, *dtype);
+/// Writes a tile to outputs, each stored in its own way.
+pub fn store_all(b: &mut KernelBuilder, value: ValueId, outs: &[(ParamId, Encoding)], at: &[At]) {
+    for (param, encoding) in outs {
+        let rounded = b.rounded(value, *encoding);
         b.store(rounded, *param, at);
     }
 }
@@ -77,7 +90,7 @@ pub fn kernel(c: &Contraction) -> KernelBuilder {
     let dims = |last: i64| -> Vec<Dim> { vec![n.clone(), batches.into(), last.into()] };
     let x = b.param("x", Role::In, tensor(c.x, &dims(depth)));
     let w_dims = [batches.into(), cols.into(), depth.into()];
-    let w = b.param("w", Role::In, packed(c.weight, &w_dims, weight_packing(c.weight)));
+    let w = b.param("w", Role::In, packed(c.weight, &w_dims, weight_packing(c.weight, c.left)));
     let outs: Vec<_> = c
         .outs
         .iter()
@@ -92,8 +105,7 @@ pub fn kernel(c: &Contraction) -> KernelBuilder {
     let rows = At::tile(i, tile.rows).bound(&n);
     let zero = b.splat(0.0, TileType::new(DType::F32, &[tile.rows * c.left.terms(), tile.cols]));
     let product = |b: &mut KernelBuilder, sum: ValueId, k: At| {
-        let xt = b.load(x, &[rows.clone(), At::one(batch), k.clone()]);
-        let xt = c.left.enter(b, xt);
+        let xt = c.left.load(b, x, &[rows.clone(), At::one(batch), k.clone()]);
         let wt = b.load_keep(w, &[At::one(batch), part(j, tile.cols, cols), k]);
         b.mma(sum, xt, wt)
     };

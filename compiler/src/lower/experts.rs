@@ -3,7 +3,7 @@
 
 use crate::lower::contraction::{part, store_all, weight_packing};
 use crate::lower::precision::Operand;
-use crate::lower::schedule::{lane_columns, staged, tile_depth};
+use crate::lower::schedule::{lane_columns, staged, tile_depth, whole_blocks};
 use ir::attr::Attr;
 use ir::dim::Dim;
 use ir::dtype::{DType, Encoding};
@@ -30,7 +30,7 @@ pub struct Experts {
     /// Width of a row, and of an expert's hidden layer.
     pub widths: (i64, i64),
     /// How rows are stored.
-    pub x: DType,
+    pub x: Encoding,
     /// How rows enter products.
     pub left: Operand,
     /// Whether there is a row for each choice.
@@ -38,21 +38,24 @@ pub struct Experts {
     /// Encodings of the weights of the first products.
     pub branches: Vec<Encoding>,
     /// More operands of what is computed of them, a number for each slot, and how they are stored.
-    pub leaves: Vec<(Along, DType)>,
+    pub leaves: Vec<(Along, Encoding)>,
     /// What is computed of products and operands.
     pub expr: Expr,
     /// Encoding of the weight of the product behind, and its width.
     pub down: Option<(Encoding, i64)>,
     /// Rows of a tile.
     pub rows: u32,
+    /// Whether an expert's columns follow one another, so that a worker reads on where it has read;
+    /// else each worker owns columns of every expert, whatever the routing.
+    pub in_order: bool,
 }
 
 /// Fields of a work item: the expert, first slot, one past the expert's last slot.
 pub const WORK: [&str; 3] = ["e", "slot", "end"];
 /// Lane blocks of columns of tiles of first products, all together.
-pub const UP_BLOCKS: i64 = 4;
+const UP_BLOCKS: i64 = 4;
 /// Lane blocks of columns of a tile of down.
-pub const DOWN_BLOCKS: i64 = 4;
+const DOWN_BLOCKS: i64 = 4;
 
 impl Experts {
     fn n(&self, b: &mut KernelBuilder) -> Dim {
@@ -74,19 +77,56 @@ impl Experts {
         self.work_max().plus(&1.into()).times(&(4 * WORK.len() as i64).into())
     }
 
+    /// A `[e, rows, cols]` weight's parameter.
+    fn weight(
+        &self,
+        b: &mut KernelBuilder,
+        name: &str,
+        encoding: Encoding,
+        [rows, cols]: [i64; 2],
+    ) -> ParamId {
+        let dims = [self.experts.0, rows, cols].map(Dim::constant);
+        b.param(name, Role::In, packed(encoding, &dims, weight_packing(encoding, self.left)))
+    }
+
+    /// The grid: the first of a tile of columns, and a work item.
+    fn grid(
+        &self,
+        b: &mut KernelBuilder,
+        work: ParamId,
+        (columns, tile): (i64, u32),
+    ) -> (ValueId, [ValueId; 3]) {
+        let item = |b: &mut KernelBuilder| {
+            let fields = b.grid_list(work);
+            <[ValueId; 3]>::try_from(fields).expect("the list has these fields")
+        };
+        if self.in_order {
+            let item = item(b);
+            return (b.grid_range("j", columns, tile), item);
+        }
+        let first = b.grid_range("j", columns, tile);
+        (first, item(b))
+    }
+
+    /// Columns of a tile of each first product.
+    pub fn up_columns(&self) -> u32 {
+        let blocks = (UP_BLOCKS / self.branches.len().max(1) as i64).max(1);
+        whole_blocks(self.columns(self.widths.1, blocks), &[self.hidden()])
+    }
+
+    /// Columns of a tile of down.
+    pub fn down_columns(&self) -> u32 {
+        self.columns(self.width_out(), DOWN_BLOCKS)
+    }
+
     /// Columns of a tile of `[cols, _]` weights, of at most `blocks` lane blocks.
-    pub fn columns(&self, cols: i64, blocks: i64) -> u32 {
+    fn columns(&self, cols: i64, blocks: i64) -> u32 {
         lane_columns(cols, if self.rows_max == 1 { 1 } else { blocks })
     }
 
-    /// Lane blocks of columns of a tile of each first product.
-    pub fn up_blocks(&self) -> i64 {
-        (UP_BLOCKS / self.branches.len().max(1) as i64).max(1)
-    }
-
     /// How the hidden layer is stored, or the result if nothing is behind it.
-    pub fn hidden(&self) -> DType {
-        if self.down.is_some() { self.left.stored() } else { DType::F32 }
+    pub fn hidden(&self) -> Encoding {
+        if self.down.is_some() { self.left.stored() } else { DType::F32.into() }
     }
 
     /// Width of the result.
@@ -168,12 +208,6 @@ fn list_work(b: &mut KernelBuilder, e: &Experts, count: ValueId, work: ParamId) 
     b.store(totals[1], work, &[At::one(0), At::one(0)]);
 }
 
-/// A `[e, rows, cols]` weight's parameter.
-fn weight(b: &mut KernelBuilder, name: &str, encoding: Encoding, dims: [i64; 3]) -> ParamId {
-    let dims = dims.map(Dim::constant);
-    b.param(name, Role::In, packed(encoding, &dims, weight_packing(encoding)))
-}
-
 /// First products, and what is computed of them. Parameters: x `[n, D]` (or `[slots, D]`), the row
 /// (or choice) of each slot, weights, more operands, the work list; out: hidden `[slots, f]`.
 pub fn up(e: &Experts) -> KernelBuilder {
@@ -185,42 +219,41 @@ pub fn up(e: &Experts) -> KernelBuilder {
     let x_rows = if e.by_choice { slots.clone() } else { n.clone() };
     let x = b.param("x", Role::In, tensor(e.x, &[x_rows, width.into()]));
     let row_of = b.param("row_of", Role::In, tensor(DType::I32, std::slice::from_ref(&slots)));
-    let dims = [e.experts.0, hidden, width];
     let weights: Vec<ParamId> = e
         .branches
         .iter()
         .enumerate()
-        .map(|(i, w)| weight(&mut b, &format!("w{i}"), *w, dims))
+        .map(|(i, w)| e.weight(&mut b, &format!("w{i}"), *w, [hidden, width]))
         .collect();
     let more: Vec<ParamId> = e
         .leaves
         .iter()
         .enumerate()
-        .map(|(i, (along, dtype))| {
+        .map(|(i, (along, stored))| {
             let rows = if *along == Along::Choices { &slots } else { &n };
-            b.param(&format!("more{i}"), Role::In, tensor(*dtype, std::slice::from_ref(rows)))
+            b.param(&format!("more{i}"), Role::In, tensor(*stored, std::slice::from_ref(rows)))
         })
         .collect();
     let work = b.param("work", Role::In, list(&WORK, e.work_max()));
     let y = b.param("y", Role::Out, tensor(e.hidden(), &[slots, hidden.into()]));
-    let cols = e.columns(hidden, e.up_blocks());
-    // Columns first: each worker owns columns of every expert, whatever the routing.
-    let j = b.grid_range("j", hidden, cols);
-    let fields = b.grid_list(work);
-    let [expert, slot, end] = fields[..] else { return b };
-    let of = b.load(row_of, &[At::tile(slot, e.rows).bound(end)]);
+    let cols = e.up_columns();
+    let (j, [expert, slot, end]) = e.grid(&mut b, work, (hidden, cols));
+    // A single row lies where it is; several are gathered.
+    let single = e.rows == 1;
+    let at = if single { At::one(slot) } else { At::tile(slot, e.rows).bound(end) };
+    let of = b.load(row_of, &[at]);
     let rows = match e.by_choice() {
         true => b.map(&format!("i / {}", e.experts.1), &[("i", of)]),
         false => of,
     };
     let enters = if e.by_choice { of } else { rows };
+    let enters = if single { At::tile(enters, 1) } else { At::one(enters) };
     let depth = tile_depth(width);
     let zero = b.splat(0.0, TileType::new(DType::F32, &[e.rows * e.left.terms(), cols]));
     let names: Vec<String> = (0..weights.len()).map(|i| format!("sum{i}")).collect();
     let carry: Vec<(&str, ValueId)> = names.iter().map(|n| (&**n, zero)).collect();
     let sums = b.for_loop(0, width, depth, &carry, staged(e.rows), |b, k, sums| {
-        let xt = b.load(x, &[At::one(enters), part(k, depth, width)]);
-        let xt = e.left.enter(b, xt);
+        let xt = e.left.load(b, x, &[enters.clone(), part(k, depth, width)]);
         let coords = [At::one(expert), part(j, cols, hidden), part(k, depth, width)];
         let product = |(w, sum): (&ParamId, &ValueId)| {
             let wt = b.load_keep(*w, &coords);
@@ -251,20 +284,17 @@ pub fn down(e: &Experts) -> KernelBuilder {
     let slots = e.slots();
     let x = b.param("x", Role::In, tensor(e.left.stored(), &[slots.clone(), hidden.into()]));
     let encoding = e.down.map_or(DType::F32.into(), |(encoding, _)| encoding);
-    let w = weight(&mut b, "down", encoding, [e.experts.0, width, hidden]);
+    let w = e.weight(&mut b, "down", encoding, [width, hidden]);
     let work = b.param("work", Role::In, list(&WORK, e.work_max()));
     let y = b.param("y", Role::Out, tensor(DType::F32, &[slots, width.into()]));
-    let cols = e.columns(width, DOWN_BLOCKS);
-    let j = b.grid_range("j", width, cols);
-    let fields = b.grid_list(work);
-    let [expert, slot, end] = fields[..] else { return b };
+    let cols = e.down_columns();
+    let (j, [expert, slot, end]) = e.grid(&mut b, work, (width, cols));
     let rows = At::tile(slot, e.rows).bound(end);
     let depth = tile_depth(hidden);
     let zero = b.splat(0.0, TileType::new(DType::F32, &[e.rows * e.left.terms(), cols]));
     let carry = [("sum", zero)];
     let sum = b.for_loop(0, hidden, depth, &carry, staged(e.rows), |b, k, sum| {
-        let xt = b.load(x, &[rows.clone(), part(k, depth, hidden)]);
-        let xt = e.left.enter(b, xt);
+        let xt = e.left.load(b, x, &[rows.clone(), part(k, depth, hidden)]);
         let wt = b.load_keep(w, &[At::one(expert), part(j, cols, width), part(k, depth, hidden)]);
         vec![b.mma(sum[0], xt, wt)]
     })[0];

@@ -9,6 +9,7 @@ use crate::lower::experts::{self, Along, Experts};
 use crate::lower::partition::{Group, GroupKind, op_name};
 use crate::lower::row;
 use crate::lower::schedule;
+use crate::lower::size::bytes_of;
 use crate::lower::work;
 use ir::dim::{Dim, Name};
 use ir::dtype::DType;
@@ -60,7 +61,7 @@ impl Block<'_> {
             slot_of: self.temp("slot_of", int(e.slots())),
             work: self.temp("work", e.work_bytes()),
         };
-        let hidden = e.slots().times(&work::bytes(&e.widths.1.into(), e.hidden()));
+        let hidden = bytes_of(&[e.slots(), e.widths.1.into()], e.hidden());
         let hidden = self.temp(if down.is_some() { "hidden" } else { "results" }, hidden);
         self.dispatch(group, form, &e, &t)?;
         self.first_products(group, form, (&e, first), (&t, hidden))?;
@@ -75,7 +76,7 @@ impl Block<'_> {
                     BlockArg::Temp(results),
                 ];
                 let kernel = self.kernels.intern(experts::down(&e))?;
-                let grid = listed(&t, &e, e.width_out(), experts::DOWN_BLOCKS);
+                let grid = listed(&t, e.width_out(), e.down_columns());
                 self.launch(group, 2, kernel, args, grid, work::experts_down(&e));
                 results
             }
@@ -110,7 +111,7 @@ impl Block<'_> {
         t: &Temps,
     ) -> Result<(), LowerError> {
         let args = vec![
-            BlockArg::Value(form.index, DType::I32),
+            BlockArg::Value(form.index, DType::I32.into()),
             BlockArg::Temp(t.row_of),
             BlockArg::Temp(t.slot_of),
             BlockArg::Temp(t.work),
@@ -135,10 +136,10 @@ impl Block<'_> {
             Leaf::Branch(_) => None,
             Leaf::Choice(value) | Leaf::Row(value) => Some(*value),
         });
-        args.extend(values.map(|v| BlockArg::Value(v, self.stored_dtype(v))));
+        args.extend(values.map(|v| BlockArg::Value(v, self.stored_encoding(v))));
         args.extend([BlockArg::Temp(t.work), BlockArg::Temp(hidden)]);
         let kernel = self.kernels.intern(experts::up(e))?;
-        let grid = listed(t, e, e.widths.1, e.up_blocks());
+        let grid = listed(t, e.widths.1, e.up_columns());
         self.launch(group, 1, kernel, args, grid, work::experts_up(e));
         Ok(())
     }
@@ -186,8 +187,8 @@ impl Block<'_> {
         }
         let leaf = |leaf: &Leaf| match leaf {
             Leaf::Branch(_) => None,
-            Leaf::Choice(value) => Some((Along::Choices, self.stored_dtype(*value))),
-            Leaf::Row(value) => Some((Along::Rows, self.stored_dtype(*value))),
+            Leaf::Choice(value) => Some((Along::Choices, self.stored_encoding(*value))),
+            Leaf::Row(value) => Some((Along::Rows, self.stored_encoding(*value))),
         };
         let shape = Experts {
             rows_max: self.rows_max(),
@@ -201,13 +202,14 @@ impl Block<'_> {
             expr: form.expr.clone(),
             down: down.as_ref().map(|w| (w.encoding, w.dims[1])),
             rows: schedule::expert_rows(self.bucket),
+            in_order: self.bucket.is_narrow(),
         };
         Ok((shape, first, down))
     }
 }
 
-/// A launch over the work list and columns.
-fn listed(t: &Temps, e: &Experts, columns: i64, blocks: i64) -> BlockGrid {
-    let each = Dim::constant(columns).ceil_div(e.columns(columns, blocks).into());
+/// A launch over the work list and tiles of columns.
+fn listed(t: &Temps, columns: i64, tile: u32) -> BlockGrid {
+    let each = Dim::constant(columns).ceil_div(tile.into());
     BlockGrid::List { list: BlockArg::Temp(t.work), each }
 }

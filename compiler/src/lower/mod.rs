@@ -1,6 +1,6 @@
 //! Lowering: a program to kernels, a plan, and what to pack.
 //!
-//! - [`precision`]: in what precision activations enter products
+//! - [`precision`], [`codes`]: how activations enter products
 //! - [`claims`]: groups of many nodes that one generator lowers together
 //! - [`order`]: indices of products in the order in which they are written
 //! - [`partition`]: nodes to fused groups
@@ -22,6 +22,7 @@ pub mod block;
 pub mod called;
 pub mod claims;
 pub mod code;
+pub mod codes;
 pub mod constant;
 pub mod context;
 pub mod contraction;

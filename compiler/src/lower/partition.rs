@@ -10,7 +10,7 @@ use crate::lower::constant::is_constant;
 use crate::lower::error::LowerError;
 use crate::lower::precision::Operands;
 use ir::dim::{Dim, Name, Sort};
-use ir::dtype::{Class, DType};
+use ir::dtype::{Class, DType, Encoding};
 use ir::graph::{Def, Graph, Node, NodeId, ParamKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,8 +56,8 @@ pub struct Group {
 pub struct Partition {
     /// By phase.
     pub groups: Vec<Group>,
-    /// Values that leave the group that makes them, with the dtypes in which they are stored.
-    pub stored: BTreeMap<ValueId, BTreeSet<DType>>,
+    /// Values that leave the group that makes them, with the ways in which they are stored.
+    pub stored: BTreeMap<ValueId, BTreeSet<Encoding>>,
     /// In what precision activations enter the products of each group that has some.
     pub operands: Operands,
     /// Dtype of the rows that the block keeps of a sequence.
@@ -249,13 +249,13 @@ fn phases(
     Ok(phases.into_iter().map(|p| p.expect("every unit has its turn")).collect())
 }
 
-/// Dtype in which activations best enter a unit's products.
-fn stored_by(unit: &Unit<'_>, operands: &Operands) -> DType {
-    operands.get(&unit.root).map_or(DType::F32, |o| o.stored())
+/// How activations that best enter a unit's products are stored.
+fn stored_by(unit: &Unit<'_>, operands: &Operands) -> Encoding {
+    operands.get(&unit.root).map_or(DType::F32.into(), |o| o.stored())
 }
 
-/// Dtype in which a unit reads a value that is not over the context.
-fn demanded(graph: &Graph, unit: &Unit<'_>, value: ValueId, operands: &Operands) -> DType {
+/// How a value that is not over the context is stored for a unit that reads it.
+fn demanded(graph: &Graph, unit: &Unit<'_>, value: ValueId, operands: &Operands) -> Encoding {
     let natural = graph.value(value).ty.encoding.decoded();
     let enters = match unit.claim {
         Some((_, claim)) => claim.enters(graph, value),
@@ -263,13 +263,13 @@ fn demanded(graph: &Graph, unit: &Unit<'_>, value: ValueId, operands: &Operands)
     };
     match natural.class() {
         Class::Float if enters => stored_by(unit, operands),
-        Class::Float => DType::F32,
-        _ => natural,
+        Class::Float => DType::F32.into(),
+        _ => natural.into(),
     }
 }
 
 /// Partitions a block. What it keeps of a sequence is stored in the dtype `kept`; what it computes
-/// from that over the context, in the dtype in which activations enter the computing product.
+/// from that over the context, as activations enter the computing product.
 ///
 /// Errors: E0260 where a node runs over no rows of the step and is no constant; E0261.
 pub fn partition(graph: &Graph, operands: Operands, kept: DType) -> Result<Partition, LowerError> {
@@ -287,7 +287,7 @@ pub fn partition(graph: &Graph, operands: Operands, kept: DType) -> Result<Parti
         (phases[i], unit.kind, unit.rows.clone(), alone)
     };
     let mut groups: BTreeMap<(u32, GroupKind, Name, u32), Group> = BTreeMap::new();
-    let mut stored: BTreeMap<ValueId, BTreeSet<DType>> = BTreeMap::new();
+    let mut stored: BTreeMap<ValueId, BTreeSet<Encoding>> = BTreeMap::new();
     for (i, unit) in units.iter().enumerate() {
         let (kind, phase, rows) = (unit.kind, phases[i], unit.rows.clone());
         let claim = unit.claim.map(|(at, _)| at);
@@ -295,11 +295,11 @@ pub fn partition(graph: &Graph, operands: Operands, kept: DType) -> Result<Parti
         groups.entry(key(i)).or_insert_with(new).nodes.extend(&unit.nodes);
         for v in unit.reads.iter().filter(|v| !is_history(graph, **v)) {
             if maker.get(v).is_some_and(|from| key(*from) != key(i)) {
-                let dtype = match is_over_context(graph, *v) {
+                let encoding = match is_over_context(graph, *v) {
                     true => stored_by(&units[maker[v]], &operands),
                     false => demanded(graph, unit, *v, &operands),
                 };
-                stored.entry(*v).or_default().insert(dtype);
+                stored.entry(*v).or_default().insert(encoding);
             }
         }
     }
@@ -311,7 +311,7 @@ pub fn partition(graph: &Graph, operands: Operands, kept: DType) -> Result<Parti
         }
         let natural = graph.value(*v).ty.encoding.decoded();
         let dtype = if natural.class() == Class::Float { DType::F32 } else { natural };
-        stored.entry(*v).or_default().insert(dtype);
+        stored.entry(*v).or_default().insert(dtype.into());
     }
     let groups = groups.into_values().collect();
     Ok(Partition { groups, stored, operands, kept, claims })

@@ -11,7 +11,7 @@ use crate::lower::partition::{Partition, partition};
 use crate::lower::precision;
 use crate::lower::probe;
 use crate::lower::schedule::RowBucket;
-use crate::lower::size::size_expr;
+use crate::lower::size::{bytes_of, size_expr};
 use crate::lower::states::{kept_in, rows, used, with_states};
 use crate::lower::variant::{Variant, conditions};
 use crate::options::Options;
@@ -24,7 +24,7 @@ use artifact::size::SizeExpr;
 use check::Certificate;
 use ir::device::DeviceSpec;
 use ir::dim::{Dim, Name};
-use ir::dtype::DType;
+use ir::dtype::{DType, Encoding};
 use ir::graph::program::{self, Call, Program};
 use ir::graph::{Graph, ValueId};
 use std::collections::{BTreeMap, HashMap};
@@ -258,17 +258,13 @@ pub(super) fn step_dims(dims: &[Dim]) -> Vec<Dim> {
 
 fn tensor(name: &str, dtype: DType, dims: &[Dim]) -> Tensor {
     let symbols = symbols();
-    let bytes = bytes_of(dims, dtype);
+    let bytes = bytes_of(dims, dtype.into());
     Tensor {
         name: name.into(),
         dtype: dtype.to_string(),
         dims: dims.iter().map(|d| size_expr(d, &symbols)).collect(),
         bytes: size_expr(&bytes, &symbols),
     }
-}
-
-fn bytes_of(dims: &[Dim], dtype: DType) -> Dim {
-    dims.iter().fold(i64::from(dtype.bits() / 8).into(), |p, d| p.times(d))
 }
 
 /// A context, and pages of it, at which memory is laid out well: rows over the context are larger
@@ -312,8 +308,8 @@ enum Home {
     Input(u32),
     /// An output of the entry.
     Output(u32),
-    /// Buffers, by dtype.
-    Buffers(BTreeMap<DType, u32>),
+    /// Buffers, by how it is stored in each.
+    Buffers(BTreeMap<Encoding, u32>),
 }
 
 /// One walk over an entry's calls, for one bucket.
@@ -459,7 +455,7 @@ impl<'p, 'a> Walk<'p, 'a> {
                 values.insert(*param, self.homes[name].clone());
             }
         }
-        for (value, dtypes) in &partition.stored {
+        for (value, encodings) in &partition.stored {
             let result = graph.outputs.iter().position(|o| o == value);
             let name = result.and_then(|r| call.results.get(r));
             let position = |n: &Name| self.entry.outputs.iter().position(|o| o == n);
@@ -472,8 +468,8 @@ impl<'p, 'a> Walk<'p, 'a> {
                 }
                 None => {
                     let name = format!("{}.{}", graph.name, graph.value(*value).name);
-                    let buffer = |d: &DType| (*d, self.temp(&name, bytes_of(&dims, *d)));
-                    Home::Buffers(dtypes.iter().map(buffer).collect())
+                    let buffer = |e: &Encoding| (*e, self.temp(&name, bytes_of(&dims, *e)));
+                    Home::Buffers(encodings.iter().map(buffer).collect())
                 }
             };
             values.insert(*value, home);
@@ -528,11 +524,11 @@ impl<'p, 'a> Walk<'p, 'a> {
 
     fn arg(&mut self, frame: &mut Frame<'a>, arg: &BlockArg) -> Result<Arg, LowerError> {
         Ok(match arg {
-            BlockArg::Value(value, dtype) => match &frame.values[value] {
+            BlockArg::Value(value, encoding) => match &frame.values[value] {
                 Home::Input(i) => Arg::Input(*i),
                 Home::Output(o) => Arg::Output(*o),
-                Home::Buffers(by_dtype) => {
-                    let buffer = by_dtype[dtype];
+                Home::Buffers(all) => {
+                    let buffer = all[encoding];
                     self.touch(buffer)
                 }
             },
@@ -574,7 +570,7 @@ impl Frame<'_> {
         let places = |home: &Home| match home {
             Home::Input(i) => vec![(None, Arg::Input(*i))],
             Home::Output(o) => vec![(None, Arg::Output(*o))],
-            Home::Buffers(all) => all.iter().map(|(d, b)| (Some(*d), Arg::Buffer(*b))).collect(),
+            Home::Buffers(all) => all.iter().map(|(e, b)| (Some(*e), Arg::Buffer(*b))).collect(),
         };
         let mut values: Vec<&ValueId> = self.values.keys().collect();
         values.sort_unstable();

@@ -7,6 +7,7 @@
 //! bytes of bf16, three more bits of significand.
 
 use crate::lower::claims::Claims;
+use crate::lower::codes::{CODES, Rounded, is_integer};
 use crate::lower::error::LowerError;
 use crate::lower::partition::{GroupKind, kind_of, op_name};
 use crate::lower::schedule::RowBucket;
@@ -16,13 +17,15 @@ use ir::dtype::{DType, Encoding};
 use ir::graph::program::{Arg, Call, Entry, Program};
 use ir::graph::{Graph, Node, NodeId, ValueId};
 use ir::kernel;
-use ir::kernel::Fold;
-use ir::kernel::builder::KernelBuilder;
+use ir::kernel::builder::{At, KernelBuilder};
+use ir::kernel::{Fold, ParamId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How an activation enters a tile product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operand {
+    /// As [`CODES`], beside weights of integer codes.
+    I8,
     /// Rounded to bf16: 8 bits of significand.
     Bf16,
     /// As the sum of two bf16 numbers, 16 bits together: two rows of a product for one.
@@ -32,10 +35,18 @@ pub enum Operand {
 }
 
 impl Operand {
-    /// Dtype in which such an operand is best stored.
-    pub fn stored(self) -> DType {
+    /// How such an operand is best stored.
+    pub fn stored(self) -> Encoding {
         match self {
-            Operand::Bf16 => DType::BF16,
+            Operand::I8 => CODES,
+            Operand::Bf16 | Operand::Bf16x2 | Operand::F32 => self.dtype().into(),
+        }
+    }
+
+    /// Dtype of real numbers that keep what the operand does, or more.
+    pub fn dtype(self) -> DType {
+        match self {
+            Operand::I8 | Operand::Bf16 => DType::BF16,
             Operand::Bf16x2 | Operand::F32 => DType::F32,
         }
     }
@@ -50,10 +61,11 @@ impl Operand {
     }
 
     /// The operand of a product with right operands encoded so: in parts only beside numbers of no
-    /// more digits than a part has.
+    /// more digits than a part has, in codes only beside codes.
     pub fn beside(self, right: Encoding) -> Operand {
         match self {
             Operand::Bf16x2 if matches!(right.code, DType::F16 | DType::F32) => Operand::F32,
+            Operand::I8 if !is_integer(right) => Operand::Bf16,
             operand => operand,
         }
     }
@@ -61,15 +73,25 @@ impl Operand {
     /// Rows of a left operand for each row of an activation.
     pub fn terms(self) -> u32 {
         match self {
-            Operand::Bf16 | Operand::F32 => 1,
+            Operand::I8 | Operand::Bf16 | Operand::F32 => 1,
             Operand::Bf16x2 => 2,
         }
+    }
+
+    /// A tile of a parameter as the left operand of a product.
+    pub fn load(self, b: &mut KernelBuilder, x: ParamId, coords: &[At]) -> kernel::ValueId {
+        let x = match self {
+            Operand::I8 => b.load_keep(x, coords),
+            _ => b.load(x, coords),
+        };
+        self.enter(b, x)
     }
 
     /// An activation `[m, k]` as the left operand of a product, `[m * terms, k]`: a row's terms
     /// one after another, first the row rounded, then what that leaves.
     pub fn enter(self, b: &mut KernelBuilder, x: kernel::ValueId) -> kernel::ValueId {
         match self {
+            Operand::I8 => b.rounded(x, CODES),
             Operand::Bf16 => b.cast(x, DType::BF16),
             Operand::F32 => b.cast(x, DType::F32),
             Operand::Bf16x2 => {
@@ -112,11 +134,14 @@ pub fn operands(
         let graph = block(program, call);
         let claims = Claims::of(graph)?;
         let deciding = deciding(graph, &claims);
+        let alike: Vec<&Call> = entry.calls.iter().filter(|c| c.block == call.block).collect();
+        let rounded = Rounded { graph, calls: &alike, claims: &claims, options };
         let operand = |id: NodeId| match options.compute {
             Compute::F32 => Operand::F32,
-            Compute::Bf16 if deciding.contains(&id) => Operand::F32,
-            Compute::Bf16 if above.contains(&id) => Operand::Bf16x2,
-            Compute::Bf16 => Operand::Bf16,
+            _ if deciding.contains(&id) => Operand::F32,
+            Compute::Int8 if rounded.multiplies_codes(id) => Operand::I8,
+            _ if above.contains(&id) => Operand::Bf16x2,
+            _ => Operand::Bf16,
         };
         // A claim's products share its operand.
         let is_root = |id: NodeId| claims.covering(id).is_none_or(|c| c.root == id);
@@ -134,7 +159,7 @@ pub fn kept(program: &Program, entry: &Entry, options: &Options) -> Vec<DType> {
     let of = |(call, above): (&Call, &BTreeSet<NodeId>)| {
         let reaches = block(program, call).histories().iter().any(|(id, _)| above.contains(id));
         match options.state {
-            None if reaches && options.compute == Compute::Bf16 => DType::F16,
+            None if reaches && options.compute != Compute::F32 => DType::F16,
             _ => options.kv_dtype(),
         }
     };

@@ -4,6 +4,7 @@ use crate::lower::code::Kernels;
 use crate::lower::contraction::weight_packing;
 use crate::lower::error::LowerError;
 use crate::lower::plan::{Lowered, SYMBOLS, kernel_row};
+use crate::lower::precision::Operand;
 use artifact::plan::{Entry, PLAN_VERSION, Place, Plan, Probe, Tensor};
 use artifact::size::SizeExpr;
 use ir::dtype::DType;
@@ -107,7 +108,7 @@ fn flops(dtype: DType) -> KernelBuilder {
     let mut b = KernelBuilder::new("probe_flops", "probe_flops");
     let [m, n, k] = PRODUCT;
     let dims = [1.into(), i64::from(n).into(), i64::from(k).into()];
-    let packing = weight_packing(dtype.into());
+    let packing = weight_packing(dtype.into(), Operand::F32);
     let w = b.param("w", Role::In, packed(dtype, &dims, packing));
     let dims = [PRODUCTS.into(), i64::from(m).into(), i64::from(n).into()];
     let y = b.param("y", Role::Out, tensor(DType::F32, &dims));

@@ -10,7 +10,7 @@ use crate::lower::work::{self, Work};
 use crate::pack::constant::Constant;
 use ir::attr::Attr;
 use ir::dim::{Dim, Name};
-use ir::dtype::DType;
+use ir::dtype::{DType, Encoding};
 use ir::graph::{Def, Graph, Node, NodeId, ValueId};
 use ir::kernel::builder::{At, KernelBuilder, tensor};
 use ir::kernel::{self, Fold, LoopHints, ParamId, Role, TileType};
@@ -89,8 +89,8 @@ impl RowKernel<'_, '_> {
     }
 
     /// Counts memory of which every row of the group touches some elements of its own.
-    fn touch_rows(&mut self, elements: i64, dtype: DType) {
-        self.touch(&work::bytes(&self.rows.times(&elements.into()), dtype));
+    fn touch_rows(&mut self, elements: i64, encoding: impl Into<Encoding>) {
+        self.touch(&work::bytes(&self.rows.times(&elements.into()), encoding));
     }
 
     fn touch(&mut self, bytes: &Dim) {
@@ -212,11 +212,11 @@ impl RowKernel<'_, '_> {
         at: Option<kernel::ValueId>,
         (own, starts): (&[Name], &[i64]),
     ) -> Result<Tile, LowerError> {
-        let dtype = self.block.stored_dtype(value);
+        let encoding = self.block.stored_encoding(value);
         let rows = row_index(self.graph, value).cloned();
         let (dims, _) = self.block.stored_dims(value)?;
-        let param = self.param(tiles, tensor(dtype, &dims));
-        self.args.push(BlockArg::Value(value, dtype));
+        let param = self.param(tiles, tensor(encoding, &dims));
+        self.args.push(BlockArg::Value(value, encoding));
         let mut coords: Vec<At> = vec![];
         if rows.is_some() {
             coords.push(At::one(at.unwrap_or(self.row)));
@@ -224,8 +224,8 @@ impl RowKernel<'_, '_> {
         let extents = self.block.extents(own)?;
         let elements: i64 = extents.iter().product();
         match rows {
-            Some(_) => self.touch_rows(elements, dtype),
-            None => self.touch(&work::bytes(&elements.into(), dtype)),
+            Some(_) => self.touch_rows(elements, encoding),
+            None => self.touch(&work::bytes(&elements.into(), encoding)),
         }
         coords.extend(extents.iter().zip(starts).map(|(e, first)| At::tile(*first, *e as u32)));
         Ok(Tile { value: tiles.kernel.load(param, &coords), indices: own.to_vec() })
@@ -375,10 +375,10 @@ impl RowKernel<'_, '_> {
         let n = Dim::symbol("n");
         let shares = match c.combine {
             Combine::Weighted(shares) => {
-                let dtype = self.block.stored_dtype(shares);
-                let param = self.param(tiles, tensor(dtype, &[n.clone(), chosen.into()]));
-                self.args.push(BlockArg::Value(shares, dtype));
-                self.touch_rows(chosen, dtype);
+                let encoding = self.block.stored_encoding(shares);
+                let param = self.param(tiles, tensor(encoding, &[n.clone(), chosen.into()]));
+                self.args.push(BlockArg::Value(shares, encoding));
+                self.touch_rows(chosen, encoding);
                 Some(param)
             }
             Combine::Sum | Combine::Keep => None,
@@ -429,20 +429,20 @@ impl RowKernel<'_, '_> {
         results: Vec<ValueId>,
     ) -> Result<(), LowerError> {
         for value in results {
-            let Some(dtypes) = self.block.partition.stored.get(&value).cloned() else { continue };
+            let Some(all) = self.block.partition.stored.get(&value).cloned() else { continue };
             self.bring(tiles, value)?;
             let tile = self.env[&value].clone();
             let (dims, own) = self.block.stored_dims(value)?;
             let ordered = tiles.permuted(&tile, &own);
             let extents = self.block.extents(&own)?;
-            for dtype in dtypes {
+            for encoding in all {
                 let name = format!("p{}", self.args.len());
-                let to = tiles.kernel.param(&name, Role::Out, tensor(dtype, &dims));
-                self.args.push(BlockArg::Value(value, dtype));
-                self.touch_rows(extents.iter().product(), dtype);
+                let to = tiles.kernel.param(&name, Role::Out, tensor(encoding, &dims));
+                self.args.push(BlockArg::Value(value, encoding));
+                self.touch_rows(extents.iter().product(), encoding);
                 let mut coords = vec![At::one(self.row)];
                 coords.extend(extents.iter().map(|e| At::tile(0, *e as u32)));
-                let rounded = tiles.kernel.cast(ordered, dtype);
+                let rounded = tiles.kernel.rounded(ordered, encoding);
                 tiles.kernel.store(rounded, to, &coords);
             }
         }

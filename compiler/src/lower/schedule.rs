@@ -45,6 +45,8 @@ pub const BUCKETS: [RowBucket; 3] = [
 const ROWS_MAX: i64 = 96;
 /// Columns of a lane block in packed weights.
 pub const LANES: u32 = 16;
+/// Depth of packed weights whose scales lie together.
+pub const UNIT: u32 = 64;
 
 /// Static tile of a contraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,16 +97,22 @@ pub fn lane_columns(cols: i64, blocks: i64) -> u32 {
     (blocks.min(all) * lanes) as u32
 }
 
-/// Depth of one tile product: all of it up to a limit, else a divisor near it, else a part with a
-/// masked end.
+/// As many columns as blocks of scales cover, where results are stored in such.
+pub fn whole_blocks(cols: u32, outs: &[Encoding]) -> u32 {
+    let blocks = outs.iter().filter_map(|e| e.scale).map(|s| s.cols);
+    blocks.fold(cols, |cols, block| cols.next_multiple_of(block))
+}
+
+/// Depth of one tile product: all of it up to a limit, else a divisor near it, of whole units of
+/// packed weights if there is one, else a part with a masked end.
 pub fn tile_depth(depth: i64) -> u32 {
     const WHOLE: i64 = 4096;
     const LEAST: i64 = 512;
     if depth <= WHOLE {
         return depth.max(1) as u32;
     }
-    let divisor = (LEAST..=WHOLE).rev().find(|d| depth % d == 0 && d % 4 == 0);
-    divisor.unwrap_or(2048) as u32
+    let divisor = |unit| (LEAST..=WHOLE).rev().find(|d| depth % d == 0 && d % unit == 0);
+    divisor(i64::from(UNIT)).or(divisor(4)).unwrap_or(2048) as u32
 }
 
 /// Hints of a loop over the depth, for tiles of `rows` rows: many rows leave time to ask for the
@@ -168,6 +176,8 @@ mod tests {
         assert_eq!(tile_depth(200), 200);
         assert_eq!(tile_depth(7168), 3584);
         assert_eq!(tile_depth(18432), 3072);
+        assert_eq!(tile_depth(10944), 3648);
+        assert_eq!(tile_depth(5268), 1756);
         assert_eq!(tile_depth(10007), 2048);
     }
 }

@@ -1,7 +1,9 @@
-//! Dims as the runtime evaluates them.
+//! Sizes over step symbols, and dims as the runtime evaluates them.
 
 use artifact::size::{SizeExpr, SizeOp};
 use ir::dim::{Atom, Dim, Name};
+use ir::dtype::{DType, Encoding};
+use ir::kernel::layout::GRID_ALIGN;
 
 /// A dim over step symbols as a postfix program. `symbols` is the plan's table; a dim names no
 /// other symbol.
@@ -31,9 +33,40 @@ fn atom_expr(atom: &Atom, symbols: &[Name]) -> SizeExpr {
     }
 }
 
+/// Bytes of a row-major tensor of elements of at least a byte, of blocks of one row.
+pub fn bytes_of(dims: &[Dim], encoding: Encoding) -> Dim {
+    let all = |last: &dyn Fn(&Dim) -> Dim, each: u32| {
+        let (end, outer) = dims.split_last().map_or((Dim::from(1), dims), |(d, o)| (last(d), o));
+        outer.iter().fold(end.times(&i64::from(each).into()), |p, d| p.times(d))
+    };
+    let codes = all(&Dim::clone, encoding.code.bits() / 8);
+    let Some(scale) = encoding.scale else { return codes };
+    let aligned = |bytes: &Dim| {
+        let align = GRID_ALIGN as i64;
+        bytes.ceil_div(align).times(&align.into())
+    };
+    let grid = |dtype: DType| all(&|d| d.ceil_div(scale.cols.into()), dtype.bits() / 8);
+    let scaled = aligned(&codes).plus(&grid(scale.dtype));
+    if scale.sum { aligned(&scaled).plus(&grid(DType::I32)) } else { scaled }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ir::kernel::layout::Layout;
+
+    #[test]
+    fn bytes_are_those_of_the_layout() {
+        let dims = [Dim::symbol("n"), 3.into(), 80.into()];
+        for encoding in ["f32", "bf16", "i8<f32 1x32>", "i8<f16 1x16 sum>", "i8<f32 1x32 sum>"] {
+            let encoding: Encoding = encoding.parse().expect("an encoding");
+            for n in [0, 1, 7, 64] {
+                let found = bytes_of(&dims, encoding).eval(&|_| Some(n));
+                let layout = Layout::new(encoding, None, &[n as u64, 3, 80]).expect("a layout");
+                assert_eq!(found, Some(layout.size_bytes() as i64), "{encoding}, {n} rows");
+            }
+        }
+    }
 
     #[test]
     fn the_program_evaluates_to_the_dim() {

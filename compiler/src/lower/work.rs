@@ -12,7 +12,7 @@ use crate::lower::size::size_expr;
 use artifact::plan;
 use artifact::size::{SizeExpr, SizeOp};
 use ir::dim::{Dim, Name};
-use ir::dtype::{DType, Encoding};
+use ir::dtype::{DType, Encoding, Scale};
 
 /// Bytes and operations of a launch, in the block's terms.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,10 +56,20 @@ fn pairs(symbols: &[Name]) -> SizeExpr {
     size(Dim::symbol("n").times(&Dim::symbol("t"))).then(unseen, SizeOp::Add)
 }
 
-/// Bytes of elements of a dtype.
-pub fn bytes(elements: &Dim, dtype: DType) -> Dim {
-    // Only weights have elements of less than a byte.
-    elements.times(&i64::from(dtype.bits().div_ceil(8)).into())
+/// Bytes of elements of rows.
+pub fn bytes(elements: &Dim, encoding: impl Into<Encoding>) -> Dim {
+    let encoding = encoding.into();
+    // Only weights have elements of less than a byte, or blocks of several rows.
+    let each = |bits: u32| elements.times(&i64::from(bits.div_ceil(8)).into());
+    let codes = each(encoding.code.bits());
+    encoding
+        .scale
+        .map_or(codes.clone(), |s| codes.plus(&each(block_bits(s)).ceil_div(s.cols.into())))
+}
+
+/// Bits of what a block has beside its codes.
+fn block_bits(scale: Scale) -> u32 {
+    scale.dtype.bits() + if scale.sum { DType::I32.bits() } else { 0 }
 }
 
 /// Bytes of a `[.., rows, cols]` weight.
@@ -69,8 +79,7 @@ fn encoded_bytes(encoding: Encoding, dims: &[i64]) -> i64 {
     let codes = rows * cols * i64::from(encoding.code.bits());
     let scales = encoding.scale.map_or(0, |s| {
         let blocks = |extent: i64, block: u32| (extent as u64).div_ceil(u64::from(block)) as i64;
-        let sums = if s.sum { 32 } else { 0 };
-        blocks(rows, s.rows) * blocks(cols, s.cols) * (i64::from(s.dtype.bits()) + sums)
+        blocks(rows, s.rows) * blocks(cols, s.cols) * i64::from(block_bits(s))
     });
     batches.iter().product::<i64>() * ((codes + scales) as u64).div_ceil(8) as i64
 }
@@ -106,7 +115,7 @@ pub fn attention(a: &Attention) -> [Work; 2] {
     // Each sequence has the longest context, at most.
     let contexts = Dim::symbol("b").times(&Dim::symbol("t"));
     let memory =
-        |m: &Memory| bytes(&contexts.times(&m.row.iter().product::<i64>().into()), m.dtype);
+        |m: &Memory| bytes(&contexts.times(&m.row.iter().product::<i64>().into()), m.encoding);
     let pages = bytes(&Dim::symbol("b").times(&Dim::symbol("mp")).plus(&n), DType::I32);
     let read = a.memories.iter().fold(pages, |sum, m| sum.plus(&memory(m)));
     let read = a.keys.iter().fold(read, |sum, k| sum.plus(&bytes(&rows(seen(&k.query)), k.q)));
@@ -137,9 +146,9 @@ pub fn context(c: &ContextContraction) -> Work {
     let [batches, cols, depth] = c.extents;
     let leads: i64 = c.leads.iter().map(|(extent, _)| extent).product();
     let positions = Dim::symbol("b").times(&Dim::symbol("t"));
-    let rows = |width: i64, dtype| bytes(&positions.times(&width.into()), dtype);
+    let rows = |width: i64, e: Encoding| bytes(&positions.times(&width.into()), e);
     let weight = encoded_bytes(c.weight, &[batches, cols, depth]);
-    let read = rows(c.memory.row.iter().product(), c.memory.dtype).plus(&weight.into());
+    let read = rows(c.memory.row.iter().product(), c.memory.encoding).plus(&weight.into());
     let flops = positions.times(&(2 * leads * cols * depth).into());
     Work { bytes: read.plus(&rows(leads * cols, c.out)), flops, ..Work::default() }
 }
@@ -237,7 +246,7 @@ mod tests {
             rows_max: 1 << 20,
             experts: (8, 3),
             widths: (64, 32),
-            x: DType::BF16,
+            x: DType::BF16.into(),
             left: Operand::Bf16,
             by_choice: false,
             branches: vec![DType::BF16.into(); 2],
@@ -245,6 +254,7 @@ mod tests {
             expr: Expr::Arg(0),
             down: Some((DType::BF16.into(), 64)),
             rows: 48,
+            in_order: false,
         };
         let [up, down] = [experts_up(&e), experts_down(&e)].map(|w| w.sized(&symbols()));
         let expert = 64 * 32 * 2;

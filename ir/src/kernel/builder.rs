@@ -336,6 +336,19 @@ impl KernelBuilder {
         self.op(Op::Encode(arg), Some(TileType { encoding: to, shape: Vec::new() }))
     }
 
+    /// Rounded to a plain element type, or quantised to a scaled encoding; the value itself if it
+    /// is stored so.
+    pub fn rounded(&mut self, arg: ValueId, to: Encoding) -> ValueId {
+        match to.is_plain() {
+            true => self.cast(arg, to.code),
+            false if self.ty(arg).encoding == to => arg,
+            false => {
+                let real = self.cast(arg, DType::F32);
+                self.encode(real, to)
+            }
+        }
+    }
+
     /// The values of an encoded tile, as `f32`.
     pub fn decode(&mut self, arg: ValueId) -> ValueId {
         self.op(Op::Decode(arg), None)

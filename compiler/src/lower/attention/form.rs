@@ -91,7 +91,7 @@ impl Block<'_> {
         base: ValueId,
     ) -> Result<BlockArg, LowerError> {
         if !is_history(self.graph, base) {
-            return Ok(BlockArg::Value(base, self.stored_dtype(base)));
+            return Ok(BlockArg::Value(base, self.stored_encoding(base)));
         }
         let state = |node: &Node| match self.graph.value(node.operands[0]).def {
             Def::Param(_, ParamKind::State) => Some(node.operands[0]),
@@ -142,7 +142,7 @@ impl Shaper<'_, '_> {
             memories: vec![],
             keys,
             values,
-            left: self.memories.iter().fold(left, |left, m| left.beside(m.dtype.into())),
+            left: self.memories.iter().fold(left, |left, m| left.beside(m.encoding)),
             page: block.options.page_tokens,
             rows,
             division: Division::Whole,

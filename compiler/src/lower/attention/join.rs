@@ -4,12 +4,12 @@ use crate::lower::attention::lists::{ContextParts, StepList, part_count};
 use crate::lower::attention::{Attention, Axis, Extent, Head, Heads, Value, columns};
 use crate::lower::contraction::store_all;
 use ir::dim::Dim;
-use ir::dtype::DType;
+use ir::dtype::{DType, Encoding};
 use ir::kernel::builder::{At, KernelBuilder, tensor};
 use ir::kernel::{LoopHints, ParamId, Role, TileType, ValueId};
 
-/// Outputs of one value, with the dtype of each.
-pub type Outs = Vec<(ParamId, DType)>;
+/// Outputs of one value, and how each is stored.
+pub type Outs = Vec<(ParamId, Encoding)>;
 
 /// Declares the outputs of each value.
 pub fn results(b: &mut KernelBuilder, a: &Attention, n: &Dim) -> Vec<Outs> {
@@ -18,8 +18,8 @@ pub fn results(b: &mut KernelBuilder, a: &Attention, n: &Dim) -> Vec<Outs> {
         let row = value.result.iter().map(|e| Dim::constant(e.stored));
         let dims: Vec<Dim> = [n.clone()].into_iter().chain(row).collect();
         let mut outs = vec![];
-        for (j, dtype) in value.outs.iter().enumerate() {
-            outs.push((b.param(&format!("o{i}_{j}"), Role::Out, tensor(*dtype, &dims)), *dtype));
+        for (j, stored) in value.outs.iter().enumerate() {
+            outs.push((b.param(&format!("o{i}_{j}"), Role::Out, tensor(*stored, &dims)), *stored));
         }
         results.push(outs);
     }
@@ -47,7 +47,7 @@ pub fn partials(
 ) -> Vec<Outs> {
     let all = partial_dims(a, parts).into_iter().enumerate();
     all.map(|(i, dims)| {
-        vec![(b.param(&format!("p{i}"), role, tensor(DType::F32, &dims)), DType::F32)]
+        vec![(b.param(&format!("p{i}"), role, tensor(DType::F32, &dims)), DType::F32.into())]
     })
     .collect()
 }

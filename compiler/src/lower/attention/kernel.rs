@@ -109,7 +109,7 @@ fn params(b: &mut KernelBuilder, a: &Attention, n: &Dim) -> Params {
             Place::Positions => vec![Dim::symbol("b"), Dim::symbol("mp").times(&page)],
         };
         dims.extend(memory.row.iter().map(|e| Dim::constant(*e)));
-        memories.push(b.param(&format!("c{i}"), Role::In, tensor(memory.dtype, &dims)));
+        memories.push(b.param(&format!("c{i}"), Role::In, tensor(memory.encoding, &dims)));
     }
     let pages = b.param("pages", Role::In, tensor(DType::I32, &StepInput::Pages.dims()));
     let pos = b.param("pos", Role::In, tensor(DType::I32, &StepInput::Pos.dims()));

@@ -14,7 +14,7 @@ use crate::lower::attention::lists::ContextParts;
 use crate::lower::precision::Operand;
 use ir::attr::Attr;
 use ir::dim::Dim;
-use ir::dtype::DType;
+use ir::dtype::Encoding;
 use ir::kernel::ValueId;
 use ir::kernel::builder::{At, KernelBuilder};
 
@@ -55,7 +55,7 @@ pub struct Memory {
     /// How a row is found.
     pub place: Place,
     /// How it is stored.
-    pub dtype: DType,
+    pub encoding: Encoding,
     /// Extents of a row.
     pub row: Vec<i64>,
 }
@@ -75,7 +75,7 @@ pub struct Key {
     /// Multiplies the product.
     pub scale: f64,
     /// How queries are stored.
-    pub q: DType,
+    pub q: Encoding,
     /// Axes of a row of queries, in memory's order.
     pub query: Vec<Extent>,
     /// Rows of keys.
@@ -90,7 +90,7 @@ pub struct Value {
     /// Axes of a row of the result, in memory's order.
     pub result: Vec<Extent>,
     /// How results are stored, one output for each.
-    pub outs: Vec<DType>,
+    pub outs: Vec<Encoding>,
 }
 
 /// A head index of the scores.

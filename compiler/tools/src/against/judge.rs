@@ -90,7 +90,7 @@ pub fn judge(three: Three<'_>, rounding: &dyn Fn(usize, usize) -> f64) -> Judged
     let mut values: Vec<(&Name, &Reading)> = three.first.values.iter().collect();
     values.retain(|(_, r)| r.given.is_none());
     // Choices before what their launch computes by them.
-    values.sort_by_key(|(_, r)| (r.launch, r.dtype.class() == Class::Float));
+    values.sort_by_key(|(_, r)| (r.launch, r.class() == Class::Float));
     let mut turned = three.turned();
     for (name, first) in values {
         let shared = three.pairs.iter().filter(|p| p.first == *name);
@@ -102,7 +102,7 @@ pub fn judge(three: Three<'_>, rounding: &dyn Fn(usize, usize) -> f64) -> Judged
         judged.values += 1;
         let narrow = [(0, first.launch), (1, aligned.second.launch)];
         let narrow = narrow.map(|(file, launch)| rounding(file, launch));
-        let found = match first.dtype.class() {
+        let found = match first.class() {
             Class::Float => aligned.floats(&mut turned, narrow[0].max(narrow[1])),
             _ => {
                 let ranked = [three.second, three.moved].map(|c| c.ranked.get(&pair.second));
@@ -139,7 +139,7 @@ impl Three<'_> {
         let launch = |name: &Name| Some(self.second.values.get(name)?.launch);
         let both = self.pairs.iter().filter(|p| self.first.values.contains_key(&p.first));
         let chosen = both.filter_map(|p| self.second.values.get(&p.second));
-        let chosen = chosen.filter(|r| r.dtype.class() == Class::Int);
+        let chosen = chosen.filter(|r| r.class() == Class::Int);
         let compared: BTreeSet<usize> = chosen.map(|r| r.launch).collect();
         let mut turned = Turned::default();
         for (name, ranked) in &self.second.ranked {
@@ -160,7 +160,7 @@ impl Three<'_> {
 impl<'a> Aligned<'a> {
     fn new(first: &'a Reading, pair: &Pair, three: Three<'a>) -> Option<Aligned<'a>> {
         let second = three.second.values.get(&pair.second).filter(|r| r.given.is_none())?;
-        if first.dtype.class() != second.dtype.class() {
+        if first.class() != second.class() {
             return None;
         }
         // For each axis of the second, the first's.
@@ -229,7 +229,7 @@ impl<'a> Aligned<'a> {
 
     /// The worst element of the rows that are not turned, and how many are beyond.
     fn floats(&self, turned: &mut Turned, narrow: f64) -> Option<Beyond> {
-        let stored = step(self.first.dtype).max(step(self.second.dtype));
+        let stored = step(self.first.encoding.code).max(step(self.second.encoding.code));
         let response = self.response(turned, narrow).max(LEAST * self.part);
         let limit = REORDERED + FLIPS * narrow.max(stored) + ROUNDINGS * response;
         let width = self.width();
@@ -365,7 +365,7 @@ mod tests {
             given: None,
             indices: indices.map(Name::from).to_vec(),
             dims: vec![rows.len() as u64, rows[0].len() as u64],
-            dtype,
+            encoding: dtype.into(),
             numbers: rows.concat(),
         }
     }

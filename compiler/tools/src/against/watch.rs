@@ -8,7 +8,7 @@ use crate::error::ToolError;
 use artifact::plan::Launch;
 use compiler::lower::called::{Called, Held};
 use ir::dim::Name;
-use ir::dtype::{Class, DType};
+use ir::dtype::{Class, Encoding};
 use ir::kernel::layout::{Layout, for_each_position};
 use ir::kernel::{Kernel, Op, Role, Stmt};
 use ir::number::{mix, round};
@@ -30,16 +30,23 @@ pub struct Reading {
     pub indices: Vec<Name>,
     /// Their extents.
     pub dims: Vec<u64>,
-    /// As what it is stored.
-    pub dtype: DType,
+    /// How it is stored.
+    pub encoding: Encoding,
     /// Its elements, row-major.
     pub numbers: Vec<f64>,
+}
+
+impl Reading {
+    /// What its elements are.
+    pub fn class(&self) -> Class {
+        self.encoding.decoded().class()
+    }
 }
 
 /// What a call did.
 #[derive(Default)]
 pub struct CallSeen {
-    /// Its block's values, in the widest dtype that each was seen in.
+    /// Its block's values, in the widest form that each was seen in.
     pub values: BTreeMap<Name, Reading>,
     /// Of what launches wrote that choose: what each row was chosen by.
     pub ranked: BTreeMap<Name, Vec<Option<Ranked>>>,
@@ -117,15 +124,16 @@ impl<'a> Watch<'a> {
 
     fn read(&self, launched: &Launched<'_>, held: &Held, param: usize) -> Option<Reading> {
         let dims = self.dims(launched, held)?;
-        let layout = Layout::new(held.dtype.into(), None, &dims).ok()?;
+        let layout = Layout::new(held.encoding, None, &dims).ok()?;
         let memory = launched.memory(param);
         if (memory.len() as u64) < layout.size_bytes() {
             return None;
         }
         let mut numbers = vec![];
         for_each_position(&dims, &mut |at| numbers.push(layout.read(memory, at)));
-        let (launch, dtype, indices) = (launched.position(), held.dtype, held.indices.clone());
-        Some(Reading { launch, param, given: held.param, indices, dims, dtype, numbers })
+        let (launch, encoding, indices) =
+            (launched.position(), held.encoding, held.indices.clone());
+        Some(Reading { launch, param, given: held.param, indices, dims, encoding, numbers })
     }
 
     fn dims(&self, launched: &Launched<'_>, held: &Held) -> Option<Vec<u64>> {
@@ -144,9 +152,10 @@ impl<'a> Watch<'a> {
             calls.resize_with(call + 1, CallSeen::default);
         }
         let values = &mut calls[call].values;
+        let bits = |r: &Reading| r.encoding.code.bits();
         let is_worse = |known: &Reading| match known.given {
-            Some(_) => known.dtype.bits() < reading.dtype.bits(),
-            None => known.launch < reading.launch || known.dtype.bits() < reading.dtype.bits(),
+            Some(_) => bits(known) < bits(&reading),
+            None => known.launch < reading.launch || bits(known) < bits(&reading),
         };
         if values.get(name).is_none_or(is_worse) {
             values.insert(name.clone(), reading);
@@ -159,10 +168,11 @@ impl<'a> Watch<'a> {
         let values = feed.from.calls.get(call).map(|c| &c.values);
         let given = values.and_then(|all| all.values().find(|r| r.given == held.param));
         let (Some(given), Some(dims)) = (given, self.dims(launched, held)) else { return };
-        if given.dims != dims || given.dtype.class() != Class::Float {
+        let is_real = given.class() == Class::Float && held.encoding.is_plain();
+        if given.dims != dims || !is_real {
             return;
         }
-        let Ok(layout) = Layout::new(held.dtype.into(), None, &dims) else { return };
+        let Ok(layout) = Layout::new(held.encoding, None, &dims) else { return };
         let part = feed.moved.map_or(0.0, |part| part(launched.bucket(), call));
         let Some(memory) = launched.memory_mut(param) else { return };
         if (memory.len() as u64) < layout.size_bytes() {
@@ -172,7 +182,7 @@ impl<'a> Watch<'a> {
         for_each_position(&dims, &mut |position| {
             let way = if mix(element as u64) & 1 == 0 { 1.0 } else { -1.0 };
             let number = given.numbers[element] * (1.0 + way * part);
-            layout.write_code(memory, position, round::to_dtype(number, held.dtype));
+            layout.write_code(memory, position, round::to_dtype(number, held.encoding.code));
             element += 1;
         });
     }

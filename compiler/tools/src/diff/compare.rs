@@ -383,7 +383,7 @@ impl Tensor {
             element += 1;
         });
         let greatest = rows.iter().map(|row| greatest(&row.reference)).fold(0.0, f64::max);
-        let is_exact = layout.encoding().code.class() != Class::Float;
+        let is_exact = layout.encoding().decoded().class() != Class::Float;
         Tensor { is_exact, greatest, rows }
     }
 
@@ -451,6 +451,8 @@ pub(crate) fn step(dtype: DType) -> f64 {
         DType::F16 => 2f64.powi(-11),
         DType::F8E4M3 => 2f64.powi(-4),
         DType::F4E2M1 => 2f64.powi(-2),
+        DType::I8 => 2f64.powi(-7),
+        DType::I4 => 2f64.powi(-3),
         _ => 0.0,
     }
 }
