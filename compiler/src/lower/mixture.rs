@@ -7,6 +7,7 @@ use crate::lower::code::{BlockArg, BlockGrid, WeightUse};
 use crate::lower::error::LowerError;
 use crate::lower::experts::{self, Along, Experts};
 use crate::lower::partition::{Group, GroupKind, op_name};
+use crate::lower::precision::Operand;
 use crate::lower::row;
 use crate::lower::schedule;
 use crate::lower::size::bytes_of;
@@ -179,6 +180,11 @@ impl Block<'_> {
             .map(|t| weight(t, &form.hidden, &form.width))
             .collect::<Result<_, _>>()?;
         let down = form.down.as_ref().map(|(t, out)| weight(t, out, &form.hidden)).transpose()?;
+        if first.iter().chain(&down).any(|w| left == Operand::I8 && left.beside(w.encoding) != left)
+        {
+            let found = "weights that are not all rounded to integers";
+            return Err(self.form(node, found, "only such beside activations as int8"));
+        }
         let counts: Vec<i64> = first.iter().chain(&down).map(|w| w.dims[0]).collect();
         let all = *counts.first().ok_or_else(|| self.form(node, "no weights", "some"))?;
         if counts.iter().any(|c| *c != all) {

@@ -208,11 +208,7 @@ impl<'k> Expander<'k> {
         let (Some(grid), Some(ty)) = (&coded.layout.scales, coded.encoding.scale) else {
             return Ok(());
         };
-        let (positions, _) = self.coordinates(coded, at)?;
-        let place = self.place_of(&grid.digits, &positions);
-        let place = self.em.add(place, grid.offset);
-        let base = self.place(coded.place);
-        let address = self.em.add(base, place);
+        let address = self.part_of(coded, at, &grid.digits, Some(grid.offset))?;
         self.em.store_as(ty.dtype, address, 0, scale);
         Ok(())
     }
@@ -229,11 +225,7 @@ impl<'k> Expander<'k> {
             return Ok(());
         };
         let at = self.element(values, lead, block.rows.0, block.cols.0);
-        let (positions, _) = self.coordinates(coded, &at)?;
-        let place = self.place_of(&sums.digits, &positions);
-        let place = self.em.add(place, sums.offset);
-        let base = self.place(coded.place);
-        let address = self.em.add(base, place);
+        let address = self.part_of(coded, &at, &sums.digits, Some(sums.offset))?;
         self.em.store(MemElem::I32, address, 0, sum);
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::convert::mem_elem;
 use super::eval::{Ix, Point};
 use super::layout::{Coded, Digit};
 use super::nest::Space;
-use super::tile::{Kind, TileRef, bytes_of};
+use super::tile::{Kind, TileRef};
 use super::{Expander, Result};
 use crate::dtype::Encoding;
 use crate::loops::{Arith, Cmp, MemElem, Reg, Stride};
@@ -76,7 +76,7 @@ impl Expander<'_> {
             return Ok(());
         };
         let mut parts = vec![(
-            scale_elem(bytes_of(scale.dtype)),
+            mem_elem(scale.dtype).unwrap_or(MemElem::U8),
             (&own.digits, own.offset),
             (&theirs.digits, theirs.offset),
         )];
@@ -104,7 +104,7 @@ impl Expander<'_> {
     }
 
     /// Address of what digits place of an element that nothing masks out.
-    fn part_of(
+    pub fn part_of(
         &mut self,
         coded: &Coded,
         at: &Point,
@@ -205,13 +205,4 @@ fn is_copied(from: &Coded, to: &Coded, shape: &[u32], limits: &[Option<Reg>]) ->
         && shape[last].is_multiple_of(scale.cols)
         && limits[last].is_none()
         && along(from).and(along(to)).is_some()
-}
-
-/// What a scale of so many bytes is copied as.
-fn scale_elem(bytes: u64) -> MemElem {
-    match bytes {
-        1 => MemElem::U8,
-        2 => MemElem::U16,
-        _ => MemElem::I32,
-    }
 }

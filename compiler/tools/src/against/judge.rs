@@ -229,7 +229,7 @@ impl<'a> Aligned<'a> {
 
     /// The worst element of the rows that are not turned, and how many are beyond.
     fn floats(&self, turned: &mut Turned, narrow: f64) -> Option<Beyond> {
-        let stored = step(self.first.encoding.code).max(step(self.second.encoding.code));
+        let stored = step(self.first.encoding).max(step(self.second.encoding));
         let response = self.response(turned, narrow).max(LEAST * self.part);
         let limit = REORDERED + FLIPS * narrow.max(stored) + ROUNDINGS * response;
         let width = self.width();

@@ -5,7 +5,7 @@ use crate::error::ToolError;
 use artifact::Plan;
 use artifact::plan::Launch;
 use compiler::lower::Lowered;
-use ir::dtype::{Class, DType};
+use ir::dtype::{Class, DType, Encoding};
 use ir::kernel::interp::{Buffer, Choice, InterpError, Machine, Real};
 use ir::kernel::layout::{Layout, for_each_position};
 use ir::kernel::{Kernel, Op, Role, Stmt};
@@ -225,7 +225,7 @@ impl Bound<'_> {
             }
             let Some(layout) = self.layout(param) else { continue };
             let tensor = Tensor::new(&layout, native, reference, rounded);
-            let limit = self.limit(tensor.noise(), layout.encoding().code);
+            let limit = self.limit(tensor.noise(), layout.encoding());
             let worst = tensor.worst(limit);
             compared.worst = compared.worst.max(worst.error / limit);
             if worst.beyond > 0 && compared.divergence.is_none() {
@@ -237,8 +237,8 @@ impl Bound<'_> {
     }
 
     /// What a written tensor may differ by, as part of the greatest number of a row, given what f32
-    /// makes of it and its dtype.
-    fn limit(&self, noise: f64, stored: DType) -> f64 {
+    /// makes of it and how it is stored.
+    fn limit(&self, noise: f64, stored: Encoding) -> f64 {
         let narrow = narrowest(&self.kernel.body, self.kernel).max(step(stored));
         SLACK * noise + REORDERED + FLIPS * narrow
     }
@@ -444,15 +444,16 @@ impl Tensor {
     }
 }
 
-/// Relative distance of neighbours in a type; 0 for those that are as fine as the arithmetic.
-pub(crate) fn step(dtype: DType) -> f64 {
-    match dtype {
+/// Relative distance of neighbours in what is stored so; 0 where that is as fine as the arithmetic,
+/// or whole numbers.
+pub(crate) fn step(encoding: Encoding) -> f64 {
+    match encoding.code {
         DType::BF16 => 2f64.powi(-8),
         DType::F16 => 2f64.powi(-11),
         DType::F8E4M3 => 2f64.powi(-4),
         DType::F4E2M1 => 2f64.powi(-2),
-        DType::I8 => 2f64.powi(-7),
-        DType::I4 => 2f64.powi(-3),
+        DType::I8 if !encoding.is_plain() => 2f64.powi(-7),
+        DType::I4 if !encoding.is_plain() => 2f64.powi(-3),
         _ => 0.0,
     }
 }
@@ -460,9 +461,7 @@ pub(crate) fn step(dtype: DType) -> f64 {
 /// The coarsest step of what a kernel rounds to on its way.
 pub(crate) fn narrowest(body: &[Stmt], kernel: &Kernel) -> f64 {
     let of = |stmt: &Stmt| match stmt {
-        Stmt::Let { result, op: Op::Cast(_) | Op::Encode(_) } => {
-            step(kernel.ty(*result).encoding.code)
-        }
+        Stmt::Let { result, op: Op::Cast(_) | Op::Encode(_) } => step(kernel.ty(*result).encoding),
         Stmt::Let { .. } | Stmt::Store { .. } => 0.0,
         Stmt::For(f) => narrowest(&f.body, kernel),
         Stmt::If(i) => narrowest(&i.then.0, kernel).max(narrowest(&i.otherwise.0, kernel)),
