@@ -2,7 +2,7 @@
 
 use crate::attest::{Asked, statement};
 use crate::certificate;
-use crate::error::{ImportError, ImportErrors};
+use crate::error::{ImportError, ImportErrors, MISTAKE};
 use crate::import::finite::Screened;
 use crate::import::source::WeightSource;
 use crate::import::{Imported, ModelInfo};
@@ -23,7 +23,7 @@ use artifact::writer::{Summary, WeightsPlace, Writer};
 use ir::device::DeviceSpec;
 use ir::graph::program::Program;
 use ir::kernel::Kernel;
-use ir::target::{CodeObject, Support, Target, TargetError};
+use ir::target::{self, CodeObject, Support, Target, TargetError};
 use std::collections::BTreeMap;
 use std::path::Path;
 use thiserror::Error;
@@ -74,20 +74,19 @@ pub enum CompileError {
 
 impl CompileError {
     /// Every code with what it stands for.
-    pub const CODES: &[(&str, &str)] =
-        &[("E0280", "a target refuses a kernel"), ("E0281", "no target has this level")];
+    pub const CODES: &[(&str, &str)] = &[target::CODE, ("E0281", "no target has this level")];
 
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {
             CompileError::Import(e) => e.code(),
             CompileError::Imports(e) => e.0.first().map_or("E0200", ImportError::code),
-            CompileError::Rewrite(e) => e.code(),
+            CompileError::Rewrite(_) => MISTAKE.0,
             CompileError::Lower(e) => e.code(),
-            CompileError::Unsupported { .. } => "E0280",
             CompileError::Isa { .. } => "E0281",
-            CompileError::Target(e) => e.code(),
-            CompileError::Link(e) => e.code(),
+            CompileError::Unsupported { .. } | CompileError::Target(_) | CompileError::Link(_) => {
+                target::CODE.0
+            }
             CompileError::Artifact(e) => e.code(),
         }
     }
@@ -115,7 +114,7 @@ impl CompileError {
 
 /// Lowers the forms of a program; the plan names each one's graphs.
 ///
-/// Errors: E0260 to E0265.
+/// Errors: E0260 to E0263, E0284.
 pub fn lower_forms(
     forms: ProgramForms,
     options: &Options,
@@ -134,7 +133,7 @@ pub fn lower_forms(
 
 /// Rewrites a naive program, and lowers its forms.
 ///
-/// Errors: E0283, E0284, E0260 to E0265.
+/// Errors: E0260 to E0263, E0284.
 pub fn lower(
     program: &Program,
     options: &Options,
@@ -175,7 +174,7 @@ pub fn levels(target: &dyn Target, options: &Options) -> Vec<&'static str> {
 
 /// Compiles and links kernels for one level of a target.
 ///
-/// Errors: E0280, E03xx, E025x.
+/// Errors: E0301.
 pub fn code(kernels: &[Kernel], target: &dyn Target, isa: &str) -> Result<Code, CompileError> {
     for kernel in kernels {
         if let Support::No(reason) = target.supports(kernel) {
@@ -191,7 +190,7 @@ pub fn code(kernels: &[Kernel], target: &dyn Target, isa: &str) -> Result<Code, 
 impl Code {
     /// Links what a target made.
     ///
-    /// Errors: E025x.
+    /// Errors: E0301.
     pub fn of(object: CodeObject, backend: &'static str, isa: &str) -> Result<Code, CompileError> {
         let image = link::link(&[Object { name: "kernels", bytes: &object.bytes }], "kernels")?;
         let scratch = object.kernels.into_iter().collect();

@@ -1,10 +1,14 @@
-//! Diagnostics of the compiler, E02xx. Import has E0200 to E0249.
+//! Diagnostics of the compiler, E02xx. Import has E0200 to E0216 and [`MISTAKE`].
 
 use artifact::limit::{self, Limit};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
+
+/// The code of what a phase made and the next one's checks refuse, with what it stands for.
+pub const MISTAKE: (&str, &str) =
+    ("E0284", "what was made is not what it was made from (mostly a mistake of latentc)");
 
 /// One thing wrong with a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -189,7 +193,7 @@ impl ImportError {
     }
 
     /// Every code with what it stands for.
-    pub const CODES: [(&'static str, &'static str); 17] = [
+    pub const CODES: [(&'static str, &'static str); 16] = [
         ("E0200", "a path cannot be read"),
         ("E0201", "no checkpoint there"),
         ("E0202", "malformed JSON"),
@@ -204,9 +208,8 @@ impl ImportError {
         ("E0211", "tensor not in the shard that the index names"),
         ("E0212", "missing tensor"),
         ("E0213", "tensor of the wrong shape or type"),
-        ("E0214", "read outside a tensor"),
-        ("E0215", "graph that the IR refuses"),
         ("E0216", "weights that are NaN or infinite"),
+        MISTAKE,
     ];
 
     /// The diagnostic's code.
@@ -226,9 +229,8 @@ impl ImportError {
             ImportError::NotInShard { .. } => "E0211",
             ImportError::MissingTensor { .. } => "E0212",
             ImportError::Misfit { .. } => "E0213",
-            ImportError::Range { .. } => "E0214",
-            ImportError::Graph { .. } => "E0215",
             ImportError::NotFinite { .. } => "E0216",
+            ImportError::Range { .. } | ImportError::Graph { .. } => MISTAKE.0,
         }
     }
 

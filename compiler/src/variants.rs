@@ -97,7 +97,7 @@ pub struct Steps {
 
 /// [`forms`] without how they came about.
 ///
-/// Errors: E0283, E0284.
+/// Errors: E0284.
 pub fn variants(
     program: &Program,
     options: &Options,
@@ -108,7 +108,7 @@ pub fn variants(
 
 /// The forms of a naive program in the steps that its plan tells apart.
 ///
-/// Errors: E0283, E0284.
+/// Errors: E0284.
 pub fn forms(
     program: &Program,
     options: &Options,
@@ -142,7 +142,7 @@ pub fn forms(
 /// context, then by new tokens of a sequence. All steps are among them. With them, what one form in
 /// all of them costs, and whether the plan has it so.
 ///
-/// Errors: E0283, E0284.
+/// Errors: E0284.
 pub fn steps(
     rewriter: &mut Rewriter,
     program: &Program,
@@ -218,7 +218,7 @@ impl Line {
 /// then, again and again, the one that is best for the step which lacks most. Steps are samples, and
 /// those in which one form takes over from another: there, a third may be better than both.
 ///
-/// Errors: E0283, E0284.
+/// Errors: E0284.
 fn worthwhile(
     rewriter: &mut Rewriter,
     lines: &[Line],

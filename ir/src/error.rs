@@ -2,6 +2,7 @@
 
 use crate::graph::error::GraphError;
 use crate::kernel::error::KernelError;
+use crate::target;
 use thiserror::Error;
 
 /// A range of bytes in a text.
@@ -54,18 +55,15 @@ pub enum IrErrorKind {
     /// About a graph or a program, E0102 to E0139.
     #[error(transparent)]
     Graph(#[from] GraphError),
-    /// About a kernel, E0140 to E0169.
+    /// About a kernel, E0140 to E0162.
     #[error(transparent)]
     Kernel(#[from] KernelError),
 }
 
 impl IrErrorKind {
     /// Every code with what it stands for.
-    pub const CODES: &[(&str, &str)] = &[
-        ("E0101", "a character or word that the grammar does not have here"),
-        ("E0180", "something a kernel does that cannot be made into loops"),
-        ("E0181", "a loop program that breaks a rule"),
-    ];
+    pub const CODES: &[(&str, &str)] =
+        &[("E0101", "a character or word that the grammar does not have here")];
 
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
@@ -73,8 +71,7 @@ impl IrErrorKind {
             IrErrorKind::Graph(e) => e.code(),
             IrErrorKind::Kernel(e) => e.code(),
             IrErrorKind::Syntax { .. } => "E0101",
-            IrErrorKind::Unexpandable { .. } => "E0180",
-            IrErrorKind::Loops { .. } => "E0181",
+            IrErrorKind::Unexpandable { .. } | IrErrorKind::Loops { .. } => target::CODE.0,
         }
     }
 

@@ -95,7 +95,7 @@ impl NodeView<'_> {
     /// Checks everything that holds for any op, applies the op's own rule, and returns the types
     /// of the results.
     ///
-    /// Errors: E0103, E0104, E0106 to E0112, E0119, and whatever the op's rule reports.
+    /// Errors: E0103, E0104, E0106 to E0111, E0113, E0119, and whatever the op's rule reports.
     pub fn check(&self, op: OpRef) -> Result<Vec<Type>, GraphError> {
         let schema = self.schema;
         if !schema.takes(self.operands.len()) {
@@ -214,7 +214,7 @@ impl NodeView<'_> {
 
     /// The one declared result.
     ///
-    /// Errors: E0121 where none is stated.
+    /// Errors: E0108 where none is stated.
     pub fn declared(&self) -> Result<&Type, GraphError> {
         let declared = self.declared.and_then(|d| d.first());
         declared.ok_or(GraphError::Undeclared(self.schema.name))

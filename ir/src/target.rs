@@ -21,11 +21,11 @@ pub enum Support {
     No(String),
 }
 
-/// A failure of a target; its message begins with no code, [`TargetError::code`] gives it.
-pub trait TargetError: Error + Send + Sync {
-    /// E03xx
-    fn code(&self) -> &'static str;
+/// The code of every failure of a target, with what it stands for.
+pub const CODE: (&str, &str) = ("E0301", "a kernel that a target makes no code of");
 
+/// A failure of a target, [`CODE`].
+pub trait TargetError: Error + Send + Sync {
     /// What to do next.
     fn help(&self) -> &'static str;
 }

@@ -57,7 +57,7 @@ pub fn transposed(dims: &[usize], axes: &[usize]) -> impl Iterator<Item = usize>
 impl<N: Number> Tensor<N> {
     /// Real numbers in row-major order.
     ///
-    /// Errors: E0128 where their number is not the product of the extents.
+    /// Errors: E0129 where their number is not the product of the extents.
     pub fn floats(dims: &[usize], data: Vec<N>) -> Result<Self, GraphError> {
         Tensor::new(dims, Data::Float(data))
     }

@@ -3,6 +3,7 @@
 
 use ir::dtype::Class;
 use ir::graph::Graph;
+use ir::graph::error::GraphError;
 use ir::graph::interp::{Settings, evaluate};
 use ir::graph::parse::parse_graph;
 use ir::number::{Field, Number, mix};
@@ -234,5 +235,5 @@ fn zero_divisors_ask_for_other_numbers() {
         graph("%x: f32[s], %y: f32[s]", "s", "  %0 = map { %x / (%y - %y) } : f32[s]\n  return %0");
     let inputs = random::<Field>(&g, 1);
     let error = evaluate(&g, &[&inputs[0], &inputs[1]], &Settings::default());
-    assert_eq!(error.expect_err("a zero divisor").code(), "E0126");
+    assert!(matches!(error, Err(GraphError::Resample)), "a zero divisor");
 }

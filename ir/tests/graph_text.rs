@@ -5,6 +5,7 @@ use ir::dim::Symbol;
 use ir::dtype::DType;
 use ir::error::IrError;
 use ir::graph::builder::GraphBuilder;
+use ir::graph::error::GraphError;
 use ir::graph::interp::{Settings, evaluate};
 use ir::graph::parse::parse_graph;
 use ir::graph::{Def, Graph, NodeId, Type, ValueId};
@@ -248,14 +249,14 @@ fn what_is_not_said_is_asked_for() {
     let x = b.input("x", DType::F32, &["s"]);
     let contract = ir::ops::find("contract").expect("a listed op");
     let silent = b.node(contract, &[x], None, Default::default(), None);
-    assert_eq!(silent.expect_err("no declared result").kind.code(), "E0121");
+    assert_eq!(silent.expect_err("no declared result").kind.code(), "E0108");
     // Nothing given tells t.
     let y = b.iota("t", "s").expect("positions");
     b.output(y);
     let graph = b.finish().expect("sound declarations");
     let x = Tensor::<f32>::floats(&[2], vec![0.0; 2]).expect("two numbers");
     let run = |settings: &Settings| evaluate(&graph, &[&x], settings).map(|o| o.outputs);
-    assert_eq!(run(&Settings::default()).expect_err("t is open").code(), "E0125");
+    assert!(matches!(run(&Settings::default()), Err(GraphError::Unbound(_))), "t is open");
     let settings = Settings { bindings: [("t".into(), 3)].into(), key: 0 };
     assert_eq!(run(&settings).expect("t is bound")[0].as_ints(), [3, 4]);
 }
@@ -273,7 +274,7 @@ fn builders_report_all_declarations_at_once() {
     b.output(ValueId(99));
     let found = b.finish().expect_err("a broken builder");
     let codes: Vec<_> = found.iter().map(|e| e.kind.code()).collect();
-    assert_eq!(codes, ["E0105", "E0122", "E0104", "E0138", "E0107", "E0106", "E0123"]);
+    assert_eq!(codes, ["E0105", "E0122", "E0104", "E0123", "E0107", "E0106", "E0123"]);
 }
 
 #[test]
@@ -288,7 +289,7 @@ fn graphs_broken_by_hand_are_refused() {
     assert_eq!(broken(&|g| g.outputs.push(ValueId(1000))), ["E0123"]);
     assert_eq!(broken(&|g| g.nodes[0].operands[0] = ValueId(1000)), ["E0123"]);
     assert_eq!(broken(&|g| g.values[0].name = "wq".into()), ["E0105"]);
-    assert_eq!(broken(&|g| g.values[0].name = "w q".into()), ["E0138"]);
+    assert_eq!(broken(&|g| g.values[0].name = "w q".into()), ["E0123"]);
     assert_eq!(broken(&|g| g.values[0].def = Def::Node(NodeId(0), 0)), ["E0123"]);
     let last = sound.values.len() - 1;
     let retyped = |g: &mut Graph| g.values[last].ty = Type::new(DType::BF16, &["s", "D"]);

@@ -206,6 +206,6 @@ fn attributes_are_checked_by_kind_and_count() {
         };
         let wrong: Vec<Attr> = node.attrs.0.iter().map(other).collect();
         view.attrs = &wrong;
-        assert_eq!(view.check(OpRef(op)).expect_err("wrong kinds").code(), "E0112");
+        assert_eq!(view.check(OpRef(op)).expect_err("wrong kinds").code(), "E0113");
     });
 }

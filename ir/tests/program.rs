@@ -157,20 +157,19 @@ fn a_history_takes_its_own_past_alone() {
     let layer = program.block("layer").expect("a block");
     let zeros = |dims: &[usize]| Tensor::<f64>::zeros(Class::Float, dims).expect("small");
     let (x, w) = (zeros(&[2, 4]), zeros(&[2, 3, 4]));
-    let run = |past: &[&Tensor<f64>]| {
-        evaluate_after(layer, &[&x, &w], past, &Settings::default()).map_err(|e| e.code())
-    };
+    let run = |past: &[&Tensor<f64>]| evaluate_after(layer, &[&x, &w], past, &Settings::default());
     let all = run(&[&zeros(&[3, 4])]).expect("three rows before").histories;
     assert_eq!((all.len(), all[0].dims()), (1, &[5, 4][..]));
     assert_eq!(run(&[]).expect("no past").histories[0].dims(), [2, 4]);
-    assert_eq!(run(&[&zeros(&[4, 3])]), Err("E0128"));
-    assert_eq!(run(&[&zeros(&[])]), Err("E0128"));
-    assert_eq!(run(&[&ints(&[0; 4])]), Err("E0128"));
-    assert_eq!(run(&[&zeros(&[15, 4])]), Err("E0122"));
-    assert_eq!(run(&[&zeros(&[3, 4]), &zeros(&[3, 4])]), Err("E0132"));
+    for misfit in [zeros(&[4, 3]), zeros(&[]), ints(&[0; 4])] {
+        assert!(matches!(run(&[&misfit]), Err(GraphError::Given { .. })));
+    }
+    let code = |past: &[&Tensor<f64>]| run(past).map_err(|e| e.code()).err();
+    assert_eq!(code(&[&zeros(&[15, 4])]), Some("E0122"));
+    assert_eq!(code(&[&zeros(&[3, 4]), &zeros(&[3, 4])]), Some("E0132"));
     let bound = Settings { bindings: [("t".into(), 4)].into(), key: 0 };
     let run = |past: &[&Tensor<f64>]| evaluate_after(layer, &[&x, &w], past, &bound);
-    assert_eq!(run(&[]).expect_err("rows are missing").code(), "E0128");
+    assert!(matches!(run(&[]), Err(GraphError::Given { .. })), "rows are missing");
     assert_eq!(run(&[&zeros(&[2, 4])]).expect("as many as t says").outputs[0].dims(), [2, 4]);
 }
 
@@ -209,17 +208,17 @@ fn a_failed_step_leaves_the_states_as_they_were() {
     let mut sequence = Sequence::<f64>::new(&program, 0);
     let out_of_range = [ints(&[1]), ints(&[1])];
     let error = sequence.step("forward", &out_of_range, &mut weights).expect_err("a wrong row");
-    assert_eq!(error.code(), "E0127");
+    assert!(matches!(error, GraphError::OutOfRange { .. }), "{error}");
     assert_eq!(sequence.rows("kept", 0), 0);
-    for (inputs, code) in [
-        (vec![ints(&[7]), ints(&[0])], "E0127"),
-        (vec![ints(&[-1]), ints(&[0])], "E0127"),
-        (vec![ints(&[0; 9]), ints(&[0])], "E0122"),
-        (vec![ints(&[0])], "E0132"),
-        (vec![Tensor::floats(&[1], vec![0.0]).expect("a float"), ints(&[0])], "E0128"),
+    for (inputs, message) in [
+        (vec![ints(&[7]), ints(&[0])], "selects row 7 of 7"),
+        (vec![ints(&[-1]), ints(&[0])], "selects row -1 of 7"),
+        (vec![ints(&[0; 9]), ints(&[0])], "9"),
+        (vec![ints(&[0])], "argument"),
+        (vec![Tensor::floats(&[1], vec![0.0]).expect("a float"), ints(&[0])], "ids"),
     ] {
-        let error = sequence.step("forward", &inputs, &mut weights).expect_err(code);
-        assert_eq!(error.code(), code, "{error}");
+        let error = sequence.step("forward", &inputs, &mut weights).expect_err(message);
+        assert!(error.to_string().contains(message), "{error}");
     }
     let error = sequence.step("draft", &[], &mut weights).expect_err("no such entry");
     assert_eq!(error.code(), "E0104");
@@ -254,7 +253,7 @@ fn everything_wrong_with_a_program_is_reported_at_once() {
     assert_eq!(with("[6, 4] at 0", "[6, 4] at 1"), ["E0131"]);
     assert_eq!(with("stack model.1.a,", "stack"), ["E0131"]);
     assert_eq!(codes(&|p| p.weights[1].name = "table".into()), ["E0105", "E0104"]);
-    assert_eq!(codes(&|p| p.weights[0].source.tensors[0] = "a b".into()), ["E0138"]);
+    assert_eq!(codes(&|p| p.weights[0].source.tensors[0] = "a b".into()), ["E0123"]);
     let twin = |p: &mut Program| {
         let mut twin = p.blocks[0].clone();
         twin.name = "twin".into();

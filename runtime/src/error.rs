@@ -216,14 +216,6 @@ pub enum RuntimeError {
         /// Most that fit.
         limit: i64,
     },
-    /// The plan has no such probe.
-    #[error("the plan has no probe `{name}`, found {found}")]
-    MissingProbe {
-        /// Name of the probe.
-        name: &'static str,
-        /// Probes of the plan.
-        found: String,
-    },
 }
 
 impl RuntimeError {
@@ -237,20 +229,13 @@ impl RuntimeError {
         ("E0506", "the plan asks for something that this runtime does not do"),
         ("E0507", "no memory"),
         ("E0508", "a thread count that cannot be"),
-        ("E0509", "a thread could not be started"),
-        ("E0510", "a worker panicked, now or earlier"),
-        ("E0511", "all pages are taken"),
-        ("E0512", "a page is returned that was not taken"),
-        ("E0513", "more pages than slots can be numbered"),
-        ("E0514", "a step with nothing to do"),
-        ("E0515", "a token id outside the vocabulary"),
-        ("E0516", "longer than the model's context"),
-        ("E0517", "a sequence's pages do not hold it"),
-        ("E0518", "the step is larger than 32-bit inputs can say"),
+        ("E0509", "a thread could not be started, or ended early"),
+        ("E0513", "a page, or a number of pages, that there is not"),
+        ("E0515", "a step whose tokens are none, or outside the vocabulary"),
+        ("E0516", "a step longer than the model's context, its pages or its inputs hold"),
         ("E0519", "no bucket of the plan covers the step"),
         ("E0520", "a size in the plan makes no sense for this step"),
         ("E0521", "a kernel wrote a work list whose length makes no sense"),
-        ("E0522", "the plan has no such probe"),
         ("E0523", "the level asked for is beyond the machine"),
     ];
 
@@ -266,20 +251,17 @@ impl RuntimeError {
             RuntimeError::Unsupported { .. } => "E0506",
             RuntimeError::OutOfMemory { .. } => "E0507",
             RuntimeError::ThreadCount { .. } => "E0508",
-            RuntimeError::Thread { .. } => "E0509",
-            RuntimeError::Poisoned { .. } => "E0510",
-            RuntimeError::PagesExhausted { .. } => "E0511",
-            RuntimeError::PageNotTaken { .. } => "E0512",
-            RuntimeError::PageCount { .. } => "E0513",
-            RuntimeError::Empty { .. } => "E0514",
-            RuntimeError::Token { .. } => "E0515",
-            RuntimeError::Context { .. } => "E0516",
-            RuntimeError::Pages { .. } => "E0517",
-            RuntimeError::StepTooLarge { .. } => "E0518",
+            RuntimeError::Thread { .. } | RuntimeError::Poisoned { .. } => "E0509",
+            RuntimeError::PagesExhausted { .. }
+            | RuntimeError::PageNotTaken { .. }
+            | RuntimeError::PageCount { .. } => "E0513",
+            RuntimeError::Empty { .. } | RuntimeError::Token { .. } => "E0515",
+            RuntimeError::Context { .. }
+            | RuntimeError::Pages { .. }
+            | RuntimeError::StepTooLarge { .. } => "E0516",
             RuntimeError::NoBucket { .. } => "E0519",
             RuntimeError::Size { .. } => "E0520",
             RuntimeError::WorkList { .. } => "E0521",
-            RuntimeError::MissingProbe { .. } => "E0522",
             RuntimeError::Lacking { .. } => "E0523",
         }
     }
@@ -308,7 +290,6 @@ impl RuntimeError {
             RuntimeError::Context { .. } => "shorten the prompt, or stop the sequence here",
             RuntimeError::Pages { .. } => "take one page per started page of tokens",
             RuntimeError::StepTooLarge { .. } => "split the step",
-            RuntimeError::MissingProbe { .. } => "compile again with probes",
             RuntimeError::Image { .. }
             | RuntimeError::MissingKernel { .. }
             | RuntimeError::NoBucket { .. }

@@ -287,9 +287,9 @@ mod tests {
                 let _ = worker.barrier.wait();
             };
             let error = pool.run(&job).expect_err("a worker panics");
-            assert_eq!(error.code(), "E0510");
+            assert_eq!(error.code(), "E0509");
             assert!(error.to_string().contains("the last worker fails"), "{error}");
-            assert_eq!(pool.run(&|_| {}).map_err(|e| e.code()), Err("E0510"));
+            assert_eq!(pool.run(&|_| {}).map_err(|e| e.code()), Err("E0509"));
         }
     }
 

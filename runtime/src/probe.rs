@@ -48,15 +48,17 @@ struct Bench<'a> {
     output: &'a Region,
 }
 
-/// Runs both probes.
-pub(crate) fn measure(model: &Model, pool: &mut Pool) -> Result<Limits, RuntimeError> {
-    let (read_bytes_per_s, flops_per_s) = (read(model, pool)?, flops(model, pool)?);
-    Ok(Limits { read_bytes_per_s, flops_per_s })
+/// Runs both probes; `None` where the plan lacks one.
+pub(crate) fn measure(model: &Model, pool: &mut Pool) -> Result<Option<Limits>, RuntimeError> {
+    let find = |name| model.plan().probes.iter().find(|probe| probe.name == name);
+    let Some((reading, computing)) = find(READ).zip(find(FLOPS)) else { return Ok(None) };
+    let read_bytes_per_s = read(model, reading, pool)?;
+    let flops_per_s = flops(model, computing, pool)?;
+    Ok(Some(Limits { read_bytes_per_s, flops_per_s }))
 }
 
 /// Bytes per second over the mapped weights, or over a buffer where they are too few.
-fn read(model: &Model, pool: &mut Pool) -> Result<f64, RuntimeError> {
-    let probe = find(model, READ)?;
+fn read(model: &Model, probe: &Probe, pool: &mut Pool) -> Result<f64, RuntimeError> {
     let weights = model.weights();
     let least = LEAST_READ.max(probe.bytes);
     let mut buffer = Region::new(0, "probe")?;
@@ -81,8 +83,7 @@ fn read(model: &Model, pool: &mut Pool) -> Result<f64, RuntimeError> {
 }
 
 /// Operations per second.
-fn flops(model: &Model, pool: &mut Pool) -> Result<f64, RuntimeError> {
-    let probe = find(model, FLOPS)?;
+fn flops(model: &Model, probe: &Probe, pool: &mut Pool) -> Result<f64, RuntimeError> {
     let input = Region::new(probe.bytes, "probe")?;
     let output = Region::new(probe.out_bytes, "probe")?;
     let kernel = model.kernels()[probe.kernel as usize];
@@ -94,14 +95,6 @@ fn flops(model: &Model, pool: &mut Pool) -> Result<f64, RuntimeError> {
     }
     let seconds = median(|| bench.time(pool, passes))?;
     Ok(probe.flops as f64 * passes as f64 / seconds)
-}
-
-fn find<'a>(model: &'a Model, name: &'static str) -> Result<&'a Probe, RuntimeError> {
-    let probes = &model.plan().probes;
-    probes.iter().find(|probe| probe.name == name).ok_or_else(|| {
-        let names: Vec<_> = probes.iter().map(|probe| probe.name.as_str()).collect();
-        RuntimeError::MissingProbe { name, found: format!("{names:?}") }
-    })
 }
 
 fn median(mut time: impl FnMut() -> Result<f64, RuntimeError>) -> Result<f64, RuntimeError> {

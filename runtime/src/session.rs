@@ -166,11 +166,12 @@ impl Session {
         Ok(unsafe { std::slice::from_raw_parts(logits.as_ptr().cast(), logits.len() / 4) })
     }
 
-    /// Measures what this machine can do with the plan's probes; takes about a second.
+    /// Measures what this machine can do with the plan's probes, if it has them; takes about a
+    /// second.
     ///
     /// # Errors
-    /// [`RuntimeError::MissingProbe`], [`RuntimeError::OutOfMemory`].
-    pub fn measure_limits(&mut self) -> Result<Limits, RuntimeError> {
+    /// [`RuntimeError::OutOfMemory`], [`RuntimeError::Poisoned`].
+    pub fn measure_limits(&mut self) -> Result<Option<Limits>, RuntimeError> {
         crate::probe::measure(&self.model, &mut self.pool)
     }
 

@@ -203,10 +203,10 @@ mod tests {
         let mut pool = StatePool::new(&[state("k", 2, 8)], 3).expect("memory");
         let pages: Vec<_> = (0..3).map(|_| pool.alloc_page().expect("a free page")).collect();
         assert_eq!(pages, [0, 1, 2]);
-        assert_eq!(pool.alloc_page().map_err(|e| e.code()), Err("E0511"));
+        assert_eq!(pool.alloc_page().map_err(|e| e.code()), Err("E0513"));
         pool.free_page(1).expect("taken");
-        assert_eq!(pool.free_page(1).map_err(|e| e.code()), Err("E0512"));
-        assert_eq!(pool.free_page(3).map_err(|e| e.code()), Err("E0512"));
+        assert_eq!(pool.free_page(1).map_err(|e| e.code()), Err("E0513"));
+        assert_eq!(pool.free_page(3).map_err(|e| e.code()), Err("E0513"));
         assert_eq!((pool.free_pages(), pool.alloc_page().ok()), (1, Some(1)));
     }
 

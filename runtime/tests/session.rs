@@ -205,8 +205,8 @@ fn bad_steps_are_refused_and_good_ones_still_run() {
     };
     assert_eq!(code(&mut session, &[0, 5], 0, &[0]), Err("E0515"));
     assert_eq!(code(&mut session, &[0; 25], 0, &[0; 20]), Err("E0516"));
-    assert_eq!(code(&mut session, &[0; 5], 0, &[0]), Err("E0517"));
-    assert_eq!(code(&mut session, &[0; 5], 0, &[0, 20]), Err("E0517"));
+    assert_eq!(code(&mut session, &[0; 5], 0, &[0]), Err("E0516"));
+    assert_eq!(code(&mut session, &[0; 5], 0, &[0, 20]), Err("E0516"));
     assert_eq!(code(&mut session, &[0; 5], 0, &[0, 19]), Ok(25));
     let long = [0; 20];
     let pages: Vec<u32> = (0..5).collect();
@@ -329,14 +329,14 @@ fn work_beyond_counting_is_an_error_of_profiles_alone() {
 #[test]
 fn limits_are_measured() {
     let mut session = session(&Source::default(), 2, 1);
-    let limits = session.measure_limits().unwrap();
+    let limits = session.measure_limits().unwrap().unwrap();
     // Between a tape drive and a cache of the next century.
     assert!((1e8..1e13).contains(&limits.read_bytes_per_s), "{limits:?}");
     assert!((1e6..1e15).contains(&limits.flops_per_s), "{limits:?}");
     let mut plan = plan();
     plan.probes.remove(0);
     let mut session = self::session(&Source { plan, ..Source::default() }, 1, 1);
-    assert_eq!(session.measure_limits().map_err(|error| error.code()), Err("E0522"));
+    assert_eq!(session.measure_limits().unwrap(), None);
 }
 
 #[test]

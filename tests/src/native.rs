@@ -97,7 +97,7 @@ impl Stage {
             Stage::Stated => Variant::of_all(program),
             Stage::Rewritten => {
                 let chosen = variants(program, options, &DeviceSpec::default());
-                chosen.unwrap_or_else(|e| panic!("{}: {e}", e.code()))
+                chosen.unwrap_or_else(|e| panic!("{e}"))
             }
         }
     }

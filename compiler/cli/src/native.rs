@@ -60,7 +60,8 @@ fn limits(dtype: DType, options: &Options) -> Result<(Limits, u32), Failure> {
     let workers = u32::try_from(model.threads()).unwrap_or(u32::MAX);
     let session = Session::new(Arc::new(model), 1);
     let limits = session.and_then(|mut session| session.measure_limits());
-    Ok((limits.map_err(GenerateError::from)?, workers))
+    let limits = limits.map_err(GenerateError::from)?;
+    Ok((limits.expect("`alone` makes both probes"), workers))
 }
 
 fn write(dtype: DType, options: &Options, path: &Path) -> Result<(), Failure> {

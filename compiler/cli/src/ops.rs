@@ -1,7 +1,7 @@
 //! `latentc ops`: the registry, for people.
 
 use crate::diagnostic::{self, Failure};
-use crate::{output, targets};
+use crate::output;
 use clap::Args;
 use std::fmt::Write;
 
@@ -31,18 +31,16 @@ pub fn ops(args: &OpsArgs) -> Result<(), Failure> {
 
 /// Every code with what it stands for, in order.
 fn codes() -> Vec<(&'static str, &'static str)> {
-    let mut tables = vec![
+    let tables = [
         ir::error::IrErrorKind::CODES,
         ir::graph::error::GraphError::CODES,
         ir::kernel::error::KernelError::CODES,
         ir::kernel::interp::InterpError::CODES,
         ir::device::DeviceError::CODES,
         &compiler::error::ImportError::CODES,
-        compiler::link::LinkError::CODES,
         compiler::lower::LowerError::CODES,
         compiler::compile::CompileError::CODES,
         compiler::attest::AttestError::CODES,
-        compiler::rewrite::program::RewriteError::CODES,
         compiler::certificate::CertificateError::CODES,
         compiler::options::OptionError::CODES,
         check::CheckError::CODES,
@@ -52,7 +50,6 @@ fn codes() -> Vec<(&'static str, &'static str)> {
         runtime::RuntimeError::CODES,
         generate::GenerateError::CODES,
     ];
-    tables.extend(targets::codes());
     let mut all: Vec<_> = tables.into_iter().flatten().copied().collect();
     all.sort_unstable();
     all

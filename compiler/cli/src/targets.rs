@@ -37,15 +37,6 @@ pub fn meet_limits() {
     target_llvm::memory::on_out_of_memory(|| limits::end(None));
 }
 
-/// Codes of the targets' diagnostics with what they stand for.
-pub fn codes() -> Vec<&'static [(&'static str, &'static str)]> {
-    vec![
-        target_cranelift::CraneliftError::CODES,
-        #[cfg(feature = "llvm")]
-        target_llvm::LlvmError::CODES,
-    ]
-}
-
 /// Seconds of one core to compile a kernel for one level, roughly. LLVM is a library of its own,
 /// Cranelift as fast as this build.
 const LLVM_S: f64 = 0.03;

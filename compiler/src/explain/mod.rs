@@ -194,7 +194,7 @@ pub fn cheapest(block: &Block, forms: &[&Chosen], point: Point) -> Result<Chosen
 
 /// Explains the entry `forward` of a naive program.
 ///
-/// Errors: E0283, E0284, E0261, E0262.
+/// Errors: E0261, E0262, E0284.
 pub fn explain(program: &Program, question: &Question) -> Result<Explanation, CompileError> {
     let Question { options, device, point, .. } = *question;
     let plan = Plan::of(options, device).with_formats(program, &options.weights);

@@ -125,36 +125,6 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// Every code with what it stands for.
-    pub const CODES: &[(&str, &str)] = &[
-        ("E0250", "not an object file at all, or a damaged one"),
-        ("E0251", "an ELF file of another kind"),
-        ("E0252", "a section that kernels have no use for"),
-        ("E0253", "a relocation that the linker does not know, or not there"),
-        ("E0254", "a kernel calls something that no object defines"),
-        ("E0255", "two objects define one symbol"),
-        ("E0256", "the value of a relocation does not fit its field"),
-        ("E0257", "a relocation or symbol lies outside its section"),
-        ("E0258", "more code than any relocation can span"),
-        ("E0259", "nothing to call"),
-    ];
-
-    /// Stable code of this kind of error.
-    pub fn code(&self) -> &'static str {
-        match self {
-            LinkError::Unreadable { .. } => "E0250",
-            LinkError::Foreign { .. } => "E0251",
-            LinkError::Section { .. } => "E0252",
-            LinkError::Relocation { .. } => "E0253",
-            LinkError::Undefined { .. } => "E0254",
-            LinkError::Duplicate { .. } => "E0255",
-            LinkError::Value { .. } => "E0256",
-            LinkError::Outside { .. } => "E0257",
-            LinkError::TooLarge { .. } => "E0258",
-            LinkError::Empty { .. } => "E0259",
-        }
-    }
-
     /// What the reader of the message can do next.
     pub fn help(&self) -> &'static str {
         match self {

@@ -190,7 +190,7 @@ fn unknown_relocations_are_named() {
         (elf::R_X86_64_64, "R_X86_64_64"),
     ] {
         let error = refused(kind);
-        assert_eq!(error.code(), "E0253");
+        assert!(matches!(error, LinkError::Relocation { .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains(name) && text.contains("offset 0x4"), "{text}");
     }
@@ -204,14 +204,14 @@ fn symbols_that_do_not_resolve_are_named() {
     source.relocate(f, 1, elf::R_X86_64_PLT32, expf, -4);
     let error = link_all(&[&source]).unwrap_err();
     let (object, symbol) = ("first".to_string(), "expf".to_string());
-    assert_eq!((error.code(), error), ("E0254", LinkError::Undefined { object, symbol }));
+    assert_eq!(error, LinkError::Undefined { object, symbol });
 
     let mut one = Source::x86();
     one.function("f", &[0xc3]);
     let error = link_all(&[&one, &one]).unwrap_err();
     let (first, second) = ("first".to_string(), "second".to_string());
     let expected = LinkError::Duplicate { symbol: "f".into(), first, second };
-    assert_eq!((error.code(), error), ("E0255", expected));
+    assert_eq!(error, expected);
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn images_beyond_every_relocation_are_refused() {
     };
     let (objects, functions) = (vec!["first".into()], BTreeMap::new());
     let gathered = Gathered { machine: Machine::X86_64, objects, pieces: vec![piece], functions };
-    assert_eq!(super::elf::write(gathered, "image").unwrap_err().code(), "E0258");
+    assert!(matches!(super::elf::write(gathered, "image"), Err(LinkError::TooLarge { .. })));
 }
 
 #[test]
@@ -240,18 +240,21 @@ fn sections_that_kernels_must_not_have_are_refused() {
             SectionKind::UninitializedData => source.0.append_section_bss(section, 8, 8),
             _ => source.0.append_section_data(section, bytes, 8),
         };
-        link_all(&[&source]).map_err(|error| error.code())
+        link_all(&[&source])
     };
-    assert_eq!(with(".data", SectionKind::Data, &[1]), Err("E0252"));
-    assert_eq!(with(".bss", SectionKind::UninitializedData, &[]), Err("E0252"));
-    assert_eq!(with(".tdata", SectionKind::Tls, &[1]), Err("E0252"));
+    assert!(matches!(with(".data", SectionKind::Data, &[1]), Err(LinkError::Section { .. })));
+    assert!(matches!(
+        with(".bss", SectionKind::UninitializedData, &[]),
+        Err(LinkError::Section { .. })
+    ));
+    assert!(matches!(with(".tdata", SectionKind::Tls, &[1]), Err(LinkError::Section { .. })));
     assert!(with(".data", SectionKind::Data, &[]).is_ok(), "empty sections hold nothing");
     assert!(with(".comment", SectionKind::OtherString, b"llvm").is_ok());
 
     let mut source = Source::x86();
     source.function("f", &[0xc3]);
     source.define("c", StandardSection::ReadOnlyData, &[1], 8192);
-    assert_eq!(link_all(&[&source]).unwrap_err().code(), "E0252");
+    assert!(matches!(link_all(&[&source]), Err(LinkError::Section { .. })));
 }
 
 #[test]
@@ -260,14 +263,14 @@ fn objects_of_another_kind_are_refused() {
     x86.function("f", &[0xc3]);
     let mut arm = Source::new(Architecture::Aarch64);
     arm.function("g", &[0xc0, 3, 0x5f, 0xd6]);
-    assert_eq!(link_all(&[&x86, &arm]).unwrap_err().code(), "E0251");
+    assert!(matches!(link_all(&[&x86, &arm]), Err(LinkError::Foreign { .. })));
     let mut riscv = Source::new(Architecture::Riscv64);
     riscv.function("f", &[0; 4]);
-    assert_eq!(link_all(&[&riscv]).unwrap_err().code(), "E0251");
+    assert!(matches!(link_all(&[&riscv]), Err(LinkError::Foreign { .. })));
     let image = link_all(&[&x86]).unwrap();
     let shared = [Object { name: "image", bytes: &image }];
-    assert_eq!(link(&shared, "x").unwrap_err().code(), "E0251");
-    assert_eq!(link(&[], "x").unwrap_err().code(), "E0259");
+    assert!(matches!(link(&shared, "x"), Err(LinkError::Foreign { .. })));
+    assert!(matches!(link(&[], "x"), Err(LinkError::Empty { .. })));
 }
 
 #[test]
@@ -275,7 +278,7 @@ fn damaged_objects_never_panic() {
     let [first, _] = arithmetic();
     let bytes = first.bytes();
     let link_one = |bytes: &[u8]| link(&[Object { name: "damaged", bytes }], "x");
-    assert_eq!(link_one(b"").unwrap_err().code(), "E0250");
+    assert!(matches!(link_one(b""), Err(LinkError::Unreadable { .. })));
     for keep in 0..bytes.len() {
         // Names at the end may be cut without harm; everything else is an error.
         let _ = link_one(&bytes[..keep]);
@@ -294,11 +297,11 @@ fn relocations_outside_their_section_are_refused() {
     let mut source = Source::x86();
     let f = source.function("f", &[0xc3; 6]);
     source.relocate(f, 3, elf::R_X86_64_PC32, f, 0);
-    assert_eq!(link_all(&[&source]).unwrap_err().code(), "E0257");
+    assert!(matches!(link_all(&[&source]), Err(LinkError::Outside { .. })));
     let mut source = Source::x86();
     let f = source.function("f", &[0xc3; 16]);
     source.relocate(f, 0, elf::R_X86_64_PC32, f, i64::from(i32::MAX) + 100);
-    assert_eq!(link_all(&[&source]).unwrap_err().code(), "E0256");
+    assert!(matches!(link_all(&[&source]), Err(LinkError::Value { .. })));
 }
 
 /// Code words of `f` after linking it with 16 bytes of constants 8 bytes into their section.
@@ -375,12 +378,12 @@ fn aarch64_misfits_are_refused() {
     let ldr = 0xf940_0000;
     let code = [(ldr, elf::R_AARCH64_LDST64_ABS_LO12_NC, true, 4)];
     let error = aarch64_words(&code).unwrap_err();
-    assert_eq!(error.code(), "E0256");
+    assert!(matches!(error, LinkError::Value { .. }), "{error}");
     assert!(error.to_string().contains("R_AARCH64_LDST64_ABS_LO12_NC"), "{error}");
     let call = 0x9400_0000;
     for addend in [1 << 27, 2] {
         let error = aarch64_words(&[(call, elf::R_AARCH64_CALL26, false, addend)]).unwrap_err();
-        assert_eq!(error.code(), "E0256");
+        assert!(matches!(error, LinkError::Value { .. }), "{error}");
     }
     let error = aarch64_words(&[(call, elf::R_AARCH64_TSTBR14, false, 0)]).unwrap_err();
     assert!(error.to_string().contains("R_AARCH64_TSTBR14"), "{error}");

@@ -73,7 +73,7 @@ pub struct BlockInput<'a> {
 
 /// Lowers a block.
 ///
-/// Errors: E0261, E0262, E0264.
+/// Errors: E0261, E0262, E0284.
 pub fn lower(input: &BlockInput<'_>, kernels: &mut Kernels) -> Result<BlockCode, LowerError> {
     let mut block = Block {
         graph: input.graph,

@@ -165,7 +165,7 @@ impl Kernels {
 
     /// Finishes a kernel and finds it among the known, or adds it under a name of its own.
     ///
-    /// Errors: E0264, a mistake of a generator.
+    /// Errors: E0284, a mistake of a generator.
     pub fn intern(&mut self, builder: KernelBuilder) -> Result<usize, LowerError> {
         let mut kernel = builder.finish().map_err(|errors| {
             let error = errors.into_iter().next().expect("a failed kernel has an error");
@@ -197,6 +197,6 @@ mod tests {
         let mut builder = KernelBuilder::new("k", "row");
         builder.splat(0.0, TileType::new(DType::F32, &[0]));
         let error = Kernels::default().intern(builder).expect_err("a tile of nothing");
-        assert_eq!(error.code(), "E0264");
+        assert_eq!(error.code(), "E0284");
     }
 }

@@ -200,7 +200,7 @@ impl Instance<'_> {
 impl Block<'_> {
     /// Lowers a contraction over the context.
     ///
-    /// Errors: E0261, E0262, E0264.
+    /// Errors: E0261, E0262, E0284.
     pub fn context(&mut self, group: &Group) -> Result<(), LowerError> {
         let id = group.nodes[0];
         let node = self.graph.node(id);

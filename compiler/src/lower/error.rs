@@ -1,5 +1,6 @@
-//! What can go wrong in lowering, E0260 to E0279.
+//! What can go wrong in lowering, E0260 to E0263 and mistakes of latentc.
 
+use crate::error::MISTAKE;
 use ir::dim::Name;
 use ir::error::IrError;
 use ir::kernel::packing::PackingError;
@@ -64,8 +65,6 @@ impl LowerError {
         ("E0261", "a form that no generator takes"),
         ("E0262", "a dim that must be known when compiling is not"),
         ("E0263", "the program has no such entry point"),
-        ("E0264", "a generator made an ill-formed kernel"),
-        ("E0265", "a weight that cannot be laid out as its kernel wants it"),
     ];
 
     /// The diagnostic's code.
@@ -75,15 +74,16 @@ impl LowerError {
             LowerError::Form { .. } => "E0261",
             LowerError::Unbound { .. } => "E0262",
             LowerError::Entry(_) => "E0263",
-            LowerError::Kernel { .. } => "E0264",
-            LowerError::Weight { .. } => "E0265",
+            LowerError::Kernel { .. } | LowerError::Weight { .. } => MISTAKE.0,
         }
     }
 
     /// What to do next.
     pub fn help(&self) -> &'static str {
         match self {
-            LowerError::Kernel { .. } => "this is a bug in latentc; please report it",
+            LowerError::Kernel { .. } | LowerError::Weight { .. } => {
+                "this is a bug in latentc; please report it"
+            }
             LowerError::Entry(_) => "a program needs an entry point `forward`",
             _ => "write the block in the forms that `latentc ops` lists as lowered",
         }

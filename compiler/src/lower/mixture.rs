@@ -47,7 +47,7 @@ struct Temps {
 impl Block<'_> {
     /// Lowers a group of experts.
     ///
-    /// Errors: E0261, E0262, E0264.
+    /// Errors: E0261, E0262, E0284.
     pub fn experts(&mut self, group: &Group) -> Result<(), LowerError> {
         let claims = &self.partition.claims;
         let claim = &claims.all()[group.claim.expect("experts are a claim")];

@@ -50,7 +50,7 @@ pub struct Lowered {
 
 /// Lowers the entry point `forward` of a program, of one form in all steps.
 ///
-/// Errors: E0260 to E0265.
+/// Errors: E0260 to E0263, E0284.
 pub fn lower(
     program: &Program,
     options: &Options,
@@ -62,7 +62,7 @@ pub fn lower(
 /// Lowers the entry point `forward` of equal programs that differ in form from step to step, and
 /// keep the same of a sequence. They are tried in order.
 ///
-/// Errors: E0260 to E0265.
+/// Errors: E0260 to E0263, E0284.
 pub fn lower_variants(
     variants: &[Variant],
     options: &Options,
@@ -212,7 +212,7 @@ impl<'a> Planner<'a> {
 
     /// The row of the plan's table for a weight packed so.
     ///
-    /// Errors: E0265.
+    /// Errors: E0284.
     fn pack(&mut self, packed: Packed) -> Result<u32, LowerError> {
         if let Some(at) = self.packed.iter().position(|p| *p == packed) {
             return Ok(at as u32);
@@ -603,6 +603,6 @@ mod tests {
             packing: None,
         };
         let refused = Planner::new(&program, &options, &device).pack(packed);
-        assert_eq!(refused.map_err(|e| e.code()), Err("E0265"));
+        assert_eq!(refused.map_err(|e| e.code()), Err("E0284"));
     }
 }

@@ -29,7 +29,7 @@ const PRODUCT: [u32; 3] = [96, 64, 512];
 /// Nothing but probes, whose products take operands of `dtype`: what measures a machine without a
 /// model.
 ///
-/// Errors: E0264.
+/// Errors: E0284.
 pub fn alone(dtype: DType) -> Result<Lowered, LowerError> {
     let mut kernels = Kernels::default();
     let probes = probes_of(&mut kernels, dtype)?;
@@ -56,7 +56,7 @@ pub fn alone(dtype: DType) -> Result<Lowered, LowerError> {
 
 /// The probes, their kernels among the others.
 ///
-/// Errors: E0264.
+/// Errors: E0284.
 pub fn probes(kernels: &mut Kernels) -> Result<Vec<Probe>, LowerError> {
     probes_of(kernels, DType::BF16)
 }

@@ -35,14 +35,14 @@ struct RowKernel<'b, 'g> {
 
 /// Lowers a group of row-wise nodes.
 ///
-/// Errors: E0261, E0262, E0264.
+/// Errors: E0261, E0262, E0284.
 pub fn lower(block: &mut Block<'_>, group: &Group) -> Result<(), LowerError> {
     lower_to(block, group, block.results(&group.nodes))
 }
 
 /// Lowers a group that stores these values.
 ///
-/// Errors: E0261, E0262, E0264.
+/// Errors: E0261, E0262, E0284.
 pub fn lower_to(
     block: &mut Block<'_>,
     group: &Group,

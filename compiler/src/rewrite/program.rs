@@ -35,20 +35,6 @@ pub enum RewriteError {
 }
 
 impl RewriteError {
-    /// Every code with what it stands for.
-    pub const CODES: &[(&str, &str)] = &[
-        ("E0283", "rewriting made a term that is no graph (a mistake of latentc)"),
-        ("E0284", "rewriting changed what a block computes (a mistake of latentc)"),
-    ];
-
-    /// The diagnostic's code.
-    pub fn code(&self) -> &'static str {
-        match self {
-            RewriteError::Graph { .. } => "E0283",
-            RewriteError::Unequal { .. } => "E0284",
-        }
-    }
-
     /// A term of a block that is no graph.
     pub fn of_term(block: &Name, error: IrError) -> RewriteError {
         RewriteError::Graph { block: block.clone(), error: Box::new(error) }
@@ -138,7 +124,7 @@ impl<'a> Rewriter<'a> {
 
     /// The form for a step, known or new.
     ///
-    /// Errors: E0283, E0284.
+    /// Errors: E0284.
     pub fn at(&mut self, point: Point) -> Result<Form, RewriteError> {
         self.blocks.iter_mut().map(|block| block.at(point)).collect::<Result<_, _>>().map(Form)
     }

@@ -293,8 +293,8 @@ fn compiled(planted: &Planted, laws: &dyn Fn() -> Vec<Law>) -> Option<RewriteErr
 fn a_wrong_law_fails_when_compiling() {
     for planted in all() {
         let name = (planted.law)().name;
-        let error = compiled(&planted, &|| with(&planted)).map(|error| error.code());
-        assert_eq!(error, Some("E0284"), "{name}");
+        let error = compiled(&planted, &|| with(&planted));
+        assert!(matches!(error, Some(RewriteError::Unequal { .. })), "{name}");
         assert!(compiled(&planted, &law::all).is_none(), "{name}: the right laws alone");
     }
 }
@@ -304,6 +304,6 @@ fn a_law_that_makes_no_graph_fails_when_compiling() {
     let graph = all().swap_remove(1).graph;
     let planted = Planted { law: beyond, graph, point: STEP, without: &[] };
     let error = compiled(&planted, &|| with(&planted)).expect("a term that is no graph");
-    assert_eq!(error.code(), "E0283");
+    assert!(matches!(error, RewriteError::Graph { .. }));
     assert!(error.to_string().starts_with("block @scale: "), "{error}");
 }

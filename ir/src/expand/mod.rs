@@ -72,7 +72,7 @@ impl std::fmt::Debug for Machine<'_> {
 /// The kernel as a loop program for a machine.
 ///
 /// # Errors
-/// E0180 for the few things that have no expansion (carried or allocated scaled tiles).
+/// E0301 for the few things that have no expansion (carried or allocated scaled tiles).
 pub fn expand(kernel: &Kernel, machine: &Machine) -> Result<Program> {
     let mut expander = Expander::new(kernel, *machine);
     expander.program()?;

@@ -34,7 +34,7 @@ pub struct Eval<'a, N> {
 
 /// The value of a dim.
 ///
-/// Errors: E0125 where a symbol has none, or it overflows.
+/// Errors: E0129 where a symbol has none, or it overflows.
 pub fn value_of(dim: &Dim, bindings: &Bindings) -> Result<i64, GraphError> {
     dim.eval(&|n| bindings.get(n).copied()).ok_or_else(|| GraphError::Unbound(dim.clone()))
 }

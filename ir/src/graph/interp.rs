@@ -43,8 +43,8 @@ pub fn evaluate<N: Number>(
 /// the arguments and of the past. `past` has the rows so far of each `history` node, as an earlier
 /// evaluation's [`Outcome::histories`] gives them; it is empty in a first step.
 ///
-/// Errors: E0122 for a symbol outside its bounds, E0125 for one that nothing binds, E0128 for an
-/// argument or past of the wrong class or shape, and whatever the ops report.
+/// Errors: E0122 for a symbol outside its bounds, E0129 for one that nothing binds, or an argument or
+/// past of the wrong class or shape, and whatever the ops report.
 pub fn evaluate_after<N: Number>(
     graph: &Graph,
     args: &[&Tensor<N>],

@@ -32,7 +32,7 @@ impl<'p, N: Number> Sequence<'p, N> {
 
     /// Evaluates an entry on its inputs; states that its blocks append to grow, and histories.
     ///
-    /// Errors: E0104 for an entry that is not there, E0128 for wrong inputs, what the weights'
+    /// Errors: E0104 for an entry that is not there, E0129 for wrong inputs, what the weights'
     /// source and the ops report. The states are as before then.
     pub fn step(
         &mut self,

@@ -71,8 +71,8 @@ impl Weight {
     /// The decoded elements, in row-major order of the logical extents. `bytes_of` gives a stored
     /// tensor's little-endian bytes.
     ///
-    /// Errors: E0104 for a tensor that is not there, E0129 for more elements than an evaluation may
-    /// hold, E0130 for a tensor of another size, E0131.
+    /// Errors: E0104 for a tensor that is not there, E0129 for a tensor of another size, or of more
+    /// elements than an evaluation may hold, E0131.
     pub fn values<'b>(
         &self,
         bytes_of: &dyn Fn(&str) -> Option<&'b [u8]>,
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(code(&per_head(5, 2, "i8", &[])), "E0131");
         assert_eq!(code(&per_head(-1, 1, "i8", &[])), "E0131");
         assert_eq!(code(&per_head(0, 2, "i8<f32 2x2>", &[])), "E0131");
-        assert_eq!(code(&per_head(0, 2, "bf16", &[])), "E0130");
+        assert_eq!(code(&per_head(0, 2, "bf16", &[])), "E0129");
         let mut huge = per_head(0, 1, "i8", &[]);
         huge.dims = vec![i64::MAX, i64::MAX, 2];
         assert_eq!(code(&huge), "E0129");

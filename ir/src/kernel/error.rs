@@ -1,4 +1,4 @@
-//! What can be wrong with a kernel, E0140 to E0169.
+//! What can be wrong with a kernel, E0140 to E0162.
 
 use super::TileType;
 use super::packing::PackingError;
@@ -186,8 +186,7 @@ impl KernelError {
         ("E0141", "an operand or result of an encoding that the operation does not take"),
         ("E0142", "an operand of a rank that the operation does not take"),
         ("E0143", "an axis, factor, start or count that does not fit the operand"),
-        ("E0144", "a result declared with another type than follows from the operands"),
-        ("E0145", "a result whose type does not follow from the operands and was not given"),
+        ("E0144", "a result declared with another type than follows from the operands, or none"),
         ("E0146", "an expression that has no type"),
         ("E0148", "a value used where it is not defined"),
         ("E0149", "a name given twice, or a value defined twice"),
@@ -213,8 +212,7 @@ impl KernelError {
             KernelError::Encoding { .. } => "E0141",
             KernelError::Rank { .. } => "E0142",
             KernelError::Axis { .. } => "E0143",
-            KernelError::Declared { .. } => "E0144",
-            KernelError::Undeclared { .. } => "E0145",
+            KernelError::Declared { .. } | KernelError::Undeclared { .. } => "E0144",
             KernelError::Expr(_) => "E0146",
             KernelError::Unknown { .. } => "E0148",
             KernelError::Redefined { .. } => "E0149",

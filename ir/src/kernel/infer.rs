@@ -467,7 +467,7 @@ mod tests {
     fn a_type_that_nothing_tells_must_be_declared() {
         let types = Types { params: &[], values: &[] };
         let error = types.infer(&Op::Alloc, None).expect_err("memory of no type");
-        assert_eq!(error.code(), "E0145");
+        assert_eq!(error.code(), "E0144");
         let declared = TileType::new(DType::F32, &[4]);
         assert_eq!(types.infer(&Op::Alloc, Some(&declared)), Ok(declared.clone()));
     }

@@ -11,7 +11,7 @@
 //! - [`mod@print`], [`parse`]: the text form; `parse(print(k)) == k`
 //! - [`verify`]: every check, all errors at once
 //! - [`interp`]: the meaning, in f64 or f32
-//! - [`error`]: E0140 to E0169
+//! - [`error`]: E0140 to E0164
 //!
 //! Text (see `ir/README.md` for the grammar):
 //!

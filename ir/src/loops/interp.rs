@@ -38,7 +38,7 @@ impl Memory {
 /// signature has them.
 ///
 /// # Errors
-/// E0181: an access outside of the memory, a division by 0.
+/// E0301: an access outside of the memory, a division by 0.
 pub fn run(
     program: &Program,
     args: &[u64],

@@ -10,7 +10,7 @@ use crate::error::{IrError, IrErrorKind};
 /// Checks a program.
 ///
 /// # Errors
-/// E0181, for the first thing found.
+/// E0301, for the first thing found.
 pub fn verify(program: &Program) -> Result<(), IrError> {
     let mut checker = Checker { program, defined: vec![false; program.regs.len()], scope: vec![] };
     checker.block(&program.body).map_err(|what| IrError {
@@ -321,7 +321,7 @@ mod tests {
         let program =
             Program { name: "p".into(), lanes: 4, regs: regs.to_vec(), scratch_bytes: 0, body };
         verify(&program).map_err(|e| {
-            assert_eq!(e.kind.code(), "E0181");
+            assert_eq!(e.kind.code(), "E0301");
             e.to_string()
         })
     }

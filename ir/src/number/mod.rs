@@ -39,7 +39,7 @@ pub trait Number: Copy + PartialEq + Debug + Default + Send + Sync + 'static {
     fn mul(self, other: Self) -> Self;
     /// Quotient.
     ///
-    /// Errors: E0126 for a zero divisor in the field.
+    /// Errors: E0129 for a zero divisor in the field.
     fn div(self, by: Self) -> Result<Self, GraphError>;
     /// A function of real numbers; `Not` and `Int` leave the number as it is.
     fn unary(self, f: Unary, key: u64) -> Self;

@@ -137,6 +137,12 @@ pub enum ArtifactError {
         /// What is allowed.
         expected: &'static str,
     },
+    /// The name of a file that must stand in an artifact's text.
+    #[error("cannot write `{}`: its name is not UTF-8, in which the artifact would hold it", path.display())]
+    Name {
+        /// The file.
+        path: PathBuf,
+    },
     /// The system refused.
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {
@@ -164,7 +170,7 @@ impl ArtifactError {
         ("E0410", "the weights file is not the one that the artifact was written with"),
         ("E0411", "a section is not the JSON that its schema says"),
         ("E0412", "the plan contradicts itself"),
-        ("E0413", "the writer was called out of order"),
+        ("E0413", "what is to be written makes no artifact"),
         ("E0414", "the system refused"),
         ("E0415", "a file of the checkpoint is not the one that the artifact was compiled from"),
     ];
@@ -184,7 +190,7 @@ impl ArtifactError {
             ArtifactError::ExternalWeights { .. } => "E0410",
             ArtifactError::Schema { .. } => "E0411",
             ArtifactError::Plan { .. } => "E0412",
-            ArtifactError::Order { .. } => "E0413",
+            ArtifactError::Order { .. } | ArtifactError::Name { .. } => "E0413",
             ArtifactError::Io { .. } => "E0414",
             ArtifactError::Checkpoint { .. } => "E0415",
         }
@@ -224,6 +230,7 @@ impl ArtifactError {
             ArtifactError::Checkpoint { .. } => {
                 "name the checkpoint's folder with --checkpoint DIR, or compile it again"
             }
+            ArtifactError::Name { .. } => "choose an output whose name is UTF-8",
             ArtifactError::Order { .. } => "this is a defect of the program that writes the file",
             ArtifactError::Io { source, .. } => limit::help(Limit::of(source)),
         }

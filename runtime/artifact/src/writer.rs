@@ -432,9 +432,7 @@ fn order(found: String, expected: &'static str) -> ArtifactError {
 
 fn file_name(path: &Path) -> Result<String, ArtifactError> {
     let name = path.file_name().and_then(|name| name.to_str());
-    name.map(str::to_owned).ok_or_else(|| {
-        order(format!("file name `{}`", path.display()), "a file name that is utf-8 text")
-    })
+    name.map(str::to_owned).ok_or_else(|| ArtifactError::Name { path: path.into() })
 }
 
 /// A file under a temporary name in the folder of its final one.

@@ -191,6 +191,6 @@ mod tests {
             checked_step(&mut Short, &[part]).map(<[f32]>::len).map_err(|e| e.code())
         };
         assert_eq!(step(Want::Last), Ok(3));
-        assert_eq!(step(Want::All), Err("E0614"));
+        assert_eq!(step(Want::All), Err("E0608"));
     }
 }

@@ -188,7 +188,7 @@ fn a_closed_output_ends_the_command() {
     let closed = ran.expect_err("nobody reads");
     assert!(matches!(closed, GenerateError::OutputClosed));
     // The reader's going is no fault: nothing is said, and the exit code is that of success.
-    assert_eq!((closed.code(), closed.help(), closed.exit_code()), ("E0616", None, 0));
+    assert_eq!((closed.code(), closed.help(), closed.exit_code()), ("E0615", None, 0));
 }
 
 fn chat_with(input: &str, arguments: &[&str]) -> (Result<()>, String, String) {
@@ -296,7 +296,7 @@ fn logits_files_hold_every_position() {
     let mut failing = FakeEngine::new(33, 64, 4, 20);
     failing.fail_at = Some(1);
     let failed = logits::write_logits(&mut failing, &prompts, Feed::Chunked(2), &out);
-    assert_eq!(failed.expect_err("the engine fails").code(), "E0510");
+    assert_eq!(failed.expect_err("the engine fails").code(), "E0509");
     assert_eq!(std::fs::read(&out).expect("it is there"), before, "half a file was left");
     let names = std::fs::read_dir(folder.path()).expect("readable").count();
     assert_eq!(names, 2, "a temporary file was left");
@@ -459,7 +459,7 @@ fn bench_feeds_what_was_asked_for() {
     let mut small = FakeEngine::new(VOCAB, 24, 4, 20);
     assert_eq!(bench::measure(&mut small, &args).expect_err("25 > 24").code(), "E0612");
     let mut few = FakeEngine::new(VOCAB, 64, 4, 6);
-    assert_eq!(bench::measure(&mut few, &args).expect_err("7 pages").code(), "E0613");
+    assert_eq!(bench::measure(&mut few, &args).expect_err("7 pages").code(), "E0612");
 }
 
 #[test]

@@ -223,7 +223,7 @@ fn an_engine_that_fails_loses_no_pages() {
     let error = (0..3).find_map(|_| scheduler.step(&mut events).err()).expect("it fails");
     assert_eq!(
         (error.code(), error.to_string().as_str()),
-        ("E0510", "a worker thread panicked: the fake engine failed")
+        ("E0509", "a worker thread panicked: the fake engine failed")
     );
     assert_eq!(scheduler.free_pages(), 50);
     assert!(!scheduler.is_idle(), "the second request still waits");
@@ -238,7 +238,7 @@ fn unsound_requests_are_refused() {
     assert_eq!(code(request(&[0, VOCAB as i32], 1, 0)), "E0604");
     assert_eq!(code(request(&[-1], 1, 0)), "E0604");
     assert_eq!(code(request(&prompt(101, 0), 1, 0)), "E0612");
-    assert_eq!(code(request(&prompt(41, 0), 1, 0)), "E0613");
+    assert_eq!(code(request(&prompt(41, 0), 1, 0)), "E0612");
     let mut hot = request(&[1], 1, 1);
     hot.sampling.top_p = 2.0;
     assert_eq!(code(hot), "E0610");

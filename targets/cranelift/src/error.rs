@@ -1,4 +1,4 @@
-//! What can go wrong, E0301 to E0305.
+//! What can go wrong.
 
 use ir::error::IrError;
 use ir::target::TargetError;
@@ -49,28 +49,7 @@ pub enum CraneliftError {
     },
 }
 
-impl CraneliftError {
-    /// Every code with what it stands for.
-    pub const CODES: &[(&str, &str)] = &[
-        ("E0301", "a level of the instruction set that is not one of those known"),
-        ("E0302", "a kernel that cannot be made into loops"),
-        ("E0303", "code generation refused a function"),
-        ("E0304", "code that would call a function that is not there"),
-        ("E0305", "the object could not be written"),
-    ];
-}
-
 impl TargetError for CraneliftError {
-    fn code(&self) -> &'static str {
-        match self {
-            CraneliftError::Isa { .. } => "E0301",
-            CraneliftError::Expand { .. } => "E0302",
-            CraneliftError::Codegen { .. } => "E0303",
-            CraneliftError::Import { .. } => "E0304",
-            CraneliftError::Object { .. } => "E0305",
-        }
-    }
-
     fn help(&self) -> &'static str {
         match self {
             CraneliftError::Isa { .. } => "name a level that `latentc compile -C help` lists",

@@ -149,7 +149,6 @@ mod tests {
     };
     use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
     use ir::loops::{Arith, Elem, Inst, Reg, RegType, Stmt};
-    use ir::target::TargetError;
 
     #[test]
     fn calls_of_what_is_not_there_are_refused() {
@@ -170,7 +169,7 @@ mod tests {
         builder.seal_all_blocks();
         builder.finalize(isa.target.frontend_config());
         let code = context.compile(&*isa.target, &mut Default::default()).expect("code");
-        assert_eq!(no_imports("k", code).expect_err("a call").code(), "E0304");
+        assert!(matches!(no_imports("k", code), Err(CraneliftError::Import { .. })));
     }
 
     #[test]
@@ -184,7 +183,7 @@ mod tests {
             scratch_bytes: 0,
             body: vec![twice],
         };
-        let refused = compile_programs(&[program], "x86-64-v2").expect_err("no value");
-        assert_eq!(refused.code(), "E0303");
+        let refused = compile_programs(&[program], "x86-64-v2");
+        assert!(matches!(refused, Err(CraneliftError::Codegen { .. })));
     }
 }

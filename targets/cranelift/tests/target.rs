@@ -72,10 +72,9 @@ fn what_cannot_be_done_is_said() {
     let kernels = worked();
     let kernel = &kernels[0];
     let unknown = Cranelift.compile(&[kernel], "x86-64-v9").expect_err("no such level");
-    assert_eq!(unknown.code(), "E0301");
     assert!(unknown.to_string().contains("x86-64-v3"), "{unknown}");
     let twice = Cranelift.compile(&[kernel, kernel], "x86-64-v2").expect_err("a name twice");
-    assert_eq!(twice.code(), "E0305");
+    assert!(twice.to_string().contains("no object file"), "{twice}");
     assert!(kernels.iter().all(|k| Cranelift.supports(k) == Support::Yes));
     let carried = parse::kernel(
         "kernel @carried row (%x: in i8<f32 1x4>[n, 8], %y: out i8<f32 1x4>[n, 8])
@@ -91,11 +90,11 @@ fn what_cannot_be_done_is_said() {
     )
     .expect("a kernel");
     let error = expand(&carried, &Machine { lanes: 4, mma: &|_| false }).expect_err("no loops");
-    assert_eq!(error.kind.code(), "E0180");
+    assert_eq!(error.kind.code(), "E0301");
     let Support::No(reason) = Cranelift.supports(&carried) else { panic!("it cannot") };
     assert!(reason.contains("carried"), "{reason}");
     let refused = Cranelift.compile(&[&carried], "x86-64-v2").expect_err("no loops");
-    assert_eq!(refused.code(), "E0302");
+    assert!(refused.to_string().contains("has no loops"), "{refused}");
 }
 
 /// A product over `%w` of 64 by 512 with a fan; what a worker of all instances prefetches, and the

@@ -1,4 +1,4 @@
-//! What can go wrong, E0330 to E0339.
+//! What can go wrong.
 
 use ir::target::TargetError;
 use thiserror::Error;
@@ -83,41 +83,7 @@ pub enum LlvmError {
     },
 }
 
-impl LlvmError {
-    /// Every code with what it stands for.
-    pub const CODES: &[(&str, &str)] = &[
-        ("E0330", "a level this target does not have"),
-        ("E0331", "LLVM was built without the architecture, or refuses its options"),
-        ("E0332", "a program that breaks the rules of loop IR"),
-        ("E0333", "a tile product that no lowering here takes"),
-        ("E0334", "LLVM's verifier or passes failed on our code"),
-        ("E0335", "two kernels of one name, or a name that is no C identifier"),
-        ("E0336", "objects could not be joined into one"),
-        ("E0337", "the kernel could not be expanded into loops"),
-        ("E0338", "code that would not load: it refers to something outside of it"),
-    ];
-
-    /// The diagnostic's code.
-    pub fn code(&self) -> &'static str {
-        match self {
-            LlvmError::UnknownLevel { .. } => "E0330",
-            LlvmError::NoMachine { .. } => "E0331",
-            LlvmError::Malformed { .. } => "E0332",
-            LlvmError::Product { .. } => "E0333",
-            LlvmError::Refused { .. } => "E0334",
-            LlvmError::Name { .. } => "E0335",
-            LlvmError::Join { .. } => "E0336",
-            LlvmError::Expand { .. } => "E0337",
-            LlvmError::Import { .. } => "E0338",
-        }
-    }
-}
-
 impl TargetError for LlvmError {
-    fn code(&self) -> &'static str {
-        LlvmError::code(self)
-    }
-
     fn help(&self) -> &'static str {
         match self {
             LlvmError::UnknownLevel { .. } => "name one of the levels listed",

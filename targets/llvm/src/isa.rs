@@ -115,7 +115,7 @@ impl Isa {
     /// The level of a name.
     ///
     /// # Errors
-    /// E0330 if there is none.
+    /// [`LlvmError::UnknownLevel`] if there is none.
     pub fn named(name: &str) -> Result<&'static Isa, LlvmError> {
         LEVELS.iter().find(|l| l.name == name).ok_or_else(|| LlvmError::UnknownLevel {
             found: name.to_owned(),

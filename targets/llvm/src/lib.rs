@@ -3,7 +3,7 @@
 //! - [`isa`]: levels of the instruction sets
 //! - [`target`]: [`Llvm`], which compiles
 //! - [`memory`]: what happens where there is none
-//! - [`error`]: E0330 to E0338
+//! - [`error`]: what can go wrong
 //!
 //! On the way: `emit` writes a program's function, `mma` the functions of its tile products,
 //! `module` runs LLVM on it, `join` makes one object of many.

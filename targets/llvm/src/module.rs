@@ -37,7 +37,7 @@ const PASSES: &str = concat!(
 /// Compiles one program in a context of its own; gives the bytes, and the scratch it needs.
 ///
 /// # Errors
-/// What `emit` finds; E0331, E0334.
+/// What `emit` finds; [`LlvmError::NoMachine`], [`LlvmError::Refused`].
 pub(crate) fn compile(
     program: &Program,
     isa: &'static Isa,
@@ -105,6 +105,6 @@ mod tests {
         let known = Isa::named("x86-64-v3").expect("a level");
         assert!(machine(known).is_ok());
         let isa = Isa { triple: "abacus-unknown-none", ..*known };
-        assert_eq!(machine(&isa).err().map(|e| e.code()), Some("E0331"));
+        assert!(matches!(machine(&isa), Err(LlvmError::NoMachine { .. })));
     }
 }

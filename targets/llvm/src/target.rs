@@ -51,7 +51,7 @@ impl Llvm {
     /// Compiles programs into one object. Bytes do not depend on the number of threads.
     ///
     /// # Errors
-    /// E0330 for a level that no architecture here has; E0331 to E0338.
+    /// [`LlvmError::UnknownLevel`] for a level that no architecture here has, and all others.
     pub fn compile_programs(
         &self,
         programs: &[Program],
@@ -92,7 +92,7 @@ impl Llvm {
     /// [`isa::EMULATED`] is its code for x86-64-v3.
     ///
     /// # Errors
-    /// E0330 for a level that no architecture here has; E0337.
+    /// [`LlvmError::UnknownLevel`] for a level that no architecture here has; [`LlvmError::Expand`].
     pub fn uses_tiles(&self, kernel: &Kernel, isa: &str) -> Result<bool, LlvmError> {
         let isa = Isa::named(isa)?;
         let mut tiled = false;

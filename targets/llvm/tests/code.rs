@@ -147,39 +147,42 @@ fn listings_name_the_kernel() {
     assert!(!levels.contains(&"amx-soft") && levels.contains(&"x86-64-amx"));
 }
 
-fn code(programs: &[Program], level: &str) -> &'static str {
-    Llvm::x86_64().compile_programs(programs, level).unwrap_err().code()
+fn fault(programs: &[Program], level: &str) -> LlvmError {
+    Llvm::x86_64().compile_programs(programs, level).unwrap_err()
 }
 
 #[test]
 fn faults_are_named() {
     let empty = |name: &str| Build::new(8).finish(name, 0);
-    assert_eq!(code(&[empty("a")], "x86-64-v9"), "E0330");
-    assert_eq!(code(&[empty("a"), empty("a")], "x86-64-v3"), "E0335");
-    assert_eq!(code(&[empty("a-b")], "x86-64-v3"), "E0335");
-    assert_eq!(code(&[empty("")], "x86-64-v3"), "E0335");
+    assert!(matches!(fault(&[empty("a")], "x86-64-v9"), LlvmError::UnknownLevel { .. }));
+    assert!(matches!(fault(&[empty("a"), empty("a")], "x86-64-v3"), LlvmError::Name { .. }));
+    assert!(matches!(fault(&[empty("a-b")], "x86-64-v3"), LlvmError::Name { .. }));
+    assert!(matches!(fault(&[empty("")], "x86-64-v3"), LlvmError::Name { .. }));
 
     // A register used before its definition, and one of the wrong type.
     let mut b = Build::new(8);
     let r = b.reg(Elem::I64, 1);
     b.store(ir::loops::MemElem::I64, r, 0, r);
-    assert_eq!(code(&[b.finish("a", 0)], "x86-64-v3"), "E0332");
+    assert!(matches!(fault(&[b.finish("a", 0)], "x86-64-v3"), LlvmError::Malformed { .. }));
     let mut b = Build::new(8);
     b.set(Elem::F32, 8, Inst::Int(1));
-    assert_eq!(code(&[b.finish("a", 0)], "x86-64-v3"), "E0332");
+    assert!(matches!(fault(&[b.finish("a", 0)], "x86-64-v3"), LlvmError::Malformed { .. }));
     let mut b = Build::new(8);
     b.push(Stmt::Let(Reg(7), Inst::Int(1)));
-    assert_eq!(code(&[b.finish("a", 0)], "x86-64-v3"), "E0332");
+    assert!(matches!(fault(&[b.finish("a", 0)], "x86-64-v3"), LlvmError::Malformed { .. }));
     let mut b = Build::new(8);
     b.set(Elem::I32, 3, Inst::Int(1));
-    assert_eq!(code(&[b.finish("a", 0)], "x86-64-v3"), "E0332");
+    assert!(matches!(fault(&[b.finish("a", 0)], "x86-64-v3"), LlvmError::Malformed { .. }));
 
     // Scratch of more than there are addresses, a product of nothing.
     let whole = Case::of([1, 16, 2], [DType::F32, DType::BF16], Lie::Rows);
     let mut p = program("a", 8, &whole);
     p.scratch_bytes = u64::MAX - 1;
-    assert_eq!(code(&[p], "x86-64-v3"), "E0332");
-    assert_eq!(code(&[program("a", 8, &Case { k: 0, ..whole })], "x86-64-v3"), "E0333");
+    assert!(matches!(fault(&[p], "x86-64-v3"), LlvmError::Malformed { .. }));
+    assert!(matches!(
+        fault(&[program("a", 8, &Case { k: 0, ..whole })], "x86-64-v3"),
+        LlvmError::Product { .. }
+    ));
 
     // A value that does not dominate its use is LLVM's to find.
     let mut b = Build::new(8);
@@ -189,7 +192,7 @@ fn faults_are_named() {
     b.either(yes, |b| inner = Some(b.arith(ir::loops::Arith::Add, begin, begin)), |_| {});
     let p = b.argument(0);
     b.store(ir::loops::MemElem::I64, p, 0, inner.unwrap());
-    let e = Llvm::x86_64().compile_programs(&[b.finish("a", 0)], "x86-64-v3").unwrap_err();
-    assert!(matches!(e, LlvmError::Refused { .. }) && e.code() == "E0334", "{e}");
+    let e = fault(&[b.finish("a", 0)], "x86-64-v3");
+    assert!(matches!(e, LlvmError::Refused { .. }), "{e}");
     assert!(!e.help().is_empty());
 }

@@ -1,7 +1,9 @@
 //! Runs the command of a case, in the scene's folder and within its limits.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -101,7 +103,7 @@ impl Setting {
             None => Stdio::piped(),
         };
         let mut command = Command::new(program);
-        command.args(&words[1..]).current_dir(scene).env_clear();
+        command.args(words[1..].iter().map(|word| argument(word))).current_dir(scene).env_clear();
         command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());
         let (limits, closed) = (self.limits.clone(), self.closed.clone());
         // SAFETY: only system calls that may stand between fork and exec.
@@ -128,6 +130,18 @@ impl Setting {
             _ => text,
         }
     }
+}
+
+/// A word with each `\xHH` as that byte.
+fn argument(word: &str) -> OsString {
+    let mut parts = word.split("\\x");
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at(2);
+        bytes.push(u8::from_str_radix(digits, 16).unwrap());
+        bytes.extend(rest.as_bytes());
+    }
+    OsString::from_vec(bytes)
 }
 
 /// Sets limits and closes streams of a process that is about to begin. A superuser loses the

@@ -30,7 +30,7 @@ struct Shaper<'a, 'g> {
 impl Block<'_> {
     /// Lowers an attention.
     ///
-    /// Errors: E0261, E0262, E0264.
+    /// Errors: E0261, E0262, E0284.
     pub fn attention(&mut self, group: &Group) -> Result<(), LowerError> {
         let claim = &self.partition.claims.all()[group.claim.expect("attention is a claim")];
         let Form::Attention(form) = &claim.form else {

@@ -1,4 +1,4 @@
-//! What can go wrong while a kernel runs, E0147 and E0163 to E0169.
+//! What can go wrong while a kernel runs, E0163 and E0164.
 
 use crate::dim::Name;
 use thiserror::Error;
@@ -95,27 +95,21 @@ pub enum InterpError {
 impl InterpError {
     /// Every code with what it stands for.
     pub const CODES: &[(&str, &str)] = &[
-        ("E0147", "an encoded tile stored across blocks of scales"),
-        ("E0163", "an access beyond an axis, not masked"),
+        ("E0163", "a kernel that does what it must not, or is given what it does not take"),
         ("E0164", "two instances of the grid meet in one element of a parameter"),
-        ("E0165", "scratch read before it was written"),
-        ("E0166", "memory of a parameter that is missing, read-only or too short"),
-        ("E0167", "division of integers by zero or less"),
-        ("E0168", "a symbol, size or count out of its bounds, or not given"),
-        ("E0169", "a position of `pick` or `place` beyond the tile"),
     ];
 
     /// The diagnostic's code.
     pub fn code(&self) -> &'static str {
         match self {
-            InterpError::Block { .. } => "E0147",
-            InterpError::OutOfBounds { .. } => "E0163",
             InterpError::Race { .. } => "E0164",
-            InterpError::Uninitialised { .. } => "E0165",
-            InterpError::Buffer { .. } => "E0166",
-            InterpError::Divisor { .. } => "E0167",
-            InterpError::Size { .. } => "E0168",
-            InterpError::Position { .. } => "E0169",
+            InterpError::OutOfBounds { .. }
+            | InterpError::Uninitialised { .. }
+            | InterpError::Buffer { .. }
+            | InterpError::Divisor { .. }
+            | InterpError::Size { .. }
+            | InterpError::Position { .. }
+            | InterpError::Block { .. } => "E0163",
         }
     }
 

@@ -51,7 +51,7 @@ impl Buffer<'_> {
 /// Runs every instance of a kernel that verifies. Buffers are those of the parameters; `symbols`
 /// are the values of the kernel's symbols, in order.
 ///
-/// Errors: E0147, E0163 to E0169.
+/// Errors: E0163, E0164.
 pub fn run<T: Real>(
     kernel: &Kernel,
     buffers: Vec<Buffer<'_>>,
@@ -91,7 +91,7 @@ pub struct Machine<'a, T> {
 impl<'a, T: Real> Machine<'a, T> {
     /// Binds memory and symbols.
     ///
-    /// Errors: E0166, E0168.
+    /// Errors: E0163.
     pub fn new(
         kernel: &'a Kernel,
         buffers: Vec<Buffer<'a>>,
@@ -138,7 +138,7 @@ impl<'a, T: Real> Machine<'a, T> {
 
     /// Instances of the grid.
     ///
-    /// Errors: E0168, for a list that says it has more tuples than it can.
+    /// Errors: E0163, for a list that says it has more tuples than it can.
     pub fn instances(&self) -> Result<i64, InterpError> {
         let counts = self.counts()?;
         Ok(counts.iter().product())
@@ -174,7 +174,7 @@ impl<'a, T: Real> Machine<'a, T> {
 
     /// Runs these instances, numbered row-major over the grid.
     ///
-    /// Errors: E0147, E0163 to E0169.
+    /// Errors: E0163, E0164.
     pub fn run(&mut self, instances: Range<i64>) -> Result<(), InterpError> {
         let kernel = self.kernel;
         let counts = self.counts()?;

@@ -5,7 +5,7 @@ use super::args::BenchArgs;
 use super::bench_report::{self, Measured};
 use crate::engine::{Engine, ModelEngine, Part, Want, checked_step};
 use crate::error::{GenerateError, Result};
-use runtime::{KernelTime, Limits, RuntimeError};
+use runtime::{KernelTime, Limits};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -133,9 +133,9 @@ pub fn measure<E: Engine>(engine: &mut E, args: &BenchArgs) -> Result<Times> {
 /// # Errors
 /// What the runtime reports.
 pub fn bench(engine: &mut ModelEngine, args: &BenchArgs, streams: &mut Streams<'_>) -> Result<()> {
-    let before = limits(engine)?;
+    let before = engine.session().measure_limits()?;
     let times = measure(engine, args)?;
-    let after = limits(engine)?;
+    let after = engine.session().measure_limits()?;
     let limits = better(before, after);
     // The times above are without profiling, which slows steps down.
     let feeder = Feeder::new(engine, args)?;
@@ -151,15 +151,6 @@ pub fn bench(engine: &mut ModelEngine, args: &BenchArgs, streams: &mut Streams<'
         streams.json(&bench_report::object(model, args, &measured))
     } else {
         streams.say(&bench_report::text(model, args, &measured))
-    }
-}
-
-/// The machine's limits; `None` if the artifact was compiled without probes.
-fn limits(engine: &mut ModelEngine) -> Result<Option<Limits>> {
-    match engine.session().measure_limits() {
-        Ok(limits) => Ok(Some(limits)),
-        Err(RuntimeError::MissingProbe { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -20,7 +20,8 @@ const BOOL: RegType = RegType { elem: Elem::Bool, lanes: 1 };
 /// Emits a program into the module; gives the scratch it needs, in bytes.
 ///
 /// # Errors
-/// E0332 if the program breaks the rules of loop IR, E0333 if a product has no lowering.
+/// [`LlvmError::Malformed`] if the program breaks the rules of loop IR, [`LlvmError::Product`] if a
+/// product has no lowering.
 pub(crate) fn emit(code: &Code<'_>, program: &Program) -> Result<u64, LlvmError> {
     let mut products = Vec::new();
     let mut arguments = BTreeMap::new();

@@ -134,7 +134,8 @@ impl<'c> Products<'c> {
     /// Writes a function for each form of product of a program.
     ///
     /// # Errors
-    /// E0333 if a product has no lowering, E0332 if its scratch would not fit an address.
+    /// [`LlvmError::Product`] if a product has no lowering, [`LlvmError::Malformed`] if its scratch
+    /// would not fit an address.
     pub fn new(
         code: &Code<'c>,
         program: &Program,
