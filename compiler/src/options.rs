@@ -12,11 +12,11 @@ use std::fmt::Write;
 /// residual stream are f32 either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Compute {
+    /// Activations as codes of 8 bits, a scale for each 32, where weights are rounded to integer
+    /// codes; rounded to bf16 elsewhere.
+    Auto,
     /// Activations rounded to bf16.
     Bf16,
-    /// As codes of 8 bits, a scale for each 32, where weights are rounded to integer codes; to bf16
-    /// elsewhere.
-    Int8,
     /// Activations as they are.
     F32,
 }
@@ -25,7 +25,7 @@ impl Compute {
     /// Dtype of an activation that enters a tile product of real numbers.
     pub fn dtype(self) -> DType {
         match self {
-            Compute::Bf16 | Compute::Int8 => DType::BF16,
+            Compute::Auto | Compute::Bf16 => DType::BF16,
             Compute::F32 => DType::F32,
         }
     }
@@ -96,7 +96,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            compute: Compute::Bf16,
+            compute: Compute::Auto,
             bf16x2: Above::First,
             weights: Formats::default(),
             kv: Kept::Auto,
@@ -224,8 +224,8 @@ pub const KEYS: &[Key] = &[
     one_of!(
         compute,
         COMPUTE,
-        "bf16|int8|f32",
-        "precision in which activations enter tile products (int8: beside weights of integer codes)"
+        "auto|bf16|f32",
+        "precision of activations in tile products (auto: int8 beside weights rounded to integers, else bf16)"
     ),
     one_of!(
         bf16x2,
@@ -336,7 +336,7 @@ fn format(word: &str) -> Option<Option<Format>> {
 }
 
 const COMPUTE: [(&str, Compute); 3] =
-    [("bf16", Compute::Bf16), ("int8", Compute::Int8), ("f32", Compute::F32)];
+    [("auto", Compute::Auto), ("bf16", Compute::Bf16), ("f32", Compute::F32)];
 
 const KEPT: [(&str, Kept); 3] =
     [("auto", Kept::Auto), ("latent", Kept::Latent), ("expanded", Kept::Expanded)];
@@ -477,7 +477,7 @@ mod tests {
                 assert!(options.values().contains(&(key.name.to_string(), word.to_string())));
             }
         }
-        assert!(help().contains("-C compute=bf16|int8|f32"));
+        assert!(help().contains("-C compute=auto|bf16|f32"));
         let names = FORMATS.iter().map(|format| format!("|{}", format.name));
         assert_eq!(formats!(), format!("stored{}", names.collect::<String>()));
     }

@@ -74,7 +74,7 @@ fn small_pages() {
 
 #[test]
 fn activations_as_codes() {
-    let mut options = Options { compute: Compute::Int8, ..Options::default() };
+    let mut options = Options::default();
     options.set("weights=int4").expect("a format");
     check("rand-v2-lite", &options);
 }

@@ -46,7 +46,7 @@ fn compared(built: &Built, lowered: &Lowered, way: &str, ids: &[Vec<i32>]) -> Re
 #[test]
 fn right_code_is_near_everywhere() {
     let f32 = Options { compute: Compute::F32, page_tokens: 7, ..Options::default() };
-    let mut codes = Options { compute: Compute::Int8, ..Options::default() };
+    let mut codes = Options::default();
     codes.set("weights=int4").unwrap();
     let models = [
         ("rand-qwen2", codes),

@@ -21,7 +21,7 @@ fn lowered(imported: &Imported, options: &Options) -> Lowered {
 /// Every precision, and pages that divide nothing.
 fn choices() -> [Options; 3] {
     let odd = Options { compute: Compute::F32, page_tokens: 7, ..Options::default() };
-    let mut codes = Options { compute: Compute::Int8, ..Options::default() };
+    let mut codes = Options::default();
     codes.set("weights=int4").unwrap();
     [Options::default(), odd, codes]
 }

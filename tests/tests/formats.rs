@@ -11,18 +11,18 @@ use tests::native::{Levels, build};
 
 /// Choices, and the most that perplexity may grow by.
 const FORMATS: [(&str, f64); 12] = [
-    ("weights=int8 compute=int8", 0.005),
-    ("weights=int4 compute=int8", 0.06),
-    ("weights=fp8", 0.01),
-    ("weights=mxfp4", 0.06),
     ("weights=int8", 0.005),
     ("weights=int4", 0.06),
+    ("weights=fp8", 0.01),
+    ("weights=mxfp4", 0.06),
+    ("weights=int8 compute=bf16", 0.005),
+    ("weights=int4 compute=bf16", 0.06),
     ("weights=f16", 0.001),
+    ("weights=int8g32 compute=bf16", 0.005),
     ("weights=int8g32", 0.005),
-    ("weights=int8g32 compute=int8", 0.005),
+    ("weights=int4g64 compute=bf16", 0.06),
     ("weights=int4g64", 0.06),
-    ("weights=int4g64 compute=int8", 0.06),
-    ("weights=int4e8m0 compute=int8", 0.06),
+    ("weights=int4e8m0", 0.06),
 ];
 /// How many of them are tried where time is short, and on how many tokens.
 const FEW: (usize, usize) = (4, 6000);

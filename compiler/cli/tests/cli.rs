@@ -16,7 +16,7 @@ use support::{Scene, latentc, root};
 fn help_needs_no_model() {
     let ran = latentc(&["compile", "-C", "help"]);
     assert_eq!(ran.exit, 0);
-    assert!(ran.out.contains("-C compute=bf16|int8|f32"), "{}", ran.out);
+    assert!(ran.out.contains("-C compute=auto|bf16|f32"), "{}", ran.out);
     assert_eq!(latentc(&["--version"]).exit, 0);
     assert!(latentc(&["compile", "--help"]).out.contains("--dummy-weights"));
 }

@@ -139,7 +139,7 @@ pub fn operands(
         let operand = |id: NodeId| match options.compute {
             Compute::F32 => Operand::F32,
             _ if deciding.contains(&id) => Operand::F32,
-            Compute::Int8 if rounded.multiplies_codes(id) => Operand::I8,
+            Compute::Auto if rounded.multiplies_codes(id) => Operand::I8,
             _ if above.contains(&id) => Operand::Bf16x2,
             _ => Operand::Bf16,
         };

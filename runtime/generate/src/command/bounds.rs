@@ -53,7 +53,7 @@ impl Bounds {
         }
         let is =
             |key: &str, values: &[&str]| options.get(key).is_some_and(|v| values.contains(&&**v));
-        let is_rounded = is("compute", &["bf16", "int8"]) || is("kv-dtype", &["bf16"]);
+        let is_rounded = is("compute", &["auto", "bf16"]) || is("kv-dtype", &["bf16"]);
         let own = if is_rounded { BF16 } else { F32 };
         let [row, median] = [own.row, own.median].map(|bound| tolerance.unwrap_or(bound));
         Ok(Bounds { row, median, ..own })
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(of(&[("compute", "f32"), ("kv-dtype", "auto")]), F32);
         assert_eq!(of(&[("compute", "f32"), ("kv-dtype", "bf16")]), BF16);
         assert_eq!(of(&[("compute", "bf16"), ("kv-dtype", "auto")]), BF16);
-        assert_eq!(of(&[("compute", "int8"), ("kv-dtype", "auto")]), BF16);
+        assert_eq!(of(&[("compute", "auto"), ("kv-dtype", "auto")]), BF16);
         let told = Bounds::of(&options(&[("compute", "bf16")]), Some(0.1)).expect("bounds");
         assert_eq!(told, Bounds { row: 0.1, median: 0.1, ..BF16 });
         let stored = [("weights", "stored"), ("weights.head", "auto")];
