@@ -9,6 +9,7 @@ use crate::load::{Image, KernelFn};
 use crate::pool::MOST_WORKERS;
 use crate::step::{FORWARD, Shape};
 use artifact::format::{STUB, WEIGHTS};
+use artifact::plan::Bucket;
 use artifact::reader::{Code, Weights};
 use artifact::regular;
 use artifact::{Location, Manifest, Plan, Reader, Recipe, Section};
@@ -266,17 +267,26 @@ impl Model {
         }
     }
 
-    /// Bytes of the arena that a step of this shape needs.
+    /// The plan's bucket that serves a step of this shape, and the values of the plan's symbols.
     ///
     /// # Errors
-    /// [`RuntimeError::NoBucket`], [`RuntimeError::Size`].
-    pub fn arena_bytes(&self, shape: &Shape) -> Result<u64, RuntimeError> {
+    /// [`RuntimeError::NoBucket`], [`RuntimeError::Unsupported`], [`RuntimeError::StepTooLarge`].
+    pub fn bucket(&self, shape: &Shape) -> Result<(&Bucket, Vec<i64>), RuntimeError> {
         let symbols = shape.symbols(&self.plan.symbols)?;
         let entry = self.plan.entries.iter().find(|entry| entry.name == FORWARD);
         let mut buckets = entry.iter().flat_map(|entry| &entry.buckets);
         let bucket = buckets.find(|b| b.covers(&symbols)).ok_or_else(|| {
             RuntimeError::NoBucket { entry: FORWARD.into(), step: shape.to_string() }
         })?;
+        Ok((bucket, symbols))
+    }
+
+    /// Bytes of the arena that a step of this shape needs.
+    ///
+    /// # Errors
+    /// As [`Model::bucket`], and [`RuntimeError::Size`].
+    pub fn arena_bytes(&self, shape: &Shape) -> Result<u64, RuntimeError> {
+        let (bucket, symbols) = self.bucket(shape)?;
         let size = |expr: &artifact::size::SizeExpr| {
             let value = expr.eval(&symbols);
             value.and_then(|v| u64::try_from(v).ok()).ok_or_else(|| RuntimeError::Size {

@@ -12,6 +12,7 @@ mod native;
 mod ops;
 mod output;
 mod progress;
+mod report;
 mod targets;
 mod verify;
 
@@ -46,6 +47,8 @@ enum Top {
     Diff(diff::DiffArgs),
     /// Compute how well a compiled model predicts a text
     Eval(eval::EvalArgs),
+    /// Draw where the time and memory of a compiled model go, on this machine
+    Report(report::ReportArgs),
     /// List the ops of the graph IR, or every diagnostic's code
     Ops(ops::OpsArgs),
     #[command(flatten)]
@@ -87,6 +90,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Top::Explain(args) => explain::explain(&args),
         Top::Diff(args) => diff::diff(&args),
         Top::Eval(args) => eval::eval(&args),
+        Top::Report(args) => report::report(&args),
         Top::Ops(args) => ops::ops(&args),
         Top::Model(Command::Logits { file, args }) if file.interpret => {
             interpret::logits(&file.file, &args)

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::Value;
 use std::fs;
-use support::{Scene, latentc, refused, root};
+use support::{Scene, elements, latentc, refused, root};
 
 /// Costs within this part of one another are equal.
 const EQUAL: f64 = 1e-3;
@@ -41,39 +41,6 @@ fn rows(value: &Value) -> &[Value] {
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap()
-}
-
-/// Elements of a text, each with its attributes; panics where the text is no XML.
-fn elements(svg: &str) -> Vec<(String, String)> {
-    let (mut open, mut found) = (vec![], vec![]);
-    let mut rest = svg.trim_end();
-    while let Some(at) = rest.find('<') {
-        let (text, tag) = rest.split_at(at);
-        let known = |s: &str| ["&amp;", "&lt;", "&gt;", "&quot;"].iter().any(|e| s.starts_with(e));
-        assert!(text.match_indices('&').all(|(i, _)| known(&text[i..])), "{text}");
-        assert!(text.trim().is_empty() || !open.is_empty(), "text outside: {text}");
-        let end = tag.find('>').expect("a tag ends");
-        let inner = &tag[1..end];
-        rest = &tag[end + 1..];
-        if let Some(name) = inner.strip_prefix('/') {
-            assert_eq!(open.pop(), Some(name), "what was opened last is closed first");
-            continue;
-        }
-        let body = inner.strip_suffix('/').unwrap_or(inner);
-        let (name, attributes) = body.split_once(' ').unwrap_or((body, ""));
-        let mut left = attributes;
-        while !left.is_empty() {
-            let (key, value) = left.split_once("=\"").expect("a value in quotes");
-            assert!(key.trim().chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{key}");
-            left = value.split_once('"').expect("a quote closes").1;
-        }
-        found.push((name.to_string(), attributes.to_string()));
-        if body.len() == inner.len() {
-            open.push(name);
-        }
-    }
-    assert!(open.is_empty() && rest.is_empty(), "{open:?} is not closed");
-    found
 }
 
 /// What every picture must have of the curves in JSON.

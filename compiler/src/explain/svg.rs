@@ -15,15 +15,20 @@ const PLOT: f64 = 300.0;
 const AXIS: f64 = 56.0;
 const LINE: f64 = 20.0;
 /// Lines differ by colour and by dashes: both repeat after so many.
-const COLOURS: usize = 6;
+pub const COLOURS: usize = 6;
 
-/// Colours that keep their contrast on the ground of each scheme, and lines.
-const STYLE: &str = "
-  svg { --ground: #ffffff; --ink: #1a1a1a; --grid: #d5d5d5;
+/// Colours of everything below `svg` or `:root` that keep their contrast on the ground of each
+/// scheme: `--ground`, `--ink`, `--grid`, and `--c0` to `--c5` for what is told apart.
+pub const PALETTE: &str = "
+  :root, svg { --ground: #ffffff; --ink: #1a1a1a; --grid: #d5d5d5;
     --c0: #6b6b6b; --c1: #0060a8; --c2: #b34700; --c3: #00734f; --c4: #9c2f78; --c5: #7a5c00 }
   @media (prefers-color-scheme: dark) {
-    svg { --ground: #14161a; --ink: #ececec; --grid: #3a3e45;
+    :root, svg { --ground: #14161a; --ink: #ececec; --grid: #3a3e45;
       --c0: #a8a8a8; --c1: #6cb8f5; --c2: #ff9a5c; --c3: #4fd0a4; --c4: #ee9fd0; --c5: #e6c34f } }
+";
+
+/// Lines and words.
+const STYLE: &str = "
   .ground { fill: var(--ground) }
   text { fill: var(--ink); font: 13px sans-serif }
   .title { font-size: 15px; font-weight: bold }
@@ -55,7 +60,7 @@ fn write(out: &mut String, device: &str, curves: &[Curve]) -> fmt::Result {
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">"#
     )?;
     writeln!(out, "<title>Time of a step by its new tokens, on {}</title>", escaped(device))?;
-    writeln!(out, "<style>{STYLE}</style>")?;
+    writeln!(out, "<style>{PALETTE}{STYLE}</style>")?;
     writeln!(out, r#"<rect class="ground" width="{WIDTH}" height="{height}"/>"#)?;
     let mut top = 0.0;
     for curve in curves {
@@ -83,13 +88,16 @@ fn escaped(text: &str) -> String {
 }
 
 /// A logarithmic axis: from a value to a place.
-struct Scale {
-    values: [f64; 2],
-    places: [f64; 2],
+pub struct Scale {
+    /// The least and the greatest value, both positive.
+    pub values: [f64; 2],
+    /// Where they lie.
+    pub places: [f64; 2],
 }
 
 impl Scale {
-    fn at(&self, value: f64) -> f64 {
+    /// Where a value lies.
+    pub fn at(&self, value: f64) -> f64 {
         let [lo, hi] = self.values.map(f64::ln);
         let part = if hi > lo { (value.ln() - lo) / (hi - lo) } else { 0.5 };
         self.places[0] + part * (self.places[1] - self.places[0])

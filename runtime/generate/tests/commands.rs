@@ -450,16 +450,16 @@ fn bench_feeds_what_was_asked_for() {
     let line = [&line[..], &["--chunk", "4", "--repeat", "1"]].concat();
     let Command::Bench { args, .. } = parse(&line) else { panic!("not `bench`") };
     let mut fake = FakeEngine::new(VOCAB, 64, 4, 20);
-    bench::measure(&mut fake, &args).expect("it runs");
+    bench::measure(&mut fake, &args.measure).expect("it runs");
     let measured = &fake.steps[fake.steps.len() - 11..];
     let expected = [4, 4, 2, 4, 4, 2, 1, 1, 1, 1, 1].map(|n| vec![n]);
     assert_eq!(measured, expected);
     // A prompt's logits are wanted at its end, those of generated tokens at each.
     assert_eq!(fake.given[fake.given.len() - 11..], [0, 0, 1, 0, 0, 1, 1, 1, 1, 1, 1]);
     let mut small = FakeEngine::new(VOCAB, 24, 4, 20);
-    assert_eq!(bench::measure(&mut small, &args).expect_err("25 > 24").code(), "E0612");
+    assert_eq!(bench::measure(&mut small, &args.measure).expect_err("25 > 24").code(), "E0612");
     let mut few = FakeEngine::new(VOCAB, 64, 4, 6);
-    assert_eq!(bench::measure(&mut few, &args).expect_err("7 pages").code(), "E0612");
+    assert_eq!(bench::measure(&mut few, &args.measure).expect_err("7 pages").code(), "E0612");
 }
 
 #[test]

@@ -42,6 +42,40 @@ pub fn refused(args: &[&str], exit: i32, codes: &[&str]) -> String {
     ran.err
 }
 
+/// Elements of a text, each with its attributes; panics where the text is no XML.
+pub fn elements(text: &str) -> Vec<(String, String)> {
+    let (mut open, mut found) = (vec![], vec![]);
+    let mut rest = text.trim_end();
+    while let Some(at) = rest.find('<') {
+        let (text, tag) = rest.split_at(at);
+        let known = ["&amp;", "&lt;", "&gt;", "&quot;", "&#x"];
+        let known = |s: &str| known.iter().any(|e| s.starts_with(e));
+        assert!(text.match_indices('&').all(|(i, _)| known(&text[i..])), "{text}");
+        assert!(text.trim().is_empty() || !open.is_empty(), "text outside: {text}");
+        let end = tag.find('>').expect("a tag ends");
+        let inner = &tag[1..end];
+        rest = &tag[end + 1..];
+        if let Some(name) = inner.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name), "what was opened last is closed first");
+            continue;
+        }
+        let body = inner.strip_suffix('/').unwrap_or(inner);
+        let (name, attributes) = body.split_once(' ').unwrap_or((body, ""));
+        let mut left = attributes;
+        while !left.is_empty() {
+            let (key, value) = left.split_once("=\"").expect("a value in quotes");
+            assert!(key.trim().chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{key}");
+            left = value.split_once('"').expect("a quote closes").1;
+        }
+        found.push((name.to_string(), attributes.to_string()));
+        if body.len() == inner.len() {
+            open.push(name);
+        }
+    }
+    assert!(open.is_empty() && rest.is_empty(), "{open:?} is not closed");
+    found
+}
+
 /// A folder with a copy of a small model, to be damaged.
 pub struct Scene {
     pub folder: TempDir,

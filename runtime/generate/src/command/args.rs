@@ -174,9 +174,9 @@ pub struct ChatArgs {
     pub chunk: usize,
 }
 
-/// Options of `bench`.
+/// What is measured.
 #[derive(Clone, Debug, Args)]
-pub struct BenchArgs {
+pub struct MeasureArgs {
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     pub prompt_tokens: usize,
@@ -195,6 +195,21 @@ pub struct BenchArgs {
     /// How the model is loaded.
     #[command(flatten)]
     pub load: LoadArgs,
+}
+
+impl MeasureArgs {
+    /// Tokens in the context when decoding begins.
+    pub fn start(&self) -> usize {
+        self.context.unwrap_or(self.prompt_tokens)
+    }
+}
+
+/// Options of `bench`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// What is measured.
+    #[command(flatten)]
+    pub measure: MeasureArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

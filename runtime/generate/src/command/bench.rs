@@ -1,12 +1,13 @@
 //! `bench`: how fast prefill and decode run.
 
-use super::Streams;
-use super::args::BenchArgs;
+use super::args::{BenchArgs, MeasureArgs};
 use super::bench_report::{self, Measured};
+use super::{Streams, fit};
 use crate::engine::{Engine, ModelEngine, Part, Want, checked_step};
 use crate::error::{GenerateError, Result};
-use runtime::{KernelTime, Limits};
+use runtime::{KernelTime, Limits, Model};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Times of one measurement.
@@ -29,8 +30,8 @@ impl Feeder {
     ///
     /// # Errors
     /// [`GenerateError::PromptTooLong`] or [`GenerateError::TooFewPages`].
-    pub fn new<E: Engine>(engine: &E, args: &BenchArgs) -> Result<Self> {
-        let start = args.context.unwrap_or(args.prompt_tokens);
+    pub fn new<E: Engine>(engine: &E, args: &MeasureArgs) -> Result<Self> {
+        let start = args.start();
         let total = args.prompt_tokens.max(start.saturating_add(args.gen_tokens));
         let context = engine.context();
         if total > context {
@@ -100,9 +101,9 @@ impl Feeder {
 ///
 /// # Errors
 /// What the engine reports.
-pub fn once<E: Engine>(engine: &mut E, feeder: &Feeder, args: &BenchArgs) -> Result<Times> {
+pub fn once<E: Engine>(engine: &mut E, feeder: &Feeder, args: &MeasureArgs) -> Result<Times> {
     let prefill = feeder.prefill(engine, 0..args.prompt_tokens, args.chunk)?;
-    let start = args.context.unwrap_or(args.prompt_tokens);
+    let start = args.start();
     feeder.prefill(engine, args.prompt_tokens..start, args.chunk)?;
     let decode = feeder.decode(engine, start..start + args.gen_tokens)?;
     Ok(Times { prefill, decode })
@@ -112,9 +113,9 @@ pub fn once<E: Engine>(engine: &mut E, feeder: &Feeder, args: &BenchArgs) -> Res
 ///
 /// # Errors
 /// What the engine reports.
-pub fn measure<E: Engine>(engine: &mut E, args: &BenchArgs) -> Result<Times> {
+pub fn measure<E: Engine>(engine: &mut E, args: &MeasureArgs) -> Result<Times> {
     let feeder = Feeder::new(engine, args)?;
-    once(engine, &feeder, &BenchArgs { gen_tokens: args.gen_tokens.min(4), ..args.clone() })?;
+    once(engine, &feeder, &MeasureArgs { gen_tokens: args.gen_tokens.min(4), ..args.clone() })?;
     let mut all = Vec::with_capacity(args.repeat);
     for _ in 0..args.repeat {
         all.push(once(engine, &feeder, args)?);
@@ -127,31 +128,38 @@ pub fn measure<E: Engine>(engine: &mut E, args: &BenchArgs) -> Result<Times> {
     Ok(Times { prefill: median(|t| t.prefill), decode: median(|t| t.decode) })
 }
 
-/// Measures a model and, before and after, its machine's limits; prints a table or one JSON
-/// object.
+/// Measures a model; prints a table or one JSON object.
 ///
 /// # Errors
 /// What the runtime reports.
-pub fn bench(engine: &mut ModelEngine, args: &BenchArgs, streams: &mut Streams<'_>) -> Result<()> {
+pub fn bench(model: &Arc<Model>, args: &BenchArgs, streams: &mut Streams<'_>) -> Result<()> {
+    let measured = measured(model, &args.measure)?;
+    if args.json {
+        streams.json(&bench_report::object(model, &args.measure, &measured))
+    } else {
+        streams.say(&bench_report::text(model, &args.measure, &measured))
+    }
+}
+
+/// Measures a model and, before and after, its machine's limits.
+///
+/// # Errors
+/// What the runtime reports.
+pub fn measured(model: &Arc<Model>, args: &MeasureArgs) -> Result<Measured> {
+    let start = args.start();
+    let tokens = start.max(args.prompt_tokens).saturating_add(args.gen_tokens);
+    let engine = &mut ModelEngine::new(model, fit(model, tokens))?;
     let before = engine.session().measure_limits()?;
     let times = measure(engine, args)?;
     let after = engine.session().measure_limits()?;
     let limits = better(before, after);
     // The times above are without profiling, which slows steps down.
     let feeder = Feeder::new(engine, args)?;
-    let start = args.context.unwrap_or(args.prompt_tokens);
     let prompt = 0..args.prompt_tokens;
     let prefill = profile(engine, limits, |e| feeder.prefill(e, prompt, args.chunk))?;
     feeder.prefill(engine, args.prompt_tokens..start, args.chunk)?;
-    let generated = start..start + args.gen_tokens;
-    let decode = profile(engine, limits, |e| feeder.decode(e, generated))?;
-    let model = engine.session().model();
-    let measured = Measured { times, before, after, limits, prefill, decode };
-    if args.json {
-        streams.json(&bench_report::object(model, args, &measured))
-    } else {
-        streams.say(&bench_report::text(model, args, &measured))
-    }
+    let decode = profile(engine, limits, |e| feeder.decode(e, start..start + args.gen_tokens))?;
+    Ok(Measured { times, before, after, limits, prefill, decode })
 }
 
 /// The better of both measurements, each a median: the machine can do at least that, and a

@@ -1,6 +1,6 @@
 //! What `bench` prints.
 
-use super::args::BenchArgs;
+use super::args::MeasureArgs;
 use super::bench::Times;
 use super::dispatch::about;
 use runtime::{KernelTime, Limits, Model};
@@ -57,7 +57,7 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 /// (`artifact::plan::Work`). A phase's fraction is the time that its launches would take at the
 /// limits, one after the other, each bound by the slower of memory and arithmetic, over the time
 /// that it took without profiling; times of kernels come from a run of their own.
-pub fn object(model: &Model, args: &BenchArgs, measured: &Measured) -> Value {
+pub fn object(model: &Model, args: &MeasureArgs, measured: &Measured) -> Value {
     let limits =
         |l: Limits| json!({"read_bytes_per_s": l.read_bytes_per_s, "flops_per_s": l.flops_per_s});
     let mut limit = measured.limits.map_or(json!({}), limits);
@@ -68,7 +68,7 @@ pub fn object(model: &Model, args: &BenchArgs, measured: &Measured) -> Value {
     let facts = [
         ("prompt_tokens", json!(args.prompt_tokens)),
         ("gen_tokens", json!(args.gen_tokens)),
-        ("context", json!(args.context.unwrap_or(args.prompt_tokens))),
+        ("context", json!(args.start())),
         ("prefill_tokens_per_s", json!(rate(args.prompt_tokens, times.prefill))),
         ("decode_tokens_per_s", json!(rate(args.gen_tokens, times.decode))),
         ("limit", limit),
@@ -109,10 +109,10 @@ fn kernels(all: &[KernelTime], limit: Option<Limits>) -> Value {
 }
 
 /// The same for people.
-pub fn text(model: &Model, args: &BenchArgs, measured: &Measured) -> String {
+pub fn text(model: &Model, args: &MeasureArgs, measured: &Measured) -> String {
     let percent = |f: Option<f64>| f.map_or("-".to_owned(), |f| format!("{:.0} %", f * 100.0));
     let times = measured.times;
-    let start = args.context.unwrap_or(args.prompt_tokens);
+    let start = args.start();
     let info = &model.manifest().model;
     let mut lines = vec![
         format!("{}, {} threads, {}/{}", info.name, model.threads(), model.isa(), model.backend()),

@@ -40,11 +40,7 @@ pub fn execute<F: Args>(
             chat::chat(engine, material, &args, interrupt, streams)
         }
         Command::Bench { file, args } => {
-            let model = Arc::new(open(file, &args.load)?);
-            let start = args.context.unwrap_or(args.prompt_tokens).max(args.prompt_tokens);
-            let tokens = start.saturating_add(args.gen_tokens);
-            let mut engine = ModelEngine::new(&model, fit(&model, tokens))?;
-            bench::bench(&mut engine, &args, streams)
+            bench::bench(&Arc::new(open(file, &args.measure.load)?), &args, streams)
         }
         Command::Logits { file, args } => {
             let prompts = ids::sequences(&args.tokens)?;
