@@ -118,8 +118,7 @@ impl<'c> Lowering<'_, 'c> {
         let at = c.address(at);
         let next = c.add(c.andc(at, -span), c.c64(span));
         let line = c.add(next, c.mul(self.div(c.andc(at, span - 1), unit), c.c64(line_bytes)));
-        // Each line is asked for four times over: under load the memory forgets some.
-        let count = (4 * bytes / line_bytes).clamp(1, pages);
+        let count = (bytes / line_bytes).clamp(1, pages);
         let turn = c.andc(self.div(at, bytes.max(16)), pages / count - 1);
         let first = c.index(c.pointer(line), turn, count * page_bytes);
         for i in 0..(bytes / unit).max(1) {
