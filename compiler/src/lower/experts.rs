@@ -52,8 +52,10 @@ pub struct Experts {
 
 /// Fields of a work item: the expert, first slot, one past the expert's last slot.
 pub const WORK: [&str; 3] = ["e", "slot", "end"];
-/// Lane blocks of columns of tiles of first products, all together.
+/// Lane blocks of columns of tiles of first products, all together: of few rows, and of many, which
+/// each tile gathers anew.
 const UP_BLOCKS: i64 = 4;
+const GATHERED_UP_BLOCKS: i64 = 16;
 /// Lane blocks of columns of a tile of down.
 const DOWN_BLOCKS: i64 = 4;
 
@@ -110,7 +112,8 @@ impl Experts {
 
     /// Columns of a tile of each first product.
     pub fn up_columns(&self) -> u32 {
-        let blocks = (UP_BLOCKS / self.branches.len().max(1) as i64).max(1);
+        let all = if self.in_order { UP_BLOCKS } else { GATHERED_UP_BLOCKS };
+        let blocks = (all / self.branches.len().max(1) as i64).max(1);
         whole_blocks(self.columns(self.widths.1, blocks), &[self.hidden()])
     }
 
