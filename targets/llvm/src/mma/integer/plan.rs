@@ -74,7 +74,8 @@ fn register_block(f: &Form, isa: &Isa, blocks: u32) -> (u32, u32) {
     let spare = if isa.dot_i8 { 2 } else { 5 };
     // Sums of codes, and over several stretches those of numbers beside them.
     let sums = 1 + u32::from(f.stretches() > 1);
-    let most = if isa.registers >= 32 && wide == 1 { 4 } else { 1 };
+    // What a single row takes is the time that memory takes, which gives one stream fastest.
+    let most = if isa.registers >= 32 && wide == 1 && f.extents[0] > 1 { 4 } else { 1 };
     let cols = (1..=most.min(blocks))
         .min_by_key(|c| (blocks.div_ceil(*c), blocks.next_multiple_of(*c)))
         .unwrap_or(1);
