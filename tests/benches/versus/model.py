@@ -20,7 +20,7 @@ POOL_BYTES = 64 << 20
 
 def pool(kind, rng):
     """Random blocks of a type, as bytes."""
-    elements, size = gguf.GGML_QUANT_SIZES[kind]
+    _, size = gguf.GGML_QUANT_SIZES[kind]
     count = POOL_BYTES // size
     if kind == Type.BF16:
         bits = (rng.standard_normal(count, dtype=np.float32) * 0.02).view(np.uint32)
@@ -111,8 +111,8 @@ def deepseek(c, kind, path):
     """Latent attention in its absorbed form, and experts behind the first dense layers."""
     model = Model(path, "deepseek2", kind)
     out = model.writer
-    heads, rank = c["num_attention_heads"], c["kv_lora_rank"]
-    nope, rope, value = c["qk_nope_head_dim"], c["qk_rope_head_dim"], c["v_head_dim"]
+    rank, rope = c["kv_lora_rank"], c["qk_rope_head_dim"]
+    nope, value = c["qk_nope_head_dim"], c["v_head_dim"]
     scoring = gguf.ExpertGatingFuncType[c.get("scoring_func", "softmax").upper()]
     out.add_head_count_kv(1)
     out.add_kv_lora_rank(rank)
