@@ -1,6 +1,6 @@
 //! `-C key=value`: what the user may choose, with defaults. One row per key.
 
-use crate::pack::format::{Class, Format, Formats};
+use crate::pack::format::{CACHED, Class, Format, Formats};
 use crate::rewrite::choose::Kept;
 use crate::rewrite::law;
 use crate::rewrite::merge;
@@ -67,8 +67,8 @@ pub struct Options {
     pub weights: Formats,
     /// What a sequence keeps.
     pub kv: Kept,
-    /// Dtype of the KV cache; `None`: that of `compute`.
-    pub state: Option<DType>,
+    /// How the KV cache is stored; `None`: in the dtype of `compute`.
+    pub state: Option<Format>,
     /// Context and sequences of the step at which what is kept is decided.
     pub decode: (u32, u32),
     /// Laws that rewriting leaves out.
@@ -116,11 +116,6 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Dtype of the KV cache.
-    pub fn kv_dtype(&self) -> DType {
-        self.state.unwrap_or(self.compute.dtype())
-    }
-
     /// Whether a token's bits must not depend on the step it is in; while that is not decided,
     /// they may.
     pub fn is_batch_invariant(&self) -> bool {
@@ -255,13 +250,18 @@ pub const KEYS: &[Key] = &[
         "auto|latent|expanded",
         "what is kept of a sequence (auto: what costs least at the decode point)"
     ),
-    or_auto!(
-        "kv-dtype",
-        state,
-        DTYPES,
-        "auto|bf16|f16|f32",
-        "dtype of the KV cache (auto: that of compute; f16 where bf16x2 is above a choice)"
-    ),
+    Key {
+        name: "kv-dtype",
+        values: "auto|bf16|f16|f32|fp8|int8|int8g32",
+        help: "format of the KV cache (auto: dtype of compute, f16 where bf16x2 is above a choice; \
+               fp8: a scale for 128 elements of a row)",
+        get: |o| o.state.map_or("auto", |f| f.name).into(),
+        set: |o, v| {
+            let named = || CACHED.into_iter().find(|f| f.name == v);
+            o.state = if v == "auto" { None } else { Some(named()?) };
+            Some(())
+        },
+    },
     number!("state.context", decode.0, 1.., "N", "context of the decode point, in tokens"),
     number!("state.batch", decode.1, 1.., "N", "sequences of the decode point"),
     Key {
@@ -340,9 +340,6 @@ const COMPUTE: [(&str, Compute); 3] =
 
 const KEPT: [(&str, Kept); 3] =
     [("auto", Kept::Auto), ("latent", Kept::Latent), ("expanded", Kept::Expanded)];
-
-const DTYPES: [(&str, DType); 3] =
-    [("bf16", DType::BF16), ("f16", DType::F16), ("f32", DType::F32)];
 
 const FLAG: [(&str, bool); 2] = [("false", false), ("true", true)];
 

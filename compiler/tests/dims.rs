@@ -342,7 +342,7 @@ fn agree(seed: u64, counts: &mut BTreeMap<[&'static str; 2], usize>) {
     let of = |name: &char| dims.0.iter().find(|(n, _)| n.starts_with(*name)).map_or(1, |d| d.1);
     let elements = |state: &&str| state.replace('c', "r").chars().map(|n| of(&n)).product::<i64>();
     let mut expected: Vec<i64> = states.iter().map(elements).collect();
-    let mut kept: Vec<i64> = block.states().iter().map(|s| s.elements).collect();
+    let mut kept: Vec<i64> = block.states().iter().map(|s| s.elements()).collect();
     expected.sort_unstable();
     kept.sort_unstable();
     assert_eq!(kept, expected, "seed {seed}: {:?}", dims.0);

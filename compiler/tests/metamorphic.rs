@@ -31,7 +31,7 @@ fn chosen(source: &Graph) -> Vec<(f64, Vec<i64>, Vec<i64>)> {
     let device = DeviceSpec::built_in("h100").expect("a built-in device");
     let mut block =
         Block::new(source, Plan::new(&device, DECODE)).expect("every op has one result");
-    let mut kept: Vec<i64> = block.states().iter().map(|s| s.elements).collect();
+    let mut kept: Vec<i64> = block.states().iter().map(|s| s.elements()).collect();
     kept.sort_unstable();
     let of = |point| {
         let chosen = block.choose(point).expect("a graph");

@@ -63,7 +63,7 @@ fn expanded(chosen: &Chosen) -> usize {
 }
 
 fn kept(block: &Block) -> Vec<i64> {
-    let mut elements: Vec<i64> = block.states().iter().map(|s| s.elements).collect();
+    let mut elements: Vec<i64> = block.states().iter().map(|s| s.elements()).collect();
     elements.sort_unstable();
     elements
 }

@@ -2,7 +2,6 @@
 
 use compiler::lower::states::with_states;
 use compiler::options::Options;
-use ir::dtype::DType;
 use ir::graph::error::GraphError;
 use ir::graph::parse::parse_program;
 use ir::graph::program::{Arg, Program, Weight};
@@ -62,11 +61,13 @@ fn program() -> Program {
     program
 }
 
-fn keeping(kept: DType) -> Options {
-    Options { state: Some(kept), ..Options::default() }
+fn keeping(kept: &str) -> Options {
+    let mut options = Options::default();
+    options.set(&format!("kv-dtype={kept}")).expect("a choice");
+    options
 }
 
-fn stated(kept: DType) -> Program {
+fn stated(kept: &str) -> Program {
     let stated = with_states(&program(), &keeping(kept)).expect("rows of known sizes");
     stated.verify().unwrap_or_else(|e| panic!("{stated}\n{e:?}"));
     let text = stated.to_string();
@@ -76,12 +77,15 @@ fn stated(kept: DType) -> Program {
 
 #[test]
 fn rows_that_are_alike_share_a_state() {
-    for (kept, casts) in [(DType::F32, 0), (DType::BF16, 2)] {
+    // Three elements are no whole block of codes.
+    let cases = [("f32", "f32", "f32"), ("bf16", "bf16", "bf16"), ("int8", "bf16", "i8<f32 1x4>")];
+    for (kept, of_3, of_4) in cases {
         let program = stated(kept);
         let states = program.states.iter();
         let states: Vec<String> = states.map(|s| s.to_string()).collect();
         let line = |name: &str, dim: i64, layers: u32| {
-            format!("state @{name}: {kept}[{dim}] rows layers {layers}")
+            let encoding = if dim == 3 { of_3 } else { of_4 };
+            format!("state @{name}: {encoding}[{dim}] rows layers {layers}")
         };
         let expected = [
             line("k", 3, 3),
@@ -108,7 +112,10 @@ fn rows_that_are_alike_share_a_state() {
         assert_eq!(layers(2), of(&[("k", 2), ("x", 2)]));
         let narrow = program.block("narrow").expect("a block");
         let count = |op: &str| narrow.nodes.iter().filter(|n| n.op.name() == op).count();
-        assert_eq!((count("history"), count("append"), count("cast")), (0, 2, 2 * casts));
+        assert_eq!((count("history"), count("append")), (0, 2));
+        let rounded = usize::from(of_4 != of_3);
+        assert_eq!([count("quantize"), count("dequantize")], [rounded; 2]);
+        assert_eq!(count("cast"), if kept == "f32" { 0 } else { 4 });
     }
 }
 
@@ -131,17 +138,19 @@ fn what_is_computed_stays() {
         all
     }
     // Casts are the identity in the field.
-    for kept in [DType::F32, DType::BF16] {
+    for kept in ["f32", "bf16"] {
         assert_eq!(outputs::<Field>(&stated(kept)), outputs::<Field>(&program()));
     }
-    assert_eq!(outputs::<f32>(&stated(DType::F32)), outputs::<f32>(&program()));
-    assert_ne!(outputs::<f32>(&stated(DType::BF16)), outputs::<f32>(&program()));
+    assert_eq!(outputs::<f32>(&stated("f32")), outputs::<f32>(&program()));
+    for kept in ["bf16", "int8"] {
+        assert_ne!(outputs::<f32>(&stated(kept)), outputs::<f32>(&program()));
+    }
 }
 
 #[test]
 fn a_program_with_states_stays_as_it_is() {
-    let program = stated(DType::BF16);
-    assert_eq!(with_states(&program, &keeping(DType::F32)), Ok(program));
+    let program = stated("bf16");
+    assert_eq!(with_states(&program, &keeping("f32")), Ok(program));
 }
 
 #[test]
@@ -150,7 +159,7 @@ fn rows_that_no_state_takes_are_refused() {
         let text = TEXT.replacen(from, to, 1);
         assert_ne!(text, TEXT);
         let program = parse_program(&text).unwrap_or_else(|e| panic!("{text}\n{e:?}"));
-        with_states(&program, &keeping(DType::F32)).expect_err(to).code()
+        with_states(&program, &keeping("f32")).expect_err(to).code()
     };
     let last = "%n = contract %x, %w : f32[c, s]
   %N = history %n {index = s, into = t} : f32[c, t]
@@ -166,7 +175,6 @@ fn rows_that_no_state_takes_are_refused() {
     let text = TEXT.replacen("1 <= t <= 16 {", "1 <= t <= 16\n  index b = t {", 1);
     let program = parse_program(&text.replacen("%K = history", &open, 1));
     let program = program.unwrap_or_else(|e| panic!("{e:?}"));
-    let error =
-        with_states(&program, &keeping(DType::F32)).expect_err("rows as long as the context");
+    let error = with_states(&program, &keeping("f32")).expect_err("rows as long as the context");
     assert_eq!(error.code(), "E0262");
 }

@@ -80,6 +80,7 @@ const PROMPT: i64 = 100;
 /// A model with its choices open.
 pub struct Open<'a> {
     reference: Reference<'a>,
+    near: Reference<'a>,
     /// The program.
     pub program: Program,
     /// Its forms as they are shipped.
@@ -106,7 +107,9 @@ impl<'a> Open<'a> {
         };
         let prefill = forms.iter().find(is_prompts).expect("prompts have a form");
         let rounded = round_operands(&prefill.program, options);
-        Open { reference: Reference::new(imported), program, forms, rounded, routings }
+        let reference = Reference::new(imported);
+        let near = Reference::rounded(imported, options.weights.clone());
+        Open { reference, near, program, forms, rounded, routings }
     }
 
     /// A prompt in f32, by the interpreter.
@@ -114,20 +117,23 @@ impl<'a> Open<'a> {
         self.interpret(false, ids, None)
     }
 
-    /// A prompt with operands rounded to bf16 and choices given, by the interpreter: what the
-    /// precision alone does.
+    /// A prompt with weights and operands rounded as the options say and choices given, by the
+    /// interpreter: what the precision alone does.
     pub fn rounded(&mut self, ids: &[i32], choices: &Shown) -> Shown {
         self.interpret(true, ids, Some(choices))
     }
 
     fn interpret(&mut self, rounded: bool, ids: &[i32], choices: Option<&Shown>) -> Shown {
-        let program = if rounded { &self.rounded } else { &self.program };
+        let (program, reference) = match rounded {
+            true => (&self.rounded, &mut self.near),
+            false => (&self.program, &mut self.reference),
+        };
         let forced = forced(&self.routings, ids.len(), choices);
         let tensor = |(i, r): (usize, &Routing)| {
             Tensor::ints(&[ids.len(), r.chosen], forced[&format!("forced.{i}")].clone()).unwrap()
         };
         let more = self.routings.iter().enumerate().map(tensor).collect();
-        let found = self.reference.forward(program, ids, more);
+        let found = reference.forward(program, ids, more);
         let names = program.entries[0].outputs.iter().map(ToString::to_string);
         let mut found: HashMap<String, Tensor<f32>> = names.zip(found).collect();
         shown(&self.routings, &mut |name| {

@@ -1,5 +1,6 @@
-//! Native code in bf16 against logits in f32: as near as its precision lets it
-//! be, and where a row is not, its experts were chosen otherwise at a gap that rounding closes.
+//! Native code in less than f32 against logits in f32: as near as its precision, that of weights
+//! included, lets it be, and where a row is not, its experts were chosen otherwise at a gap that
+//! rounding closes.
 
 use crate::choices::{Flip, Open, ScoreError, Shown};
 use crate::choices::{flips, is_reached, is_touched, row_error, score_errors};
@@ -8,6 +9,7 @@ use crate::native::{Levels, NativeCode, Stage, build_imported, logits, targets};
 use compiler::import::Imported;
 use compiler::lower::plan::lower_variants;
 use compiler::options::Options;
+use compiler::pack::format::Formats;
 use generate::command::bounds::{self, BF16};
 use generate::logits::Feed;
 use ir::device::DeviceSpec;
@@ -16,6 +18,10 @@ use ir::device::DeviceSpec;
 const TOKENS: usize = 4096;
 /// By how much native code may be worse than its precision alone.
 const SLACK: f64 = 1.3;
+/// What has nothing to do with the reference is further away.
+const LOST: f64 = 1.0;
+/// By how much a single row may be worse than the worst that precision alone makes.
+const UNLUCKY: f64 = 2.0;
 /// What sums of f32 in another order may add to it.
 const REORDERED: f64 = 1e-6;
 
@@ -28,12 +34,24 @@ struct Expected<'a> {
     rounded: Vec<Shown>,
     /// Error of the scores of each routing that bf16 by itself makes.
     scores: Vec<ScoreError>,
-    /// Median error of the logits that bf16 by itself makes.
+    /// Median error of the logits that the precision by itself makes.
     median: f64,
+    /// The most that a row, and the median of rows, may be off by.
+    most: Most,
+}
+
+/// Bounds of relative errors of logits.
+struct Most {
+    row: f64,
+    median: f64,
+    /// Of the median of all rows, those whose experts are others among them.
+    anyhow: f64,
+    /// How many times what precision makes of routers' scores their error may be.
+    scores: f64,
 }
 
 impl<'a> Expected<'a> {
-    fn new(name: &'a str, all: &'a [Prompt], open: &mut Open<'_>) -> Self {
+    fn new(name: &'a str, all: &'a [Prompt], open: &mut Open<'_>, options: &Options) -> Self {
         let exact: Vec<Shown> = all.iter().map(|p| open.exact(&p.ids)).collect();
         let rounded: Vec<Shown> =
             all.iter().zip(&exact).map(|(p, e)| open.rounded(&p.ids, e)).collect();
@@ -41,7 +59,19 @@ impl<'a> Expected<'a> {
         let scores = score_errors(open.routings.len(), &pairs);
         let rows: Vec<f64> =
             all.iter().zip(&rounded).flat_map(|(p, r)| p.errors(&r.logits)).collect();
-        Expected { name, all, exact, rounded, scores, median: median(&rows) }
+        let (median, worst) = (median(&rows), rows.iter().copied().fold(0.0, f64::max));
+        let codes = options.state.is_some_and(|format| format.has_scales());
+        let most = match codes || options.weights != Formats::default() {
+            // Other experts make another model: where most rows have such, errors are of any size.
+            // Constants that are made of several weights are rounded as a whole, those here before.
+            true => {
+                Most { row: UNLUCKY * worst, median: SLACK * median, anyhow: LOST, scores: UNLUCKY }
+            }
+            false => {
+                Most { row: BF16.row, median: BF16.median, anyhow: BF16.median, scores: SLACK }
+            }
+        };
+        Expected { name, all, exact, rounded, scores, median, most }
     }
 
     /// Native code that is told which experts to take is as good as its precision: in its logits
@@ -51,17 +81,21 @@ impl<'a> Expected<'a> {
         let mut rows = vec![];
         for (i, (prompt, found)) in self.all.iter().zip(logits).enumerate() {
             for (row, error) in prompt.errors(found).into_iter().enumerate() {
-                assert!(error < BF16.row, "{place}, prompt {i}, row {row}: {error:e}");
+                assert!(error < self.most.row, "{place}, prompt {i}, row {row}: {error:e}");
                 rows.push(error);
             }
         }
         let (median, worst) = (median(&rows), rows.iter().copied().fold(0.0, f64::max));
         println!("{place}, bf16, experts told: median {median:.1e}, worst {worst:.1e}");
-        assert!(median < BF16.median && median < SLACK * self.median, "{place}: median {median:e}");
+        assert!(
+            median < self.most.median && median < SLACK * self.median,
+            "{place}: median {median:e}"
+        );
         let Some(told) = told else { return };
         let pairs: Vec<_> = self.exact.iter().zip(told).collect();
         for (found, derived) in score_errors(self.scores.len(), &pairs).iter().zip(&self.scores) {
-            let near = |found: f64, derived: f64| found <= SLACK * derived + REORDERED;
+            let most = self.most.scores;
+            let near = |found: f64, derived: f64| found <= most * derived + REORDERED;
             let sound = near(found.experts, derived.experts) && near(found.groups, derived.groups);
             assert!(sound, "{place}: scores' error {found:?}, by precision {derived:?}");
         }
@@ -84,22 +118,24 @@ impl<'a> Expected<'a> {
                 let row = prompt.first + at;
                 whole.push(error);
                 if !is_touched(&flips, open.routings.len(), row) {
-                    assert!(error < BF16.row, "{place}, prompt {i}, row {row}: {error:e}");
+                    assert!(error < self.most.row, "{place}, prompt {i}, row {row}: {error:e}");
                     alike.push(error);
-                } else if error >= BF16.row {
+                } else if error >= self.most.row {
                     let cause = first.iter().filter(|f| f.row <= row).min_by_key(|f| f.routing);
                     let cause = cause.expect("a flip above reaches the row");
                     let cause = self.explain(open, i, cause);
                     println!("{place}, prompt {i}, row {row}: {error:.1e} as {cause}");
-                    assert!(error < 1.0, "{place}, prompt {i}, row {row}: {error:e}");
+                    assert!(error < LOST, "{place}, prompt {i}, row {row}: {error:e}");
                 }
             }
         }
-        let (near, all) = (median(&alike), median(&whole));
+        // Perhaps no row has the reference's experts.
+        let near = alike.first().map_or(0.0, |_| median(&alike));
+        let all = median(&whole);
         let (rows, of) = (alike.len(), whole.len());
         println!("{place}, bf16: median {near:.1e} of {rows} rows alike, {all:.1e} of all {of}");
-        assert!(near < BF16.median, "{place}: median {near:e}");
-        assert!(all < BF16.median, "{place}: median of all {all:e}");
+        assert!(near < self.most.median, "{place}: median {near:e}");
+        assert!(all < self.most.anyhow, "{place}: median of all {all:e}");
     }
 
     /// Error that bf16 by itself makes where a row flipped: of all rows, or of this one if it is one
@@ -120,12 +156,13 @@ impl<'a> Expected<'a> {
     }
 }
 
-/// In bf16, at every stored position of all prompts: the median error under 2e-2, and rows beyond
+/// At every stored position of all prompts: in bf16 the median error under 2e-2, and rows beyond
 /// 3e-2 only where experts were chosen otherwise at a gap smaller than the error that bf16
-/// makes in the routers' scores. Random routers have such gaps in every longer prompt.
+/// makes in the routers' scores. Random routers have such gaps in every longer prompt. In coarser
+/// formats both bounds are what rounding alone makes, by the interpreter.
 pub fn check(name: &str, imported: &Imported, stage: Stage, all: &[Prompt], options: &Options) {
     let mut open = Open::new(imported, stage, options);
-    let expected = Expected::new(name, all, &mut open);
+    let expected = Expected::new(name, all, &mut open, options);
     let built = build_imported(imported, stage, options, Levels::Best);
     let lowered = lower_variants(&open.forms, options, &DeviceSpec::default()).unwrap();
     let ids: Vec<Vec<i32>> = all.iter().map(|p| p.ids.clone()).collect();

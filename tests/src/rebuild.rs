@@ -3,7 +3,7 @@
 use compiler::lower::claims::Claims;
 use compiler::lower::partition::{is_expanded, weight_operand};
 use compiler::lower::precision::{Operand, Operands, operands};
-use compiler::lower::states::{kept_in, with_states};
+use compiler::lower::states::with_states;
 use compiler::options::Options;
 use ir::dim::{Dim, Name};
 use ir::dtype::DType;
@@ -120,8 +120,8 @@ fn open_block(graph: &Graph) -> Option<Opened> {
     Some(Opened { graph, routing })
 }
 
-/// The program with every operand rounded to bf16, or to two of it, that native code of these
-/// options rounds, as far as operands are nodes of the graph: those of products, and the rows of
+/// The program with every operand rounded to bf16, to two of it, or to codes, that native code of
+/// these options rounds, as far as operands are nodes of the graph: those of products, and the rows of
 /// experts; what enters states is cast there. What composites round inside is left out. Each call has a
 /// block of its own.
 pub fn round_operands(program: &Program, options: &Options) -> Program {
@@ -132,7 +132,7 @@ pub fn round_operands(program: &Program, options: &Options) -> Program {
     let operands = operands(program, &program.entries[0], options).unwrap();
     for ((i, call), operands) in entry.calls.iter_mut().enumerate().zip(operands) {
         let block = program.block(&call.block).unwrap();
-        let mut block = round_block(block, &operands, kept_in(block, options));
+        let mut block = round_block(block, &operands);
         block.name = format!("{}_{i}", block.name).into();
         call.block = block.name.clone();
         rounded.blocks.push(block);
@@ -140,7 +140,7 @@ pub fn round_operands(program: &Program, options: &Options) -> Program {
     rounded
 }
 
-fn round_block(graph: &Graph, operands: &Operands, kept: DType) -> Graph {
+fn round_block(graph: &Graph, operands: &Operands) -> Graph {
     let claims = Claims::of(graph).unwrap();
     let mut copy = Copy::new(graph);
     for (i, node) in graph.nodes.iter().enumerate() {
@@ -155,9 +155,10 @@ fn round_block(graph: &Graph, operands: &Operands, kept: DType) -> Graph {
             _ => None,
         };
         copy.rounding(node, rounded);
-        // What is computed over the context is stored as states are.
+        // What is computed over the context is stored as activations enter the computing product.
         let result = node.results[0];
-        if kept == DType::BF16 && is_expanded(graph, result) {
+        let near = operands.get(&id).is_some_and(|o| o.dtype() == DType::BF16);
+        if near && is_expanded(graph, result) {
             let near = copy.near(copy.of[&result]);
             copy.of.insert(result, near);
         }
@@ -202,6 +203,10 @@ impl<'g> Copy<'g> {
     fn rounded(&mut self, x: ValueId, operand: Operand) -> ValueId {
         if operand == Operand::F32 {
             return x;
+        }
+        if operand == Operand::I8 {
+            let codes = self.builder.quantize(x, Operand::I8.stored()).unwrap();
+            return self.builder.dequantize(codes).unwrap();
         }
         let head = self.near(x);
         if operand == Operand::Bf16 {

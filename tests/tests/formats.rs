@@ -1,4 +1,4 @@
-//! What formats of weights and activations cost: the perplexity of a small model that was trained.
+//! What formats of weights, activations and the KV cache cost: the perplexity of a small model that was trained.
 
 use compiler::options::Options;
 use generate::engine::{LoadOptions, Model, ModelEngine};
@@ -10,11 +10,12 @@ use tests::is_long;
 use tests::native::{Levels, build};
 
 /// Choices, and the most that perplexity may grow by.
-const FORMATS: [(&str, f64); 12] = [
+const FORMATS: [(&str, f64); 15] = [
     ("weights=int8", 0.005),
     ("weights=int4", 0.06),
     ("weights=fp8", 0.01),
     ("weights=mxfp4", 0.06),
+    ("kv-dtype=int8", 0.005),
     ("weights=int8 compute=bf16", 0.005),
     ("weights=int4 compute=bf16", 0.06),
     ("weights=f16", 0.001),
@@ -23,9 +24,11 @@ const FORMATS: [(&str, f64); 12] = [
     ("weights=int4g64 compute=bf16", 0.06),
     ("weights=int4g64", 0.06),
     ("weights=int4e8m0", 0.06),
+    ("kv-dtype=int8g32", 0.005),
+    ("kv-dtype=fp8", 0.01),
 ];
 /// How many of them are tried where time is short, and on how many tokens.
-const FEW: (usize, usize) = (4, 6000);
+const FEW: (usize, usize) = (5, 6000);
 /// Tokens of a window: of those that the model was trained on.
 const WINDOW: usize = 512;
 

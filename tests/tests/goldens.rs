@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used)]
 
 use compiler::import::{ImportOptions, import};
-use compiler::options::{Above, Compute, Options};
+use compiler::options::{Compute, Options};
+use compiler::pack::format::FORMATS;
 use generate::engine::Engine;
 use generate::logits::Feed;
-use ir::dtype::DType;
 use tests::goldens::{Prompt, model, prompts, relative_error};
+use tests::is_long;
 use tests::native::{Built, Levels, Stage, build, greedy, logits};
 
 /// Room for all prompts of a model together, however pages divide them.
 const TOKENS: usize = 4096;
+/// Models whose rows are of whole blocks, mostly.
+const WHOLE: [&str; 4] = ["rand-v2-lite", "rand-v3", "rand-qwen2", "tiny-v3"];
 
 fn f32_options(page_tokens: u32) -> Options {
     Options { compute: Compute::F32, page_tokens, ..Options::default() }
@@ -82,6 +85,12 @@ fn near(name: &str) {
     near_with(name, &Options::default());
 }
 
+fn near_by(name: &str, choices: &str) {
+    let mut options = Options::default();
+    choices.split(' ').for_each(|choice| options.set(choice).unwrap());
+    near_with(name, &options);
+}
+
 fn near_with(name: &str, options: &Options) {
     let imported = import(&model(name), &ImportOptions::default()).unwrap();
     tests::near::check(name, &imported, Stage::Rewritten, &prompts(name), options);
@@ -90,17 +99,36 @@ fn near_with(name: &str, options: &Options) {
 /// What is computed over the context from rounded rows is not rounded once more.
 #[test]
 fn rounded_states_above_every_choice() {
-    let state = Some(DType::BF16);
     for name in ["rand-v3-fp8", "rand-v2"] {
-        near_with(name, &Options { bf16x2: Above::All, state, ..Options::default() });
+        near_by(name, "bf16x2=all kv-dtype=bf16");
     }
+}
+
+/// A model in each format; with more time each model, and other activations beside integers.
+#[test]
+fn weights_in_every_format() {
+    for (format, name) in FORMATS.iter().zip(WHOLE.iter().cycle()) {
+        let names = if is_long() { &WHOLE[..] } else { std::slice::from_ref(name) };
+        let computes = if is_long() { &["auto", "bf16"][..] } else { &["auto"] };
+        for (name, compute) in names.iter().flat_map(|n| computes.iter().map(move |c| (n, c))) {
+            near_by(name, &format!("weights={} compute={compute}", format.name));
+        }
+    }
+}
+
+/// Latents as codes, and keys and values of each head.
+#[test]
+fn states_of_codes() {
+    near_by("tiny-v3", "kv-dtype=int8g32");
+    near_by("rand-v3", "kv-dtype=int8");
+    near_by("rand-v2", "kv-dtype=fp8");
+    near_by("rand-qwen2", "kv-dtype=int8");
 }
 
 #[test]
 fn two_terms_above_every_choice() {
-    let options = Options { bf16x2: Above::All, ..Options::default() };
     for name in ["rand-v3-fp8", "rand-v2"] {
-        near_with(name, &options);
+        near_by(name, "bf16x2=all");
     }
 }
 

@@ -13,8 +13,8 @@ use compiler::compile::{
     write,
 };
 use compiler::import::{ImportOptions, Imported, import};
-use compiler::lower::Lowered;
 use compiler::lower::variant::{StepRange, Variant};
+use compiler::lower::{Lowered, states};
 use compiler::options::{Options, help};
 use compiler::variants::{ProgramForms, forms};
 use generate::GenerateError;
@@ -437,6 +437,11 @@ fn package(
     let forecast = Forecast::new(&lowered, &work);
     if !args.quiet {
         forecast.show();
+        for state in states::cut(&lowered.plan.states, options) {
+            let asked = options.state.map_or("auto", |format| format.name);
+            let rows = "whose rows are not of whole blocks";
+            output::note(&format!("KV cache not as {asked}, {rows}: {}", state.row));
+        }
         stay.iter().zip(&recipe).for_each(|(stay, recipe)| stay.show(&recipe.folder));
     }
     forecast.check(&result.place.folder)?;

@@ -32,7 +32,7 @@ fn keeping(report: &Value) -> Vec<&Value> {
 /// Bytes of a token in the calls of a block that keep it in a dtype, with how many these are.
 fn kept_in(block: &Value, dtype: &str) -> (u64, u64) {
     let calls = rows(&block["state"]).iter().flat_map(|s| rows(&s["calls"]));
-    let of: Vec<&Value> = calls.filter(|k| k["dtype"] == dtype).collect();
+    let of: Vec<&Value> = calls.filter(|k| k["encoding"] == dtype).collect();
     let bytes = of.iter().map(|k| k["bytes_per_token"].as_u64().unwrap()).sum();
     (bytes, of.first().map_or(0, |k| k["count"].as_u64().unwrap()))
 }

@@ -65,7 +65,7 @@ pub(super) fn alternatives(
     let states = block.stated_states();
     let stated = Form {
         name: STATED.into(),
-        state: asked.dtypes.kept(&states),
+        state: asked.formats.kept(&states),
         cost_ns: chosen.source_ns,
         work,
         spent,
@@ -133,7 +133,7 @@ impl Form {
     fn of(name: &str, asked: &Asked, block: &Block, chosen: &Chosen) -> Form {
         Form {
             name: name.into(),
-            state: asked.dtypes.kept(&block.states()),
+            state: asked.formats.kept(&block.states()),
             cost_ns: chosen.price_ns,
             work: chosen.work,
             spent: chosen.spent,

@@ -2,7 +2,7 @@
 //! stated.
 
 use super::STATED;
-use super::memory::{Dtypes, KeptReport};
+use super::memory::{CacheFormats, KeptReport};
 use crate::rewrite::choose::{Block, Chosen};
 use crate::rewrite::cost::Point;
 use crate::variants::{Run, runs};
@@ -63,7 +63,7 @@ pub(super) fn curve(
     name: &str,
     forms: &[&Chosen],
     Point { batch, context, .. }: Point,
-    dtypes: &Dtypes,
+    formats: &CacheFormats,
 ) -> Curve {
     let most = context.min(LONGEST);
     let point = |tokens: i64| Point { batch, tokens, context };
@@ -77,7 +77,7 @@ pub(super) fn curve(
     tokens.sort_unstable();
     tokens.dedup();
     let over = |ns: &dyn Fn(i64) -> f64| tokens.iter().map(|tokens| ns(*tokens)).collect();
-    let [own, source] = [block.states(), block.stated_states()].map(|s| dtypes.kept(&s));
+    let [own, source] = [block.states(), block.stated_states()].map(|s| formats.kept(&s));
     let stated = CurveForm {
         name: STATED.into(),
         state: source,

@@ -2,13 +2,13 @@
 
 use crate::lower::error::LowerError;
 use crate::lower::precision;
-use crate::lower::states::{rows, with_states};
-use crate::options::Options;
+use crate::lower::states::{bytes_of_row, row_encoding, rows, with_states};
+use crate::options::{Compute, Options};
+use crate::pack::format::Format;
 use crate::rewrite::choose::State;
 use crate::rewrite::cost::encoded_bytes;
 use artifact::plan;
 use ir::dim::Name;
-use ir::dtype::DType;
 use ir::graph::program::Program;
 use serde::Serialize;
 use std::fmt::{self, Write};
@@ -79,7 +79,7 @@ pub struct KeptReport {
     pub name: String,
     /// Bytes of a token's row: in most calls, where they differ.
     pub bytes_per_token: u64,
-    /// The same by dtype, that of most calls first.
+    /// The same by encoding, that of most calls first.
     pub calls: Vec<KeptIn>,
 }
 
@@ -89,20 +89,23 @@ pub struct KeptIn {
     /// How many.
     pub count: usize,
     /// In what.
-    pub dtype: String,
+    pub encoding: String,
     /// Bytes of a token's row.
     pub bytes_per_token: u64,
 }
 
 impl KeptReport {
-    /// Bytes of a token by dtype.
+    /// Bytes of a token by encoding.
     pub(super) fn words(&self) -> String {
         if let [only] = &self.calls[..] {
-            return format!("{} bytes of a token in {}", only.bytes_per_token, only.dtype);
+            return format!("{} bytes of a token in {}", only.bytes_per_token, only.encoding);
         }
         let words = |k: &KeptIn| {
             let calls = if k.count == 1 { "call" } else { "calls" };
-            format!("{} bytes of a token in {} ({} {calls})", k.bytes_per_token, k.dtype, k.count)
+            format!(
+                "{} bytes of a token in {} ({} {calls})",
+                k.bytes_per_token, k.encoding, k.count
+            )
         };
         self.calls.iter().map(words).collect::<Vec<_>>().join(", ")
     }
@@ -113,35 +116,36 @@ pub(super) fn bytes_of(states: &[KeptReport]) -> u64 {
     states.iter().map(|state| state.bytes_per_token).sum()
 }
 
-/// Dtypes in which calls of a block keep rows, with how many do: most calls first.
-pub(super) struct Dtypes(Vec<(DType, usize)>);
+/// Formats in which calls of a block keep rows, with how many do: most calls first.
+pub(super) struct CacheFormats {
+    counts: Vec<(Format, usize)>,
+    compute: Compute,
+}
 
-impl Dtypes {
+impl CacheFormats {
     /// Of a block of a program as chosen.
-    pub fn of(program: &Program, block: &Name, options: &Options) -> Dtypes {
-        let mut counts: Vec<(DType, usize)> = vec![];
-        let Some(entry) = program.entry("forward") else { return Dtypes(counts) };
-        for (call, kept) in entry.calls.iter().zip(precision::kept(program, entry, options)) {
-            if call.block != *block {
-                continue;
-            }
-            match counts.iter_mut().find(|(dtype, _)| *dtype == kept) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((kept, 1)),
+    pub fn of(program: &Program, block: &Name, options: &Options) -> CacheFormats {
+        let mut counts: Vec<(Format, usize)> = vec![];
+        if let Some(entry) = program.entry("forward") {
+            let calls = entry.calls.iter().zip(precision::kept(program, entry, options));
+            for (_, kept) in calls.filter(|(call, _)| call.block == *block) {
+                match counts.iter_mut().find(|(format, _)| *format == kept) {
+                    Some((_, count)) => *count += 1,
+                    None => counts.push((kept, 1)),
+                }
             }
         }
         counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        Dtypes(counts)
+        CacheFormats { counts, compute: options.compute }
     }
 
     /// What is kept of some histories.
     pub fn kept(&self, states: &[State]) -> Vec<KeptReport> {
         let report = |state: &State| {
-            let elements = u64::try_from(state.elements).unwrap_or(0);
-            let calls = self.0.iter().map(|(dtype, count)| KeptIn {
-                count: *count,
-                dtype: dtype.to_string(),
-                bytes_per_token: elements.saturating_mul(u64::from(dtype.bits()) / 8),
+            let calls = self.counts.iter().map(|(format, count)| {
+                let encoding = row_encoding(*format, &state.extents, self.compute);
+                let bytes_per_token = bytes_of_row(encoding, &state.extents);
+                KeptIn { count: *count, encoding: encoding.to_string(), bytes_per_token }
             });
             let calls: Vec<KeptIn> = calls.collect();
             KeptReport {

@@ -30,7 +30,7 @@ use ir::device::DeviceSpec;
 use ir::error::IrError;
 use ir::graph::Graph;
 use ir::graph::program::{Entry, Program};
-use memory::{Dtypes, KeptReport, Memory, memory};
+use memory::{CacheFormats, KeptReport, Memory, memory};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -180,7 +180,7 @@ struct Asked<'a> {
     plan: Plan<'a>,
     point: Point,
     /// In which precision its calls keep what they keep.
-    dtypes: Dtypes,
+    formats: CacheFormats,
 }
 
 /// The cheapest in a step of the forms that a compiled plan has of a block, with what it costs.
@@ -209,15 +209,15 @@ pub fn explain(program: &Program, question: &Question) -> Result<Explanation, Co
             continue;
         }
         let buckets = buckets(&rewriter, &steps, at);
-        let dtypes = Dtypes::of(&decode, &graph.name, options);
-        let asked = Asked { plan: plan.clone(), point, dtypes };
+        let formats = CacheFormats::of(&decode, &graph.name, options);
+        let asked = Asked { plan: plan.clone(), point, formats };
         let forms = steps.iter().map(|steps| &steps.form);
         let Some((block, took, forms)) = rewriter.block(at, forms) else { continue };
         let no_graph = |error| RewriteError::of_term(&graph.name, error);
         let called = Called { graph, count, block, took, forms: &forms, buckets };
         let report = report(called, &asked, &mut totals).map_err(no_graph)?;
         if question.curve && !report.state.is_empty() {
-            curves.push(curve(block, &graph.name, &forms, point, &asked.dtypes));
+            curves.push(curve(block, &graph.name, &forms, point, &asked.formats));
         }
         blocks.push(report);
     }
@@ -287,7 +287,7 @@ fn report(called: Called, asked: &Asked, totals: &mut Totals) -> Result<BlockRep
     let start = Instant::now();
     let best = block.choose(point)?;
     let extraction_ms = start.elapsed().as_secs_f64() * 1e3;
-    let state = asked.dtypes.kept(&block.states());
+    let state = asked.formats.kept(&block.states());
     let times = count as f64;
     totals.arena = totals.arena.max(values_bytes(&chosen.work));
     totals.decode_ns += times * decode.price_ns;

@@ -11,6 +11,7 @@ use crate::lower::error::LowerError;
 use crate::lower::partition::{Group, context_index, weight_operand};
 use crate::lower::precision::Operand;
 use crate::lower::schedule::{self, ContractionTile};
+use crate::lower::states::cached;
 use crate::lower::work;
 use ir::attr::Attr;
 use ir::dim::{Dim, Name};
@@ -100,7 +101,7 @@ pub fn kernel(c: &ContextContraction) -> KernelBuilder {
         Place::Positions => positions.to_vec(),
     };
     dims.extend(c.memory.row.iter().map(|e| Dim::constant(*e)));
-    let x = b.param("x", Role::In, tensor(c.memory.encoding, &dims));
+    let x = b.param("x", Role::In, cached(c.memory.encoding, &dims));
     let pages = b.param("pages", Role::In, tensor(DType::I32, &StepInput::Pages.dims()));
     let w_dims = [batches.into(), cols.into(), depth.into()];
     let w = b.param("w", Role::In, packed(c.weight, &w_dims, weight_packing(c.weight, c.left)));
@@ -188,7 +189,7 @@ impl Instance<'_> {
                 },
             });
         }
-        let rows = b.load(self.x, &coords);
+        let rows = self.c.memory.load(b, self.x, &coords);
         match b.ty(rows).shape.len() {
             1 => b.broadcast(rows, 1, 1),
             2 => rows,
@@ -311,9 +312,9 @@ impl Block<'_> {
         let row = self.extents(&indices.cloned().collect::<Vec<Name>>())?;
         let is_kept = crate::lower::partition::is_history(self.graph, base);
         let (place, encoding) = match is_kept {
-            true => (Place::Pages, self.partition.kept.into()),
+            true => (Place::Pages, self.graph.ty(base).encoding),
             false => (Place::Positions, self.stored_encoding(base)),
         };
-        Ok(Memory { place, encoding, row })
+        Ok(Memory { place, encoding, row, decoded: self.options.compute.dtype() })
     }
 }

@@ -60,8 +60,6 @@ pub struct Partition {
     pub stored: BTreeMap<ValueId, BTreeSet<Encoding>>,
     /// In what precision activations enter the products of each group that has some.
     pub operands: Operands,
-    /// Dtype of the rows that the block keeps of a sequence.
-    pub kept: DType,
     /// The block's claims.
     pub claims: Claims,
 }
@@ -268,11 +266,11 @@ fn demanded(graph: &Graph, unit: &Unit<'_>, value: ValueId, operands: &Operands)
     }
 }
 
-/// Partitions a block. What it keeps of a sequence is stored in the dtype `kept`; what it computes
-/// from that over the context, as activations enter the computing product.
+/// Partitions a block. What it computes over the context from what it keeps of a sequence is stored
+/// as activations enter the computing product.
 ///
 /// Errors: E0260 where a node runs over no rows of the step and is no constant; E0261.
-pub fn partition(graph: &Graph, operands: Operands, kept: DType) -> Result<Partition, LowerError> {
+pub fn partition(graph: &Graph, operands: Operands) -> Result<Partition, LowerError> {
     let claims = Claims::of(graph)?;
     let units = units(graph, &claims)?;
     let made = |(i, unit): (usize, &Unit<'_>)| {
@@ -314,5 +312,5 @@ pub fn partition(graph: &Graph, operands: Operands, kept: DType) -> Result<Parti
         stored.entry(*v).or_default().insert(dtype.into());
     }
     let groups = groups.into_values().collect();
-    Ok(Partition { groups, stored, operands, kept, claims })
+    Ok(Partition { groups, stored, operands, claims })
 }

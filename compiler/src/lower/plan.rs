@@ -12,7 +12,7 @@ use crate::lower::precision;
 use crate::lower::probe;
 use crate::lower::schedule::RowBucket;
 use crate::lower::size::{bytes_of, size_expr};
-use crate::lower::states::{kept_in, rows, used, with_states};
+use crate::lower::states::{rows, used, with_states};
 use crate::lower::variant::{Variant, conditions};
 use crate::options::Options;
 use crate::pack::Packed;
@@ -154,10 +154,7 @@ impl<'a> Planner<'a> {
             let known = blocks.partitions.iter().position(same);
             blocks.of_call.push(known.unwrap_or(blocks.partitions.len()));
             if known.is_none() {
-                blocks.partitions.push((
-                    call.block.clone(),
-                    partition(graph, operands, kept_in(graph, self.options))?,
-                ));
+                blocks.partitions.push((call.block.clone(), partition(graph, operands)?));
             }
             let bound = blocks.bindings.entry(call.block.clone()).or_default();
             for (param, arg) in graph.params.iter().zip(&call.args) {

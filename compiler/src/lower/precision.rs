@@ -12,6 +12,7 @@ use crate::lower::error::LowerError;
 use crate::lower::partition::{GroupKind, kind_of, op_name};
 use crate::lower::schedule::RowBucket;
 use crate::options::{Above, Compute, Options};
+use crate::pack::format::{self, Format};
 use ir::dim::Name;
 use ir::dtype::{DType, Encoding};
 use ir::graph::program::{Arg, Call, Entry, Program};
@@ -152,15 +153,17 @@ pub fn operands(
     entry.calls.iter().zip(&above).map(of).collect()
 }
 
-/// Dtype of the rows that each call of an entry keeps: where they reach a choice of those asked
-/// for, the one of 16 bits with most digits.
-pub fn kept(program: &Program, entry: &Entry, options: &Options) -> Vec<DType> {
+/// Format of the rows that each call of an entry keeps: where they reach a choice of those asked
+/// for, the plain one of 16 bits with most digits.
+pub fn kept(program: &Program, entry: &Entry, options: &Options) -> Vec<Format> {
     let above = above(program, entry, options.bf16x2);
     let of = |(call, above): (&Call, &BTreeSet<NodeId>)| {
         let reaches = block(program, call).histories().iter().any(|(id, _)| above.contains(id));
         match options.state {
-            None if reaches && options.compute != Compute::F32 => DType::F16,
-            _ => options.kv_dtype(),
+            Some(format) => format,
+            None if reaches && options.compute != Compute::F32 => format::F16,
+            None if options.compute == Compute::F32 => format::F32,
+            None => format::BF16,
         }
     };
     entry.calls.iter().zip(&above).map(of).collect()

@@ -6,6 +6,7 @@ use crate::lower::code::{BlockArg, BlockGrid, BlockLaunch, StepInput, Viewed, We
 use crate::lower::constant::is_constant;
 use crate::lower::error::LowerError;
 use crate::lower::partition::{Group, op_name, row_index};
+use crate::lower::states::{cached, is_whole};
 use crate::lower::work::{self, Work};
 use crate::pack::constant::Constant;
 use ir::attr::Attr;
@@ -344,20 +345,28 @@ impl RowKernel<'_, '_> {
         self.args.push(BlockArg::Step(StepInput::Slot));
         let own = self.block.own_indices(x);
         let (ordered, extents) = (tiles.permuted(&tile, &own), self.block.extents(&own)?);
-        let dtype = self.block.partition.kept;
+        let encoding = self.block.graph.ty(state).encoding;
+        if !is_whole(encoding, extents.last().copied().unwrap_or(1)) {
+            let found = format!("rows {extents:?} in {encoding}");
+            return Err(self.form(
+                node,
+                &found,
+                "rows of whole blocks with a scale each, and no sums",
+            ));
+        }
         self.touch_rows(1, DType::I32);
-        self.touch_rows(extents.iter().product(), dtype);
+        self.touch_rows(extents.iter().product(), encoding);
         // State rows lie one after the other, page by page: a slot is a row.
         let capacity = tiles.kernel.symbol("pg", 0, i64::from(i32::MAX));
         let mut dims = vec![capacity.times(&i64::from(self.block.options.page_tokens).into())];
         dims.extend(extents.iter().map(|e| Dim::constant(*e)));
         let name = format!("p{}", self.args.len());
-        let to = tiles.kernel.param(&name, Role::Out, tensor(dtype, &dims));
+        let to = tiles.kernel.param(&name, Role::Out, cached(encoding, &dims));
         self.args.push(BlockArg::State(state));
         let at = tiles.kernel.load(slot, &[At::one(self.row)]);
         let mut coords = vec![At::one(at)];
         coords.extend(extents.iter().map(|e| At::tile(0, *e as u32)));
-        let rounded = tiles.kernel.cast(ordered, dtype);
+        let rounded = tiles.kernel.rounded(ordered, encoding);
         tiles.kernel.store(rounded, to, &coords);
         Ok(())
     }

@@ -1,26 +1,29 @@
 //! States: what importers and rewriting leave open of how rows are kept.
 //!
 //! A `history` becomes an `append` to a state parameter of its block, stored as the options say and
-//! as precision wants. Each call that keeps rows gets a layer of a state of its own; calls of one
-//! entry whose rows have the same extents and dtype share a state, so that a model's layers are one
-//! row of the table.
+//! as precision wants, where a row is of whole blocks of that. Each call that keeps rows gets a layer
+//! of a state of its own; calls of one entry whose rows have the same extents and encoding share a
+//! state, so that a model's layers are one row of the table.
 
 use crate::lower::error::LowerError;
 use crate::lower::order::order_products;
 use crate::lower::partition::op_name;
 use crate::lower::precision;
-use crate::options::Options;
+use crate::options::{Compute, Options};
+use crate::pack::format::Format;
 use artifact::plan;
-use ir::dim::Name;
-use ir::dtype::DType;
+use ir::dim::{Dim, Name};
+use ir::dtype::{Encoding, Scale};
 use ir::error::IrError;
 use ir::graph::builder::GraphBuilder;
 use ir::graph::program::{Arg, Program, State, StateKind};
 use ir::graph::{Graph, Node, NodeId, ParamKind, Type, ValueId};
+use ir::kernel::builder::{packed, tensor};
+use ir::kernel::{Packing, ParamType};
 use std::collections::HashMap;
 
 /// A program whose blocks keep rows in states, in place of histories. A block whose calls keep rows
-/// of different dtypes becomes one block for each.
+/// in different formats becomes one block for each.
 ///
 /// Products of their rows with weights have their indices in the order of the generator.
 ///
@@ -32,7 +35,7 @@ pub fn with_states(program: &Program, options: &Options) -> Result<Program, Lowe
     for block in stated.blocks.iter().filter(|b| !b.histories().is_empty()) {
         rows.insert(block.name.clone(), rows_of(block)?);
     }
-    let mut appending = Appending { program, made: vec![] };
+    let mut appending = Appending { program, compute: options.compute, rows: &rows, made: vec![] };
     let mut table = Table { states: std::mem::take(&mut stated.states), uses: vec![] };
     for (i, entry) in stated.entries.iter_mut().enumerate() {
         let prefix = if i == 0 { String::new() } else { format!("{}.", entry.name) };
@@ -42,7 +45,8 @@ pub fn with_states(program: &Program, options: &Options) -> Result<Program, Lowe
             call.block = appending.block(&call.block, kept);
             let states = rows.iter().enumerate().map(|(at, row)| {
                 let nth = rows[..at].iter().filter(|r| r.dims == row.dims).count();
-                let of = Use { entry: i, dims: row.dims.clone(), kept, nth };
+                let encoding = row_encoding(kept, &row.dims, options.compute);
+                let of = Use { entry: i, dims: row.dims.clone(), encoding, nth };
                 table.layer(of, &prefix, row)
             });
             call.args.extend(states);
@@ -71,7 +75,6 @@ pub fn used(program: &Program) -> Vec<&State> {
 /// The plan's table of [`used`] states.
 pub fn rows(program: &Program, options: &Options) -> Vec<plan::State> {
     let row = |s: &State| {
-        let elements: i64 = s.dims.iter().product();
         let extents: Vec<String> = s.dims.iter().map(i64::to_string).collect();
         plan::State {
             name: s.name.to_string(),
@@ -83,7 +86,7 @@ pub fn rows(program: &Program, options: &Options) -> Vec<plan::State> {
                 StateKind::Carry => plan::StateKind::Carry,
             },
             layers: s.layers,
-            bytes_per_token: elements as u64 * u64::from(s.encoding.decoded().bits()) / 8,
+            bytes_per_token: bytes_of_row(s.encoding, &s.dims),
             page_tokens: options.page_tokens,
             row: format!("{}[{}]", s.encoding, extents.join(", ")),
             place: 0,
@@ -92,35 +95,71 @@ pub fn rows(program: &Program, options: &Options) -> Vec<plan::State> {
     used(program).into_iter().map(row).collect()
 }
 
-/// Dtype of the rows that a block keeps: of its states, or as the options say.
-pub fn kept_in(block: &Graph, options: &Options) -> DType {
-    let states = (0..block.params.len()).filter(|at| block.param_kind(*at) == ParamKind::State);
-    let dtypes = states.map(|at| block.ty(block.params[at]).dtype());
-    dtypes.into_iter().next().unwrap_or(options.kv_dtype())
+/// How a row of these extents is stored that is kept in a format: as activations are where it is not
+/// of whole blocks.
+pub fn row_encoding(format: Format, extents: &[i64], compute: Compute) -> Encoding {
+    let width = extents.last().copied().unwrap_or(1);
+    format.of_row(width).unwrap_or(compute.dtype().into())
 }
 
-/// Blocks with appends, by what they are of and the dtype they keep.
+/// Whether rows of so many elements can lie behind their scales: those of whole blocks, each of one
+/// row.
+pub fn is_whole(encoding: Encoding, width: i64) -> bool {
+    let whole = |s: Scale| s.rows == 1 && !s.sum && width % i64::from(s.cols) == 0;
+    encoding.scale.is_none_or(whole)
+}
+
+/// States whose rows are not in the format asked for, as its blocks would be cut.
+pub fn cut<'s>(states: &'s [plan::State], options: &Options) -> Vec<&'s plan::State> {
+    let codes = options.state.is_some_and(Format::has_scales);
+    let encoding = |state: &plan::State| state.row.split('[').next()?.parse().ok();
+    let is_plain = |state: &&plan::State| encoding(state).is_some_and(Encoding::is_plain);
+    states.iter().filter(|state| codes && is_plain(state)).collect()
+}
+
+/// A kernel's parameter for rows of the KV cache: each row of the last axis lies behind its scales.
+pub fn cached(encoding: Encoding, dims: &[Dim]) -> ParamType {
+    let width = dims.last().and_then(Dim::as_constant).and_then(|w| u32::try_from(w).ok());
+    match encoding.scale.zip(width) {
+        None => tensor(encoding, dims),
+        Some((scale, width)) => {
+            packed(encoding, dims, Packing::rows(dims.len() as u32, width, scale.cols))
+        }
+    }
+}
+
+/// Bytes of a row of these extents; of one that no memory has room for, more than there can be.
+pub fn bytes_of_row(encoding: Encoding, dims: &[i64]) -> u64 {
+    let dims: Vec<Dim> = dims.iter().map(|d| (*d).into()).collect();
+    cached(encoding, &dims).layout(&|_| None).map_or(1 << 47, |layout| layout.size_bytes())
+}
+
+/// Blocks with appends, by what they are of and the format that they keep rows in.
 struct Appending<'a> {
     program: &'a Program,
-    made: Vec<((Name, DType), Graph)>,
+    compute: Compute,
+    rows: &'a HashMap<Name, Vec<Row>>,
+    made: Vec<((Name, Format), Graph)>,
 }
 
 impl Appending<'_> {
-    fn block(&mut self, name: &Name, kept: DType) -> Name {
+    fn block(&mut self, name: &Name, kept: Format) -> Name {
         let of = (name.clone(), kept);
         if let Some((_, block)) = self.made.iter().find(|(known, _)| *known == of) {
             return block.name.clone();
         }
         let source = self.program.block(name).expect("a verified program has the blocks it calls");
-        let mut block =
-            appending(source, kept).expect("types of a verified block stay as they are");
+        let encodings: Vec<Encoding> =
+            self.rows[name].iter().map(|row| row_encoding(kept, &row.dims, self.compute)).collect();
+        let mut block = appending(source, &encodings, self.compute)
+            .expect("types of a verified block stay as they are");
         let taken = |n: &Name| {
             n != name && self.program.block(n).is_some()
                 || self.made.iter().any(|(_, b)| b.name == *n)
         };
         let mut named: Name = name.clone();
         while taken(&named) {
-            named = format!("{named}_{kept}").into();
+            named = format!("{named}_{}", kept.name).into();
         }
         block.name = named.clone();
         self.made.push((of, block));
@@ -141,12 +180,13 @@ struct Row {
     dims: Vec<i64>,
 }
 
-/// What a state is for: rows of these extents and dtype, the n-th such ones of each call of an entry.
+/// What a state is for: rows of these extents and encoding, the n-th such ones of each call of an
+/// entry.
 #[derive(PartialEq)]
 struct Use {
     entry: usize,
     dims: Vec<i64>,
-    kept: DType,
+    encoding: Encoding,
     nth: usize,
 }
 
@@ -164,7 +204,7 @@ impl Table {
             self.states.push(State {
                 name: self.free_name(&format!("{prefix}{}", row.name)),
                 kind: StateKind::Rows,
-                encoding: of.kept.into(),
+                encoding: of.encoding,
                 dims: row.dims.clone(),
                 layers: 0,
             });
@@ -210,7 +250,7 @@ fn rows_of(graph: &Graph) -> Result<Vec<Row>, LowerError> {
 }
 
 /// The block with an append to a state parameter in place of each history.
-fn appending(graph: &Graph, kept: DType) -> Result<Graph, IrError> {
+fn appending(graph: &Graph, encodings: &[Encoding], compute: Compute) -> Result<Graph, IrError> {
     let mut b = GraphBuilder::like(&graph.name, graph);
     let mut of: HashMap<ValueId, ValueId> = HashMap::new();
     for (at, id) in graph.params.iter().enumerate() {
@@ -219,13 +259,13 @@ fn appending(graph: &Graph, kept: DType) -> Result<Graph, IrError> {
     }
     let histories = graph.histories();
     let mut states: HashMap<NodeId, ValueId> = HashMap::new();
-    for (id, _) in &histories {
-        states.insert(*id, past(&mut b, graph, graph.node(*id), kept));
+    for ((id, _), encoding) in histories.iter().zip(encodings) {
+        states.insert(*id, past(&mut b, graph, graph.node(*id), *encoding));
     }
     for (i, node) in graph.nodes.iter().enumerate() {
         let operands: Vec<ValueId> = node.operands.iter().map(|v| of[v]).collect();
         let results = match states.get(&NodeId(i as u32)) {
-            Some(past) => vec![append(&mut b, graph, node, [*past, operands[0]])?],
+            Some(past) => vec![append(&mut b, graph, node, [*past, operands[0]], compute)?],
             None => {
                 let (data, mask) = operands.split_at(node.data_operands().len());
                 let types = graph.types(&node.results);
@@ -242,13 +282,13 @@ fn appending(graph: &Graph, kept: DType) -> Result<Graph, IrError> {
 }
 
 /// A parameter for the rows of a history before this step's.
-fn past(b: &mut GraphBuilder, graph: &Graph, history: &Node, kept: DType) -> ValueId {
+fn past(b: &mut GraphBuilder, graph: &Graph, history: &Node, encoding: Encoding) -> ValueId {
     let (x, all) = (graph.ty(history.operands[0]), graph.ty(history.results[0]));
     let rows = graph.extent(&all.indices[0]).minus(&graph.extent(&x.indices[0]));
     let mut indices = all.indices.clone();
     indices[0] = b.index_of("u", &rows);
     let name = free_name(b, graph, format!("past_{}", graph.value(history.operands[0]).name));
-    b.param(&name, ParamKind::State, Type { encoding: kept.into(), indices })
+    b.param(&name, ParamKind::State, Type { encoding, indices })
 }
 
 /// A name like this one that neither graph has.
@@ -260,21 +300,33 @@ fn free_name(b: &GraphBuilder, graph: &Graph, mut name: String) -> String {
 }
 
 /// All rows of a history, as wide as they were, from a state that keeps them as its encoding says.
+/// Codes are read as numbers that enter products as they are.
 fn append(
     b: &mut GraphBuilder,
     graph: &Graph,
     history: &Node,
     [past, x]: [ValueId; 2],
+    compute: Compute,
 ) -> Result<ValueId, IrError> {
-    let (kept, own) = (b.ty(past).dtype(), b.ty(x).dtype());
+    let (kept, own) = (b.ty(past).encoding, b.ty(x).encoding);
     let into = &graph.ty(history.results[0]).indices[0];
     if kept == own {
         return b.append(past, x, into);
     }
-    let name = graph.value(history.operands[0]).name.clone();
-    let new = b.cast(x, kept)?;
-    b.label(new, &free_name(b, graph, format!("new_{name}")));
+    let name = &graph.value(history.operands[0]).name;
+    let named = |b: &mut GraphBuilder, value, what| {
+        b.label(value, &free_name(b, graph, format!("{what}_{name}")));
+        value
+    };
+    let new = if kept.is_plain() { b.cast(x, kept.code)? } else { b.quantize(x, kept)? };
+    let new = named(b, new, "new");
     let all = b.append(past, new, into)?;
-    b.label(all, &free_name(b, graph, format!("all_{name}")));
-    b.cast(all, own)
+    let mut all = named(b, all, "all");
+    if !kept.is_plain() {
+        let numbers = b.dequantize(all)?;
+        let numbers = named(b, numbers, "numbers");
+        let near = b.cast(numbers, compute.dtype())?;
+        all = named(b, near, "near");
+    }
+    b.cast(all, own.code)
 }

@@ -1,4 +1,5 @@
-//! Formats that weights are packed in: what the user may ask for, for which of them.
+//! Formats that weights are packed in, and the KV cache: what the user may ask for, for which of
+//! them.
 
 use ir::dim::Name;
 use ir::dtype::{DType, Encoding, Scale};
@@ -14,10 +15,10 @@ enum Block {
     Square(u32),
 }
 
-/// How elements of a weight are to be stored.
+/// How elements of a weight, or of the KV cache, are to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Format {
-    /// Name in `-C weights=`.
+    /// Name in `-C weights=` and `-C kv-dtype=`.
     pub name: &'static str,
     code: DType,
     scale: Option<(DType, Block)>,
@@ -31,13 +32,26 @@ const fn scaled(name: &'static str, code: DType, scale: DType, block: Block) -> 
     Format { name, code, scale: Some((scale, block)) }
 }
 
-/// Every format.
+/// Elements in bf16.
+pub const BF16: Format = plain("bf16", DType::BF16);
+/// Elements in f16.
+pub const F16: Format = plain("f16", DType::F16);
+/// Elements in f32.
+pub const F32: Format = plain("f32", DType::F32);
+const FP8: Format = scaled("fp8", DType::F8E4M3, DType::F32, Block::Square(128));
+const INT8: Format = scaled("int8", DType::I8, DType::F32, Block::Row);
+const INT8G32: Format = scaled("int8g32", DType::I8, DType::F16, Block::Group(32));
+
+/// Every format of the KV cache.
+pub const CACHED: [Format; 6] = [BF16, F16, F32, FP8, INT8, INT8G32];
+
+/// Every format of weights.
 pub const FORMATS: [Format; 9] = [
-    plain("bf16", DType::BF16),
-    plain("f16", DType::F16),
-    scaled("fp8", DType::F8E4M3, DType::F32, Block::Square(128)),
-    scaled("int8", DType::I8, DType::F32, Block::Row),
-    scaled("int8g32", DType::I8, DType::F16, Block::Group(32)),
+    BF16,
+    F16,
+    FP8,
+    INT8,
+    INT8G32,
     scaled("int4", DType::I4, DType::F16, Block::Group(32)),
     scaled("int4g64", DType::I4, DType::F16, Block::Group(64)),
     scaled("int4e8m0", DType::I4, DType::E8M0, Block::Group(32)),
@@ -45,7 +59,7 @@ pub const FORMATS: [Format; 9] = [
 ];
 
 impl Format {
-    /// The format of a name.
+    /// The format of weights of a name.
     pub fn named(name: &str) -> Option<Format> {
         FORMATS.into_iter().find(|format| format.name == name)
     }
@@ -60,6 +74,26 @@ impl Format {
             Block::Square(side) => (side, side),
         };
         Some(Encoding { code: self.code, scale: Some(Scale { dtype, rows, cols, sum: false }) })
+    }
+
+    /// The encoding of a row that is written alone, as a token's of the KV cache is: what is for a
+    /// square of a matrix is for so much of the row, or all of a shorter one. `None` where blocks
+    /// would be cut.
+    pub fn of_row(self, width: i64) -> Option<Encoding> {
+        let along = |side: u32| match width < i64::from(side) {
+            true => Block::Row,
+            false => Block::Group(side),
+        };
+        let scale = self.scale.map(|(dtype, block)| match block {
+            Block::Square(side) => (dtype, along(side)),
+            _ => (dtype, block),
+        });
+        Format { scale, ..self }.encoding(width)
+    }
+
+    /// Whether elements are codes with scales.
+    pub fn has_scales(self) -> bool {
+        self.scale.is_some()
     }
 
     /// The encoding of long rows, whose elements have as many bytes as any others'.
@@ -196,5 +230,11 @@ mod tests {
         assert_eq!(text("int8", 6), None);
         assert_eq!(text("fp8", 200).as_deref(), Some("fp8_e4m3<f32 128x128>"));
         assert_eq!(text("bf16", 3).as_deref(), Some("bf16"));
+        let row = |format: Format, width| format.of_row(width).map(|e| e.to_string());
+        assert_eq!(row(FP8, 512).as_deref(), Some("fp8_e4m3<f32 1x128>"));
+        assert_eq!(row(FP8, 64).as_deref(), Some("fp8_e4m3<f32 1x64>"));
+        assert_eq!(row(FP8, 200), None);
+        assert_eq!(row(INT8, 512).as_deref(), Some("i8<f32 1x512>"));
+        assert_eq!(row(INT8G32, 48), None);
     }
 }

@@ -84,8 +84,15 @@ pub struct Block<'a> {
 pub struct State {
     /// Extents of a token's row.
     pub dims: Vec<Dim>,
+    /// The same as numbers.
+    pub extents: Vec<i64>,
+}
+
+impl State {
     /// Elements of a token's row.
-    pub elements: i64,
+    pub fn elements(&self) -> i64 {
+        self.extents.iter().product()
+    }
 }
 
 /// The graph chosen at a point.
@@ -227,7 +234,7 @@ impl<'a> Block<'a> {
 
     /// Nanoseconds that holding states at the decode point is charged.
     pub fn holding_ns(&self, states: &[State]) -> f64 {
-        let elements: f64 = states.iter().map(|state| state.elements as f64).sum();
+        let elements: f64 = states.iter().map(|state| state.elements() as f64).sum();
         let Point { batch, context, .. } = self.plan.decode;
         elements * ACTIVATION_BYTES * batch as f64 * context as f64 * self.held_ns(HELD)
     }
@@ -325,8 +332,8 @@ impl<'a> Block<'a> {
             let facts = &egraph[egraph.find(*id)].data;
             let rows = facts.shape.iter().zip(&facts.context).filter(|(_, context)| !**context);
             let dims: Vec<Dim> = rows.map(|(dim, _)| dim.clone()).collect();
-            let elements = dims.iter().map(|d| machine.value(d)).product::<f64>() as i64;
-            State { dims, elements }
+            let extents = dims.iter().map(|d| machine.value(d) as i64).collect();
+            State { dims, extents }
         };
         histories.iter().map(state).collect()
     }

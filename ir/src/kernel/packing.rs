@@ -63,6 +63,19 @@ impl Packing {
         Packing(steps)
     }
 
+    /// Rows of `width` elements one after another, each behind its scales, of which there is one
+    /// for `each` elements: `[.., c/width, {c:width/each}, c:width]`.
+    pub fn rows(rank: u32, width: u32, each: u32) -> Packing {
+        let axis = rank.saturating_sub(1);
+        let mut steps: Vec<_> =
+            (0..axis).map(|axis| PackStep::Outer { axis, divisor: 1 }).collect();
+        let along = |extent| PackStep::Inner { axis, stride: 1, extent };
+        steps.push(PackStep::Outer { axis, divisor: width });
+        steps.push(PackStep::Scales(vec![along(width.div_ceil(each))]));
+        steps.push(along(width));
+        Packing(steps)
+    }
+
     /// Whether it fits tensors of this rank and encoding, whatever their extents.
     pub fn check(&self, rank: usize, encoding: Encoding) -> Result<(), PackingError> {
         let in_range = |axis: u32| match (axis as usize) < rank {

@@ -6,6 +6,7 @@ use crate::lower::attention::{
 };
 use crate::lower::attention::{join, lists::StepList};
 use crate::lower::code::StepInput;
+use crate::lower::states::cached;
 use ir::dim::Dim;
 use ir::dtype::DType;
 use ir::kernel::builder::{At, KernelBuilder, tensor};
@@ -109,7 +110,7 @@ fn params(b: &mut KernelBuilder, a: &Attention, n: &Dim) -> Params {
             Place::Positions => vec![Dim::symbol("b"), Dim::symbol("mp").times(&page)],
         };
         dims.extend(memory.row.iter().map(|e| Dim::constant(*e)));
-        memories.push(b.param(&format!("c{i}"), Role::In, tensor(memory.encoding, &dims)));
+        memories.push(b.param(&format!("c{i}"), Role::In, cached(memory.encoding, &dims)));
     }
     let pages = b.param("pages", Role::In, tensor(DType::I32, &StepInput::Pages.dims()));
     let pos = b.param("pos", Role::In, tensor(DType::I32, &StepInput::Pos.dims()));
@@ -292,7 +293,8 @@ impl Instance<'_> {
                 if b.ty(tile).shape == extents { tile } else { b.slice(tile, &starts, &extents) }
             }
             None => {
-                let tile = b.load(self.params.memories[rows.memory], &coords);
+                let tile =
+                    a.memories[rows.memory].load(b, self.params.memories[rows.memory], &coords);
                 loaded.push(Loaded { memory: rows.memory, coords, tile });
                 tile
             }

@@ -14,9 +14,9 @@ use crate::lower::attention::lists::ContextParts;
 use crate::lower::precision::Operand;
 use ir::attr::Attr;
 use ir::dim::Dim;
-use ir::dtype::Encoding;
-use ir::kernel::ValueId;
+use ir::dtype::{DType, Encoding};
 use ir::kernel::builder::{At, KernelBuilder};
+use ir::kernel::{ParamId, ValueId};
 
 /// What an axis of an operand or a result is to an attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,16 @@ pub struct Memory {
     pub encoding: Encoding,
     /// Extents of a row.
     pub row: Vec<i64>,
+    /// What its codes become where it has scales.
+    pub decoded: DType,
+}
+
+impl Memory {
+    /// A tile of rows. Codes with scales become numbers once, for all products that read them.
+    pub fn load(&self, b: &mut KernelBuilder, from: ParamId, coords: &[At]) -> ValueId {
+        let rows = b.load(from, coords);
+        if self.encoding.is_plain() { rows } else { b.cast(rows, self.decoded) }
+    }
 }
 
 /// Rows over a context, as a product reads them.

@@ -82,7 +82,7 @@ fn is_view(graph: &Graph, node: &Node) -> bool {
     };
     match (op_name(node), node.attrs.0.first()) {
         ("slice" | "rename", _) => true,
-        ("cast", _) => floats(),
+        ("cast" | "dequantize", _) => floats(),
         // An index that is new repeats the operand: whoever reads it finds it missing.
         ("map", Some(Attr::Expr(expr))) => node.operands.len() == 1 && *expr == Expr::Arg(0),
         _ => false,

@@ -41,19 +41,21 @@ impl Bounds {
     /// place of those of positions and medians.
     ///
     /// # Errors
-    /// [`GenerateError::BadOption`] where it is not given for weights that were rounded: goldens are
-    /// those of the weights of the checkpoint.
+    /// [`GenerateError::BadOption`] where it is not given for weights, or a KV cache, of codes:
+    /// goldens are those of the weights of the checkpoint, and bounds those of 16 bits.
     pub fn of(options: &BTreeMap<String, String>, tolerance: Option<f64>) -> Result<Bounds> {
-        if tolerance.is_none() && formats(options).next().is_some() {
+        let is =
+            |key: &str, values: &[&str]| options.get(key).is_some_and(|v| values.contains(&&**v));
+        let keeps_codes = is("kv-dtype", &["fp8", "int8", "int8g32"]);
+        if tolerance.is_none() && (keeps_codes || formats(options).next().is_some()) {
             return Err(GenerateError::BadOption {
                 option: "--tolerance",
                 value: "not given".to_owned(),
-                expected: "a number, as the model's weights are not those of the goldens",
+                expected: "a number, as weights or the KV cache have fewer digits than the goldens are for",
             });
         }
-        let is =
-            |key: &str, values: &[&str]| options.get(key).is_some_and(|v| values.contains(&&**v));
-        let is_rounded = is("compute", &["auto", "bf16"]) || is("kv-dtype", &["bf16"]);
+        let is_rounded =
+            keeps_codes || is("compute", &["auto", "bf16"]) || is("kv-dtype", &["bf16"]);
         let own = if is_rounded { BF16 } else { F32 };
         let [row, median] = [own.row, own.median].map(|bound| tolerance.unwrap_or(bound));
         Ok(Bounds { row, median, ..own })
