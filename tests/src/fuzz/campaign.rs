@@ -276,25 +276,30 @@ pub fn give_up(why: &str) -> ! {
 struct Hand {
     path: PathBuf,
     map: MmapMut,
+    /// Locked: another campaign with the file would end this one by making it shorter.
+    _file: File,
 }
 
 impl Hand {
     fn new(folder: &Path, name: &str) -> Hand {
         let path = folder.join(format!("{name}-in-hand"));
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(&path).expect("a file for the input in hand");
+        assert!(file.try_lock().is_ok(), "another run of {name} is under way");
         if let Some(input) = std::fs::read(&path).ok().as_deref().and_then(left_over) {
             let saved = folder.join(format!("{name}-ended-{:016x}", hash(input)));
             std::fs::write(&saved, input).expect("the folder takes files");
             eprintln!("fuzz: a run of {name} ended in the middle of {}", saved.display());
         }
-        let opened =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
-        let map = opened.and_then(|file| Hand::map(&file)).expect("a file for the input in hand");
-        Hand { path, map }
+        let map = Hand::map(&file).expect("a file for the input in hand");
+        Hand { path, map, _file: file }
     }
 
     fn map(file: &File) -> std::io::Result<MmapMut> {
+        file.set_len(0)?;
         file.set_len(8 + LONGEST as u64)?;
-        // SAFETY: the file is this campaign's own; nobody shortens it.
+        // SAFETY: the file is this campaign's own, as it is locked; nobody shortens it.
         unsafe { MmapMut::map_mut(file) }
     }
 
