@@ -95,9 +95,14 @@ impl Coded {
             return Spread::Uniform;
         };
         let own: Vec<&Digit> = self.layout.codes.iter().filter(|d| d.axis == at).collect();
-        let adjacent = matches!(own[..], [d] if d.divisor == 1
-            && d.stride == Stride::Bytes(units(self.encoding)));
         let lanes = i64::from(em.lanes);
+        let unit = Stride::Bytes(units(self.encoding));
+        // What an outer digit changes, it changes between vectors.
+        let between = |d: &&Digit| match d.divisor {
+            1 => d.stride == unit && d.extent.is_none_or(|e| e % lanes == 0),
+            divisor => divisor % lanes == 0 && self.axes[at].multiple % lanes == 0,
+        };
+        let adjacent = own.iter().any(|d| d.divisor == 1) && own.iter().all(between);
         let one_scale = match &self.layout.scales {
             None => true,
             Some(grid) => {
