@@ -121,9 +121,9 @@ fn open_block(graph: &Graph) -> Option<Opened> {
 }
 
 /// The program with every operand rounded to bf16, to two of it, or to codes, that native code of
-/// these options rounds, as far as operands are nodes of the graph: those of products, and the rows of
-/// experts; what enters states is cast there. What composites round inside is left out. Each call has a
-/// block of its own.
+/// these options rounds, as far as operands are nodes of the graph: those of products, and the rows
+/// of experts; what enters states is cast there. What composites round inside is left out. Each call
+/// has a block of its own.
 pub fn round_operands(program: &Program, options: &Options) -> Program {
     let program = &with_states(program, options).unwrap();
     let mut rounded = program.clone();

@@ -1,4 +1,5 @@
-//! What formats of weights, activations and the KV cache cost: the perplexity of a small model that was trained.
+//! What formats of weights, activations and the KV cache cost: the perplexity of a small model that
+//! was trained.
 
 use compiler::options::Options;
 use generate::engine::{LoadOptions, Model, ModelEngine};
